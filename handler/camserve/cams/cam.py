@@ -1,0 +1,23 @@
+"""CAM."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from camserve.cams.gradcam import weigh
+from camserve.capture import Seen
+from camserve.errors import ConfigError
+from camserve.values import Targets
+
+
+def cam(seen: Seen, targets: Targets) -> Tensor:
+    """Weigh each channel by the classifier's own weight (Zhou et al. 2016, arXiv:1512.04150, equation 2).
+
+    ConfigError: what follows the layer is more than pooling and one linear layer.
+    """
+    if seen.head is None:
+        raise ConfigError(
+            f"method 'cam' needs '{seen.layer.name}' to be followed by average pooling and one linear layer alone; "
+            "'gradcam' is the same map where that holds, and works elsewhere"
+        )
+    return weigh(targets.weights @ seen.head.weight, seen, targets)

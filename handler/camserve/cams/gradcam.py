@@ -1,0 +1,33 @@
+"""Grad-CAM, whole and in its two halves."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from camserve.capture import Seen
+from camserve.values import Targets
+
+
+def gradcam(seen: Seen, targets: Targets) -> Tensor:
+    """Weigh each channel by its mean gradient (Selvaraju et al. 2017, equations 1 and 2, before the ReLU)."""
+    return weigh(channel_weights(seen, targets), seen, targets)
+
+
+def gradcam_plus(seen: Seen, targets: Targets) -> Tensor:
+    """Grad-CAM of the channels whose weight is positive; ``gradcam`` is this and ``gradcam_minus`` added."""
+    return weigh(channel_weights(seen, targets).clamp(min=0), seen, targets)
+
+
+def gradcam_minus(seen: Seen, targets: Targets) -> Tensor:
+    """Grad-CAM of the channels whose weight is negative: what is positive here is negative activation."""
+    return weigh(channel_weights(seen, targets).clamp(max=0), seen, targets)
+
+
+def channel_weights(seen: Seen, targets: Targets) -> Tensor:
+    """Return the mean gradient of each channel, (T, K)."""
+    return seen.gradients(targets).mean(dim=(2, 3))
+
+
+def weigh(weights: Tensor, seen: Seen, targets: Targets) -> Tensor:
+    """Return the sum over channels of weights (T, K) times activation, (T, h, w)."""
+    return (weights[:, :, None, None] * seen.activations[targets.rows]).sum(dim=1)

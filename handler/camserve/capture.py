@@ -1,0 +1,243 @@
+"""One watched forward pass: scores, activations, and everything a map needs from them.
+
+Parameters are frozen and a hook at the target layer hands on a detached copy, so the trunk of the
+network builds no autograd graph and the tail does. One forward pass serves the prediction and
+every map; a backward pass runs through the tail only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camserve.errors import ConfigError
+from camserve.tail import Head, NotReplayable, Tape
+from camserve.values import Layer, Targets
+
+RERUN_BATCH = 16  # pictures in one pass of a method's own
+
+
+class Capture:
+    """Borrow a network for one forward pass and give it back as it was.
+
+    Inside the ``with`` block the network is in eval mode, its parameters are frozen and the target
+    layers are watched. Leaving it, by an exception too, restores modes and ``requires_grad`` and
+    removes the hooks; no ``.grad`` is ever written.
+
+    ``network`` maps (N, 3, H, W) pixels to (N, C) scores before softmax.
+    """
+
+    def __init__(self, network: nn.Module, layers: tuple[Layer, ...], heads: Mapping[str, Head] | None = None) -> None:
+        """Name what to borrow, and the closed form of the tail for layers that have one, by layer name.
+
+        Where every layer has one, no autograd graph is built at all. ConfigError: the network has no such module.
+        """
+        modules = dict(network.named_modules())
+        for layer in layers:
+            if layer.name not in modules:
+                raise ConfigError(f"the network has no module named '{layer.name}'")
+        self._network = network
+        self._heads = heads or {}
+        self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
+
+    def __enter__(self) -> Capture:
+        """Freeze the network and start to watch."""
+        self._training = [module for module in self._network.modules() if module.training]
+        self._unfrozen = [each for each in self._network.parameters() if each.requires_grad]
+        self._set(training=False, frozen=True)
+        self._handles = [module.register_forward_hook(watch) for module, watch in self._watches]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the network back as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._set(training=True, frozen=False)
+
+    def _set(self, *, training: bool, frozen: bool) -> None:
+        for module in self._training:
+            module.training = training
+        for parameter in self._unfrozen:
+            parameter.requires_grad_(not frozen)
+
+    def forward(self, pixels: Tensor, tape: bool = False) -> tuple[Seen, ...]:
+        """Run the network once on (N, 3, H, W) ``pixels``: one ``Seen`` for each layer.
+
+        With ``tape`` the tail is recorded, for methods that run it again (``Seen.rescore``).
+        ConfigError: a layer's module did not run, or not as often as its ``call`` says.
+        """
+        analytic = bool(self._watches) and all(watch.layer.name in self._heads for _, watch in self._watches)
+        with torch.inference_mode(False), torch.set_grad_enabled(not analytic), ExitStack() as stack:
+            for _, watch in self._watches:
+                watch.begin(stack, tape and watch.layer.name not in self._heads)
+            try:
+                scores = self._network(pixels)
+            finally:
+                for _, watch in self._watches:
+                    watch.end()
+        return tuple(self._seen(watch, scores, pixels) for _, watch in self._watches)
+
+    def _seen(self, watch: _Watch, scores: Tensor, pixels: Tensor) -> Seen:
+        output = watch.output()
+        if watch.tape is not None:
+            watch.tape.close(scores)
+        head = self._heads.get(watch.layer.name)
+        return Seen(watch.layer, scores, output, self._network, pixels, head, watch.tape)
+
+
+class _Watch:
+    """A forward hook that cuts the graph at one call of a module and keeps what it saw."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self._stack: ExitStack | None = None  # None: a pass of a method's own, not to be watched
+
+    def begin(self, stack: ExitStack, record: bool) -> None:
+        self._stack, self._record = stack, record
+        self._calls = 0
+        self._output: Tensor | None = None
+        self.tape: Tape | None = None
+
+    def end(self) -> None:
+        self._stack = None
+
+    def output(self) -> Tensor:
+        if self._output is None:
+            needed = self.layer.call + 1
+            raise ConfigError(f"module '{self.layer.name}' ran {self._calls} times in a forward pass, not {needed}")
+        return self._output
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if self._stack is None:
+            return None
+        self._calls += 1
+        if self._calls != self.layer.call + 1:
+            return None
+        first = output if isinstance(output, Tensor) else output[0]
+        # A deeper layer stays in the graph of a shallower one, so that both get gradients.
+        self._output = first if first.requires_grad else first.detach().requires_grad_()
+        # The copy lets the next module work in place, which a leaf forbids and which would
+        # otherwise change what this module's output is taken to be (DenseNet does both).
+        handed_on = self._output.clone()
+        if self._record:
+            # Switched on only now, so that the trunk runs as fast, and as compiled, as ever.
+            self.tape = self._stack.enter_context(Tape(handed_on))
+        return handed_on if isinstance(output, Tensor) else (handed_on, *output[1:])
+
+
+class Seen:
+    """What one layer showed in one forward pass."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        scores: Tensor,
+        output: Tensor,
+        network: nn.Module,
+        pixels: Tensor,
+        head: Head | None = None,
+        tape: Tape | None = None,
+    ) -> None:
+        """Keep the graph of the tail alive; it is freed with this object."""
+        self.layer = layer
+        self.network = network  # for methods that run passes of their own
+        self.pixels = pixels  # (N, 3, H, W), what the network was shown
+        self.head = head
+        self.scores = scores.detach().float()  # (N, C)
+        self.activations = on_grid(output.detach(), layer)  # (N, K, h, w) float32
+        self._scores = scores
+        self._output = output
+        self._tape = tape
+        self._gradients: dict[int, tuple[Targets, Tensor]] = {}
+
+    def targeted(self, targets: Targets, scores: Tensor | None = None) -> Tensor:
+        """Return the value (T,) of each target: its weighted sum of its row's scores, or of others (N, C)."""
+        return (targets.weights * (self.scores if scores is None else scores)[targets.rows]).sum(dim=1)
+
+    @torch.no_grad()
+    def rerun(self, pixels: Tensor) -> Tensor:
+        """Return the scores (M, C) float32 of other pixels (M, 3, H, W): the whole network runs again."""
+        with Capture(self.network, ()):
+            return torch.cat([self.network(part) for part in torch.split(pixels, RERUN_BATCH)]).float()
+
+    def rescore(self, activations: Tensor) -> Tensor:
+        """Return the scores (N, C) that other activations (N, K, h, w) would get: the tail alone is run again.
+
+        ConfigError: the tail was not recorded, or cannot be run again.
+        """
+        if self.head is not None:
+            return self.head.scores(activations)
+        if self._tape is None:
+            raise ConfigError(
+                f"the tail after '{self.layer.name}' was not recorded: Capture.forward(pixels, tape=True)"
+            )
+        try:
+            return self._tape.replay(off_grid(activations, self.layer, self._output.detach())).float()
+        except NotReplayable as error:
+            raise ConfigError(f"the tail after '{self.layer.name}' cannot be run again: {error}") from None
+
+    def gradients(self, targets: Targets) -> Tensor:
+        """Return d target / d activation, (T, K, h, w) float32: one tail-backward per target of a row.
+
+        Where the tail's closed form is known there is no backward pass. ConfigError: no gradient reaches the layer.
+        """
+        if self.head is not None:
+            return self.head.gradients(targets.weights, self.activations.shape[2:])
+        # Methods that share a targets object share its backward pass.
+        _, known = self._gradients.get(id(targets), (None, None))
+        if known is None:
+            known = self._backward(targets)
+            self._gradients[id(targets)] = (targets, known)
+        return known
+
+    def _backward(self, targets: Targets) -> Tensor:
+        if not self._scores.requires_grad:
+            raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
+        gradients = self.activations.new_empty((len(targets.rows), *self.activations.shape[1:]))
+        # Rows do not mix, so one backward pass serves one target of every row at once.
+        for slot in slots(targets.rows):
+            rows = targets.rows[slot]
+            wanted = (targets.weights[slot].to(self._scores) * self._scores[rows]).sum()
+            (gradient,) = torch.autograd.grad(wanted, self._output, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
+            gradients[slot] = on_grid(gradient, self.layer)[rows]
+        return gradients
+
+
+def slots(rows: Tensor) -> list[Tensor]:
+    """Split target numbers so that no row of the batch stands twice in one slot."""
+    ordinals: list[int] = []
+    counts: dict[int, int] = {}
+    for row in rows.tolist():
+        ordinals.append(counts.get(row, 0))
+        counts[row] = ordinals[-1] + 1
+    ordinal = torch.tensor(ordinals, device=rows.device)
+    return [torch.nonzero(ordinal == slot).flatten() for slot in range(max(counts.values(), default=0))]
+
+
+def on_grid(tensor: Tensor, layer: Layer) -> Tensor:
+    """Lay a module's output out as (N, K, h, w) float32."""
+    if layer.layout == "NHWC":
+        tensor = tensor.permute(0, 3, 1, 2)
+    elif layer.layout == "NLC":
+        tokens = tensor[:, layer.prefix :].transpose(1, 2)
+        tensor = tokens.reshape(*tokens.shape[:2], *layer.grid)
+    return tensor.float()
+
+
+def off_grid(activations: Tensor, layer: Layer, like: Tensor) -> Tensor:
+    """Undo ``on_grid``: lay (N, K, h, w) out as the module's own output ``like``, whose prefix tokens are kept."""
+    if layer.layout == "NHWC":
+        activations = activations.permute(0, 2, 3, 1)
+    elif layer.layout == "NLC":
+        tokens = activations.flatten(2).transpose(1, 2).to(like.dtype)
+        activations = torch.cat([like[:, : layer.prefix], tokens], dim=1)
+    return activations.to(like.dtype)

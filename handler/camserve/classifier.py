@@ -1,0 +1,111 @@
+"""Loading the classifier that an archive carries: network, weights, labels."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from camserve.errors import ConfigError
+from camserve.head import find_head
+from camserve.labels import Labels, load_labels
+from camserve.scores import Scores
+from camserve.settings import ModelSpec, Settings
+from camserve.tail import Head
+from camserve.weights import load_weights, sha256
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that is ready to be asked: frozen, in eval mode, on its device."""
+
+    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    labels: Labels
+    device: torch.device
+    heads: Mapping[str, Head]  # the closed form of the tail, for layers that have one
+
+
+def load_classifier(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+    """Build the network from an unpacked archive and load its weights; no pickle is ever read.
+
+    ConfigError: the factory, the weights or the labels do not fit one another.
+    """
+    network = build_network(settings.model, folder)
+    path = inside(folder, settings.model.weights)
+    if (found := sha256(path)) != settings.model.sha256:
+        raise ConfigError(f"{path.name} has the SHA-256 {found[:12]}..., not {settings.model.sha256[:12]}...")
+    fill(network, load_weights(path))
+    network = Scores(network).eval().requires_grad_(False).to(device)
+    probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
+    heads = {name: head for name, head in probed.items() if head is not None}
+    return Classifier(network, load_labels(inside(folder, settings.labels)), device, heads)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of the archive. ConfigError: it lies outside or is missing."""
+    path = (folder / name).resolve()
+    if folder.resolve() not in path.parents:
+        raise ConfigError(f"'{name}' does not lie inside the archive")
+    if not path.is_file():
+        raise ConfigError(f"the archive has no file '{name}'")
+    return path
+
+
+def build_network(spec: ModelSpec, folder: Path) -> nn.Module:
+    """Call the factory. ConfigError: it cannot be imported, fails, or makes no network."""
+    factory = _factory(spec, folder)
+    try:
+        network = factory(**spec.args)
+    except Exception as error:
+        raise ConfigError(f"model.factory {spec.factory} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"model.factory {spec.factory} made a {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _factory(spec: ModelSpec, folder: Path) -> Callable[..., object]:
+    module_name, _, attribute = spec.factory.rpartition(":")
+    if spec.file is None and not module_name:
+        raise ConfigError(f"model.factory must be 'module:callable', not '{spec.factory}'")
+    try:
+        found: object = _module_of(inside(folder, spec.file)) if spec.file else _import(module_name, folder)
+    except ImportError as error:
+        raise ConfigError(f"model.factory {spec.factory} cannot be imported: {error}") from None
+    for name in attribute.split("."):
+        found = getattr(found, name, None)
+    if not callable(found):
+        raise ConfigError(f"model.factory {spec.factory}: there is no callable '{attribute}'")
+    return found
+
+
+def _import(name: str, folder: Path) -> ModuleType:
+    """Import from what is installed, else from what the archive bundles."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    return importlib.import_module(name)
+
+
+def _module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load a state dict strictly. ConfigError names the first keys or shapes that do not fit."""
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ConfigError(f"the weights do not fit the network: {' '.join(str(error).split())[:300]}") from None
+    if missing or unexpected:
+        raise ConfigError(f"the weights do not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}")

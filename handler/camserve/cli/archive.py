@@ -1,0 +1,74 @@
+"""camserve archive."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from camserve.archive import build_archive
+from camserve.errors import ConfigError
+from camserve.recipe import Recipe, load_recipe
+from camserve.settings import read
+
+EXAMPLE = """examples:
+  camserve archive config/models/imagenet.yaml
+  camserve archive --name flowers --factory torchvision.models:resnet18 --factory-args '{"num_classes": 102}' \\
+      --weights flowers.pt --labels flowers.txt --preprocess ResNet18_Weights.DEFAULT --sample rose.jpg
+"""
+
+
+def add(commands: Any) -> None:
+    """Describe the subcommand."""
+    parser = commands.add_parser(
+        "archive",
+        help="build a .mar that predicts and explains",
+        description="Build a .mar, after trying every sample photo with every method.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", nargs="?", type=Path, help="a model yaml, instead of the options below")
+    parser.add_argument("--name", help="name of the archive and of the served model")
+    parser.add_argument("--factory", help="MODULE:CALLABLE, or the callable's name in --model-file")
+    parser.add_argument("--factory-args", metavar="JSON", help="keyword arguments of the factory")
+    parser.add_argument("--model-file", metavar="FILE.py", help="a Python file that defines the network")
+    parser.add_argument("--weights", help=".safetensors, or a state dict written by torch.save")
+    parser.add_argument("--labels", help="a file of one label a line, or 'imagenet'")
+    parser.add_argument(
+        "--preprocess", help="a yaml file, 'imagenet', or torchvision weights: ResNet18_Weights.DEFAULT"
+    )
+    parser.add_argument("--layer", help="target layer by name; default: found by probing")
+    parser.add_argument("--bundle", nargs="+", metavar="MODULE", help="pure Python packages to carry along")
+    parser.add_argument("--sample", nargs="+", metavar="IMAGE", dest="samples", help="photos to try and to carry along")
+    parser.add_argument("--version", help="version of the served model")
+    parser.add_argument("--out", type=Path, default=Path("model_store"), help="folder of the archive (model_store)")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Build the archive."""
+    recipe = load_recipe(asked.recipe) if asked.recipe else _recipe(asked)
+    build_archive(recipe, asked.out, lambda line: print(line, file=sys.stderr))
+    return 0
+
+
+def _recipe(asked: argparse.Namespace) -> Recipe:
+    names = ("name", "factory", "model_file", "weights", "labels", "layer", "bundle", "samples", "version")
+    block = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    for name in ("name", "factory", "weights"):
+        if name not in block:
+            asked.parser.error(f"--{name} is missing (or give a model yaml)")
+    if asked.factory_args:
+        try:
+            block["args"] = json.loads(asked.factory_args)
+        except ValueError as error:
+            raise ConfigError(f"--factory-args is not JSON: {error}") from None
+    if asked.preprocess:
+        path = Path(asked.preprocess)
+        is_file = path.suffix in (".yaml", ".yml", ".json")
+        block["preprocess"] = yaml.safe_load(path.read_text(encoding="utf-8")) if is_file else asked.preprocess
+    return read(Recipe, block, "archive")

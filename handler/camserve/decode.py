@@ -1,0 +1,210 @@
+"""From a caller's bytes to an upright RGB picture, the cheap refusals first."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+
+from camserve.errors import (
+    BadBase64,
+    BadImage,
+    BadJson,
+    ImageTooSmall,
+    MissingImage,
+    RequestError,
+    TooManyBytes,
+    TooManyPixels,
+    UnsupportedFormat,
+    quote,
+)
+from camserve.settings import Limits
+from camserve.values import Picture
+
+HOW_TO_SEND = "send the picture as the body (curl -T photo.jpg URL) or as a form field (curl -F data=@photo.jpg URL)"
+
+MAGIC = (
+    ("JPEG", b"\xff\xd8\xff"),
+    ("PNG", b"\x89PNG\r\n\x1a\n"),
+    ("GIF", b"GIF87a"),
+    ("GIF", b"GIF89a"),
+    ("BMP", b"BM"),
+)
+MAX_ASPECT = 100  # longer side / shorter side
+MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
+MAX_PARTS = 30_000  # chunks, segments or blocks in one file; Pillow walks over them in Python
+MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pass over the whole picture
+BAND = 256  # rows converted at a time
+JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
+
+
+def harden_pillow() -> None:
+    """Make Pillow refuse, rather than warn of, pictures that unpack to more than they should."""
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+
+
+def decode(image: object, limits: Limits) -> Picture:
+    """Decode bytes, or their base64 text, into an upright RGB picture; only the first frame counts.
+
+    MissingImage, BadBase64, TooManyBytes, UnsupportedFormat, TooManyPixels, ImageTooSmall, BadImage.
+    """
+    data = _as_bytes(image, limits)
+    kind = sniff(data)
+    _check_parts(kind, data)
+    try:
+        with Image.open(BytesIO(data), formats=[kind]) as opened:
+            _check_size(opened.width, opened.height, limits)
+            _check_codec(opened)
+            frames = 2 if getattr(opened, "is_animated", False) else 1
+            opened.seek(0)
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            return Picture(to_rgb(opened), kind, frames)
+    except RequestError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise TooManyPixels(f"the picture would unpack to more than {limits.max_pixels} pixels") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes
+        raise BadImage(f"the {kind} picture is truncated or corrupt ({type(error).__name__})") from None
+
+
+def _as_bytes(image: object, limits: Limits) -> bytes:
+    if isinstance(image, str):
+        return _from_base64(image, limits)
+    if image is None or image == b"":
+        raise MissingImage(f"no picture arrived; {HOW_TO_SEND}")
+    if not isinstance(image, (bytes, bytearray)):
+        raise BadJson(f"the picture must be base64 text, as in {{'data': '...'}}, not {quote(image)}")
+    if len(image) > limits.max_bytes:
+        raise TooManyBytes(f"the picture has {len(image)} bytes; the limit is {limits.max_bytes}")
+    return bytes(image)
+
+
+def _from_base64(text: str, limits: Limits) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    if not text:
+        raise MissingImage(f"no picture arrived; {HOW_TO_SEND}")
+    if len(text) > limits.max_bytes * 4 / 3 + 1024:  # room for line breaks
+        raise TooManyBytes(f"the picture's base64 text is longer than {limits.max_bytes} bytes would need")
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadBase64("the picture is not valid base64 (A-Z a-z 0-9 + / and = padding)") from None
+    return _as_bytes(data, limits)
+
+
+def sniff(data: bytes) -> str:
+    """Return the picture format that the first bytes announce. UnsupportedFormat: none of ours."""
+    for kind, magic in MAGIC:
+        if data.startswith(magic):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    raise UnsupportedFormat("the picture is not JPEG, PNG, WebP, GIF or BMP; base64 goes into JSON as {'data': '...'}")
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width < limits.min_side or height < limits.min_side:
+        raise ImageTooSmall(f"the picture is {width} x {height} pixels; each side must have {limits.min_side} or more")
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise TooManyPixels(
+            f"the picture is {width} x {height} pixels; the limit is {limits.max_pixels} pixels in all "
+            f"and {limits.max_side} a side"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
+
+
+def _check_parts(kind: str, data: bytes) -> None:
+    """Refuse files whose many small parts would keep Pillow or libjpeg busy for seconds."""
+    count = COUNT_PARTS.get(kind)
+    if count is not None and count(data) > MAX_PARTS:
+        raise BadImage(f"the {kind} picture is made of more than {MAX_PARTS} parts or {MAX_SCANS} scans: save it anew")
+
+
+def _png_chunks(data: bytes) -> int:
+    at, chunks = 8, 0
+    while at < len(data) and chunks <= MAX_PARTS:
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        chunks += 1
+    return chunks
+
+
+def _jpeg_parts(data: bytes) -> int:
+    """Count segments and stray bytes; too many scans count as too many parts."""
+    at, parts, scans = 2, 0, 0
+    while (found := JPEG_MARKER.search(data, at)) and parts <= MAX_PARTS:
+        # Before the first scan Pillow looks at every stray byte; after it libjpeg skips them.
+        parts += 1 if scans else 1 + found.start() - at
+        scans += found[0] == START_OF_SCAN
+        if scans > MAX_SCANS:
+            return MAX_PARTS + 1
+        if scans and found[0] == END_OF_IMAGE:
+            break
+        at = found.end()
+        if found[0] not in WITHOUT_LENGTH:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return parts
+
+
+def _gif_blocks(data: bytes) -> int:
+    """Count blocks, their sub-blocks and stray bytes."""
+    at, blocks = 13 + _gif_table(data[10:11]), 0
+    while at < len(data) and blocks <= MAX_PARTS:
+        blocks += 1
+        kind = data[at : at + 1]
+        if kind not in (b"!", b","):
+            at += 1
+            continue
+        at += 2 if kind == b"!" else 11 + _gif_table(data[at + 9 : at + 10])
+        while at < len(data) and data[at] and blocks <= MAX_PARTS:
+            at += 1 + data[at]
+            blocks += 1
+        at += 1
+    return blocks
+
+
+def _gif_table(flags: bytes) -> int:
+    """Return how many bytes of colours follow these flags."""
+    return 3 * (2 << (flags[0] & 7)) if flags and flags[0] & 0x80 else 0
+
+
+COUNT_PARTS: Mapping[str, Callable[[bytes], int]] = {"PNG": _png_chunks, "JPEG": _jpeg_parts, "GIF": _gif_blocks}
+
+
+def _check_codec(opened: ImageFile.ImageFile) -> None:
+    if any(tile[0] == "bmp_rle" for tile in opened.tile):
+        # Pillow unpacks these pixel by pixel in Python: 21 kB took 4 s.
+        raise UnsupportedFormat("the BMP picture is run-length encoded: send it uncompressed, or as PNG")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB: 16-bit greys are scaled, transparency is laid on white."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND):  # a second whole copy could be hundreds of megabytes
+        box = (0, top, image.width, min(top + BAND, image.height))
+        flat.paste(_flatten(image.crop(box)), box)
+    return flat
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        # Pillow would clip these to 8 bits instead of scaling them.
+        grey = np.clip(np.asarray(image, np.float32) / 257.0 + 0.5, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

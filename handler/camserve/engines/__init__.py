@@ -1,0 +1,1 @@
+"""One file for each server: its rows in, its rows out."""

@@ -1,0 +1,112 @@
+"""TorchServe's rows, headers and statuses; nothing else knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camserve.engines.kserve import Envelope, open_body, split_image
+from camserve.errors import ConfigError, MissingImage, RequestError
+from camserve.logs import guard_logs
+from camserve.golden import load_archive
+from camserve.pipeline import Pipeline, attempt
+from camserve.respond import refuse, write_json
+from camserve.settings import load_settings
+from camserve.values import RawRequest, Response
+
+FORM_TYPE = "application/x-www-form-urlencoded"
+LOST_BODY = (
+    "the picture was lost: curl --data-binary without a content type sends a form; "
+    "use curl -T photo.jpg URL, or add -H 'Content-Type: application/octet-stream'"
+)
+
+
+class TorchServeHandler:
+    """The two calls that TorchServe makes of a handler."""
+
+    _pipeline: Pipeline
+
+    def initialize(self, context: Any) -> None:
+        """Load the unpacked archive. RuntimeError, which TorchServe reports: one line says what is wrong."""
+        guard_logs()
+        properties = context.system_properties
+        model = context.manifest["model"]
+        try:
+            self._pipeline = load_archive(
+                Path(properties["model_dir"]),
+                load_settings((context.model_yaml_config or {}).get("camserve")),
+                model["modelName"],
+                model["modelVersion"],
+                device_of(properties.get("gpu_id")),
+            )
+        except ConfigError as error:
+            raise RuntimeError(f"camserve: {error}") from None
+
+    def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[bytes]:
+        """Answer every row of a batch with its own status and content type; never raises."""
+        envelopes = [self._open(number, row, context) for number, row in enumerate(data)]
+        answers = iter(self._pipeline.answer([request for each in envelopes for request in each.requests]))
+        bodies = []
+        for number, envelope in enumerate(envelopes):
+            response = envelope.join([next(answers) for _ in envelope.requests])
+            _send(response, number, context)
+            bodies.append(response.body)
+        return bodies
+
+    def _open(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
+        opened = attempt(self._envelope, number, row, context)
+        if not isinstance(opened, RequestError):
+            return opened
+        refusal = refuse(opened, context.get_request_id(number) or "")
+        return Envelope((), lambda _: refusal)
+
+    def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
+        headers = plain_headers(context.get_all_request_header(number))
+        if headers.get("describe") == "True":
+            card = Response(HTTPStatus.OK, "application/json", write_json(self._pipeline.card()))
+            return Envelope((), lambda _: card)
+        fields = dict(row)
+        body = fields.pop("body", None)
+        if body is not None and not isinstance(body, Mapping):
+            fields["data"] = body
+        image, options = split_image(fields)
+        if image is None and body is None and headers.get("content-type", "").startswith(FORM_TYPE):
+            raise MissingImage(LOST_BODY)
+        request = RawRequest(
+            image=image,
+            fields=options,
+            headers=headers,
+            path=headers.get("url_path", ""),
+            must_explain=headers.get("explain") == "True",
+            request_id=context.get_request_id(number) or "",
+        )
+        if not isinstance(body, Mapping):
+            return Envelope((request,), lambda answers: answers[0])
+        model = self._pipeline.model
+        return open_body(request, body, model.name, model.version, self._pipeline.settings.limits.max_instances)
+
+
+def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
+    """Return the request's own headers, names in lower case; TorchServe mixes those of form parts in, as dicts."""
+    return {str(name).lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def device_of(gpu: object) -> torch.device:
+    """Return the device that TorchServe gave this worker."""
+    return torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
+
+
+def _send(response: Response, number: int, context: Any) -> None:
+    """Set what goes beside the body. Only fixed ASCII: anything else can end the worker."""
+    if not plain_headers(context.get_all_request_header(number)):
+        # gRPC. TorchServe ends a worker that answers a streaming call without this header.
+        context.set_response_header(number, "ts_stream_next", "false")
+    if response.status != HTTPStatus.OK:
+        context.set_response_status(response.status, HTTPStatus(response.status).phrase, number)
+    context.set_response_content_type(number, response.content_type)
+    for name, value in response.headers.items():
+        context.set_response_header(number, name, value)

@@ -1,0 +1,157 @@
+"""Everything that camserve refuses, and the answer that each refusal gives.
+
+CamserveError
+|-- ConfigError              an operator's mistake: settings, archive, command line
+`-- RequestError             one row's fault; its neighbours never notice
+    |-- MissingImage   400   |-- TooManyBytes       413
+    |-- BadBase64      400   |-- TooManyPixels      413
+    |-- BadImage       400   |-- UnsupportedFormat  415
+    |-- BadOption      400   |-- ImageTooSmall      422
+    |-- BadJson        400   |-- ModelFailed        500
+    |-- UnknownClass   400   |-- Overloaded         503
+    `-- InternalError  500   `-- OutOfMemory        507
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log may repeat
+
+
+class CamserveError(Exception):
+    """Base of every error that camserve raises on purpose."""
+
+
+class ConfigError(CamserveError):
+    """What an operator wrote cannot work; the message names the key, the value and the way out."""
+
+
+class RequestError(CamserveError):
+    """One row cannot be answered; the class holds its HTTP status and its stable code."""
+
+    status = 400
+    code = "bad_request"
+
+
+class MissingImage(RequestError):
+    """No image arrived."""
+
+    code = "missing_image"
+
+
+class BadBase64(RequestError):
+    """A text that should be base64 is not."""
+
+    code = "bad_base64"
+
+
+class BadImage(RequestError):
+    """The bytes are a truncated or corrupt picture."""
+
+    code = "bad_image"
+
+
+class BadOption(RequestError):
+    """An option's name or value is not one of the valid ones."""
+
+    code = "bad_option"
+
+
+class BadJson(RequestError):
+    """The body claims to be JSON and is not, or is not of a known shape."""
+
+    code = "bad_json"
+
+
+class UnknownClass(RequestError):
+    """A class index or label does not exist or is ambiguous."""
+
+    code = "unknown_class"
+
+
+class TooManyBytes(RequestError):
+    """The encoded picture is larger than the limit."""
+
+    status = 413
+    code = "too_many_bytes"
+
+
+class TooManyPixels(RequestError):
+    """The decoded picture would be larger than the limit."""
+
+    status = 413
+    code = "too_many_pixels"
+
+
+class UnsupportedFormat(RequestError):
+    """The bytes are not of an accepted picture format."""
+
+    status = 415
+    code = "unsupported_format"
+
+
+class ImageTooSmall(RequestError):
+    """The picture has too few pixels for the model."""
+
+    status = 422
+    code = "image_too_small"
+
+
+class ModelFailed(RequestError):
+    """The model raised, or gave scores that are not finite, for this row alone."""
+
+    status = 500
+    code = "model_failed"
+
+
+class InternalError(RequestError):
+    """A fault of camserve's own."""
+
+    status = 500
+    code = "internal_error"
+
+
+class Overloaded(RequestError):
+    """There is no time left to answer."""
+
+    status = 503
+    code = "overloaded"
+
+
+class OutOfMemory(RequestError):
+    """The row does not fit into memory even alone."""
+
+    status = 507
+    code = "out_of_memory"
+
+
+def quote(text: object) -> str:
+    """Show a caller's own text safely: printable ASCII, at most 80 characters, in quotes."""
+    shown = str(text)
+    cut = shown[:QUOTE_LIMIT].encode("ascii", "backslashreplace").decode("ascii")
+    safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    return f"'{safe[:QUOTE_LIMIT]}{'...' if len(shown) > QUOTE_LIMIT or len(safe) > QUOTE_LIMIT else ''}'"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known name nearest to ``name``, or nothing."""
+    found = difflib.get_close_matches(name[:QUOTE_LIMIT], list(known), n=1)
+    return f"; did you mean {quote(found[0])}?" if found else ""
+
+
+def unknown_choice(name: object, known: Iterable[str], what: str) -> str:
+    """Word the refusal of a name that is not in a table."""
+    names = [str(each) for each in known]
+    return f"{what} {quote(name)} is not one of: {', '.join(names)}{nearest(str(name), names)}"
+
+
+def choose(table: Mapping[str, Value], name: object, what: str) -> Value:
+    """Look ``name`` up in ``table``; a wrong name is answered with the right ones (BadOption)."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    raise BadOption(unknown_choice(name, table, what))

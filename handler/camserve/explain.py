@@ -1,0 +1,195 @@
+"""From the questions of a whole batch to its explanations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camserve.cams import METHODS, Map, Method, measure
+from camserve.cams.evidence import channels, share_of_score, signs
+from camserve.cams.fuse import fuse
+from camserve.capture import Seen
+from camserve.predict import Outlook
+from camserve.values import Caution, Explanation, Options, Prediction, Target, Targets
+
+logger = logging.getLogger(__name__)
+
+TOP_CHANNELS = 10
+SATURATED = 0.9999  # a probability above which it no longer tells scores apart
+MUCH_DOUBLE_NEGATIVE = 0.3  # of the mass of the positive map
+
+NO_POSITIVE_EVIDENCE = Caution(
+    "NO_POSITIVE_EVIDENCE",
+    "nothing at this layer speaks for the target: the map is all zero; ask for evidence=against to see what speaks "
+    "against it, or evidence=signed for both",
+)
+EXPLANATION_FAILED = Caution("EXPLANATION_FAILED", "this map could not be computed; the prediction stands")
+FAILS_SANITY_CHECK = Caution(
+    "FAILS_SANITY_CHECK",
+    "this method hardly depends on the class or the weights (Adebayo et al. 2018): it shows edges, not evidence",
+)
+SATURATED_SOFTMAX = Caution(
+    "SATURATED_SOFTMAX", "the probability is as good as 1 and tells no more; the map is of the score before softmax"
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One map that one row asks for."""
+
+    row: int
+    target: Target
+    contrast: Prediction | None
+    method: str
+    layers: tuple[str, ...]  # several: their maps are fused
+    evidence: str
+    details: frozenset[str] = frozenset()
+
+    def functional(self, classes: int) -> np.ndarray:
+        """Return the weights (C,) of the scores whose evidence is asked for."""
+        weights = np.zeros(classes, np.float32)
+        weights[self.target.prediction.index] += 1
+        if self.contrast is not None:
+            weights[self.contrast.index] -= 1
+        return -weights if self.evidence == "against" else weights
+
+    def answer(self, status: str, *warnings: Caution) -> Explanation:
+        """Return the explanation without a map."""
+        layer = "+".join(self.layers)
+        return Explanation(status, self.method, layer, self.evidence, self.target, self.contrast, warnings=warnings)
+
+
+def questions(row: int, outlook: Outlook, options: Options, layer: str) -> list[Question]:
+    """Return the maps that one row asks for, at its own layers or else at ``layer``."""
+    return [
+        Question(
+            row,
+            target,
+            outlook.contrast(options, target),
+            method,
+            options.layers or (layer,),
+            options.evidence,
+            options.details,
+        )
+        for method in options.methods
+        for target in outlook.targets(options)
+    ]
+
+
+def explain(seen: Mapping[str, Seen], asked: Sequence[Question]) -> list[Explanation]:
+    """Answer each question; those of one method and the same layers share their passes.
+
+    A method that fails on all of them is tried again one by one, so that a failure stays alone.
+    """
+    groups: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for number, question in enumerate(asked):
+        groups.setdefault((question.layers, question.method), []).append(number)
+    found: dict[int, Explanation] = {}
+    shared: dict[tuple[object, ...], Targets] = {}
+    for (layers, method), numbers in groups.items():
+        chosen = [asked[number] for number in numbers]
+        # Methods that ask the same questions share one Targets, and so its backward pass.
+        key = tuple((each.row, each.target, each.contrast, each.evidence) for each in chosen)
+        targets = shared.setdefault(key, _targets(seen[layers[0]], chosen))
+        looked = [seen[layer] for layer in layers]
+        found.update(zip(numbers, _attempt(looked, METHODS[method], chosen, targets)))
+    return [found[number] for number in range(len(asked))]
+
+
+def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
+    device = seen.scores.device
+    weights = np.stack([question.functional(seen.scores.shape[1]) for question in chosen])
+    rows = torch.tensor([question.row for question in chosen], device=device)
+    return Targets(rows, torch.from_numpy(weights).to(device))
+
+
+def _attempt(seen: list[Seen], method: Method, chosen: Sequence[Question], targets: Targets) -> list[Explanation]:
+    try:
+        return _answers(seen, method, chosen, targets)
+    except Exception:
+        logger.exception("method %s failed on %d questions", chosen[0].method, len(chosen))
+        if len(chosen) == 1:
+            return [chosen[0].answer("failed", EXPLANATION_FAILED)]
+        return [_attempt(seen, method, [each], _targets(seen[0], [each]))[0] for each in chosen]
+
+
+def _answers(seen: list[Seen], method: Method, chosen: Sequence[Question], targets: Targets) -> list[Explanation]:
+    maps = [method.run(each, targets) for each in seen]
+    signed = maps[0] if len(maps) == 1 else fuse(maps, _finest(maps))
+    shares = share_of_score(seen[0], targets, signed) if method.complete and len(maps) == 1 else [None] * len(chosen)
+    details = _details(seen[0], method, chosen, targets)
+    rows = zip(chosen, signed.cpu().numpy(), shares, details)
+    return [_explanation(*row, method) for row in rows]
+
+
+def _finest(maps: Sequence[Tensor]) -> tuple[int, int]:
+    finest = max(maps, key=lambda each: each.shape[1] * each.shape[2])
+    return (finest.shape[1], finest.shape[2])
+
+
+def _details(seen: Seen, method: Method, chosen: Sequence[Question], targets: Targets) -> list[dict[str, object]]:
+    details: list[dict[str, object]] = [{} for _ in chosen]
+    for number, each in enumerate(method.notes(seen, targets) if method.notes else []):
+        details[number].update(each)
+    wanted = frozenset().union(*(each.details for each in chosen))
+    # Double negatives need negative activations: most networks that end in a ReLU have none.
+    if "signs" in wanted or (method.weighted and bool((seen.activations < 0).any())):
+        for number, shares in enumerate(signs(seen, targets)):
+            details[number]["signs"] = {name: round(share, 4) for name, share in shares.items()}
+    if "channels" in wanted:
+        for number, found in enumerate(channels(seen, targets, TOP_CHANNELS)):
+            details[number]["channels"] = [
+                {name: float(f"{value:.5g}") if name != "channel" else value for name, value in each.items()}
+                for each in found
+            ]
+    return details
+
+
+def _explanation(
+    question: Question, signed: np.ndarray, share: float | None, details: dict[str, object], method: Method
+) -> Explanation:
+    if not np.isfinite(signed).all():
+        return question.answer("failed", EXPLANATION_FAILED)
+    measured = measure(signed, question.evidence)
+    warnings = _warnings(question, measured, details, method)
+    kept = {name: value for name, value in details.items() if name not in ("signs", "channels")}
+    kept.update({name: details[name] for name in ("signs", "channels") if name in question.details})
+    return replace(
+        question.answer("blank" if measured.blank else "ok", *warnings),
+        grid=measured.grid,
+        scale=measured.scale,
+        balance={"positive": measured.positive, "negative": measured.negative, "share_of_score": share},
+        details=kept,
+    )
+
+
+def _warnings(question: Question, measured: Map, details: dict[str, object], method: Method) -> list[Caution]:
+    warnings = []
+    if measured.blank:
+        warnings.append(NO_POSITIVE_EVIDENCE)
+    if not method.sane:
+        warnings.append(FAILS_SANITY_CHECK)
+    if question.target.prediction.probability > SATURATED:
+        warnings.append(SATURATED_SOFTMAX)
+    if method.weighted and (double := _double_negative(details.get("signs"))) > MUCH_DOUBLE_NEGATIVE:
+        warnings.append(
+            Caution(
+                "DOUBLE_NEGATIVE",
+                f"{double:.0%} of the positive map is negative weight times negative activation: evidence only in "
+                "name; compare method=hirescam, or a layer after a ReLU",
+            )
+        )
+    return warnings
+
+
+def _double_negative(shares: object) -> float:
+    """Return the share of the positive mass that two negative factors make."""
+    if not isinstance(shares, Mapping):
+        return 0.0
+    positive = shares["pp"] + shares["nn"]
+    return float(shares["nn"] / positive) if positive > 0 else 0.0

@@ -1,0 +1,85 @@
+"""What the scores of one row say: its predictions, and which classes its questions are about."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camserve.labels import Labels
+from camserve.values import Condition, Options, Prediction, Target, Wanted
+
+COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One row's scores, ready to be asked."""
+
+    scores: np.ndarray  # (C,) float32, before softmax
+    probabilities: np.ndarray  # (C,) float32
+    order: np.ndarray  # (C,) class indices, most probable first
+    labels: Labels
+
+    @property
+    def finite(self) -> bool:
+        """Whether every score is a number."""
+        return bool(np.isfinite(self.scores).all())
+
+    def prediction(self, index: int) -> Prediction:
+        """Return what the scores say of one class."""
+        return Prediction(index, self.labels[index], float(self.probabilities[index]), float(self.scores[index]))
+
+    def top(self, count: int) -> tuple[Prediction, ...]:
+        """Return the ``count`` most probable classes."""
+        return tuple(self.prediction(int(index)) for index in self.order[:count])
+
+    def targets(self, options: Options) -> tuple[Target, ...]:
+        """Return the classes that the options ask about, each once."""
+        found: dict[int, Target] = {}
+        for wanted in options.targets:
+            for index in self._indices(wanted):
+                found.setdefault(index, Target(self.prediction(index), wanted.asked))
+        return tuple(found.values())
+
+    def _indices(self, wanted: Wanted) -> list[int]:
+        if wanted.kind == "class":
+            return [wanted.number]
+        return [int(index) for index in self.order[: wanted.number if wanted.kind == "top" else 1]]
+
+    def contrast(self, options: Options, target: Target) -> Prediction | None:
+        """Return the class that the target is held against: a named one, or the best of the others."""
+        if options.contrast is None:
+            return None
+        if options.contrast.kind == "class":
+            return self.prediction(options.contrast.number)
+        return self.prediction(int(next(index for index in self.order if index != target.prediction.index)))
+
+    def meets(self, condition: bool | Condition) -> bool:
+        """Decide whether this row is to be explained."""
+        if isinstance(condition, bool):
+            return condition
+        best = int(self.order[0])
+        if isinstance(condition.limit, str):
+            return (self.labels[best] == condition.limit) == (condition.operator == "=")
+        return COMPARE[condition.operator](self._quantity(condition.quantity), condition.limit)
+
+    def _quantity(self, name: str) -> float:
+        first, second = (float(self.probabilities[index]) for index in np.resize(self.order[:2], 2))
+        return first if name == "probability" else first - second
+
+
+def look(scores: Tensor, labels: Labels) -> list[Outlook]:
+    """Read (N, C) scores with one copy to the host: one ``Outlook`` a row."""
+    both = torch.stack([scores, scores.softmax(dim=1)]).cpu().numpy()
+    order = np.argsort(-both[0], axis=1, kind="stable")
+    return [Outlook(both[0, row], both[1, row], order[row], labels) for row in range(len(scores))]

@@ -1,0 +1,47 @@
+"""Boxes round a map's strong parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from camserve.values import Box
+
+MOST = 10  # boxes of one map; a map at the input's resolution can fall into hundreds of specks
+
+Cell = tuple[int, int]  # row, column
+
+
+def boxes(grid: np.ndarray, region: Box, threshold: float = 0.15) -> list[Box]:
+    """Box each connected part of a map (h, w) that reaches ``threshold`` of its maximum, strongest sum first.
+
+    In pixels of the uploaded picture; at most ten, always whole cells, none for a signed or a blank map.
+    The threshold is that of Selvaraju et al. 2017, section 4.1 (Zhou et al. 2016 take 0.2); both box the
+    largest part alone.
+    """
+    strongest = grid.max()
+    if grid.min() < 0 or strongest == 0:
+        return []
+    parts = [np.array(part) for part in _connected(grid >= threshold * strongest)]
+    parts.sort(key=lambda part: (-float(grid[part[:, 0], part[:, 1]].sum()), part.min(axis=0).tolist()))
+    return [_around(part, grid.shape, region) for part in parts[:MOST]]
+
+
+def _connected(hot: np.ndarray) -> Iterator[list[Cell]]:
+    """Yield the cells of each part; corners connect, since between two hot corners the enlarged map is hot too."""
+    remaining = {(row, column) for row, column in np.argwhere(hot).tolist()}
+    while remaining:
+        part = [remaining.pop()]
+        for row, column in part:  # grows while it is walked
+            near = {(row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} & remaining
+            remaining -= near
+            part.extend(near)
+        yield part
+
+
+def _around(part: np.ndarray, shape: tuple[int, ...], region: Box) -> Box:
+    left, top, right, bottom = region
+    across, down = (right - left) / shape[1], (bottom - top) / shape[0]
+    first, last = part.min(axis=0).tolist(), (part.max(axis=0) + 1).tolist()
+    return (left + first[1] * across, top + first[0] * down, left + last[1] * across, top + last[0] * down)

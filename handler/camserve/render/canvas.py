@@ -1,0 +1,87 @@
+"""Where on a drawn picture a map lies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from camserve.values import Box
+
+Pixels = tuple[int, int, int, int]  # left, top, right, bottom; the last two are just outside
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that is drawn: a photo and the map of a part of it."""
+
+    image: Image.Image  # RGB, upright
+    region: Box  # what the grid covers, in pixels of ``image``
+    grid: np.ndarray  # (h, w) float32: 0..1, or -1..1 when signed
+    palette: str = "turbo"
+    opacity: float = 0.6  # 0..1, of the map where it is strongest
+    size: int | None = None  # longest side of the drawn picture in pixels; None: that of ``image``
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A map at the resolution of the drawn picture."""
+
+    size: tuple[int, int]  # width, height of the drawn picture
+    inside: Pixels  # the pixels that have a value: those whose centre lies in the region
+    values: np.ndarray  # (bottom - top, right - left) float32
+
+
+def place(scene: Scene) -> Placement:
+    """Enlarge the map onto the pixels of the drawn picture, to a fraction of a pixel."""
+    width, height = drawn_size(scene)
+    across, down = width / scene.image.width, height / scene.image.height
+    left, top, right, bottom = scene.region
+    rows = _axis(scene.grid.shape[0], top * down, bottom * down, height)
+    columns = _axis(scene.grid.shape[1], left * across, right * across, width)
+    inside = (columns.start, rows.start, columns.stop, rows.stop)
+    return Placement((width, height), inside, rows.weights @ scene.grid @ columns.weights.T)
+
+
+def drawn_size(scene: Scene) -> tuple[int, int]:
+    """Return width and height of the drawn picture: the photo's shape, its longest side as asked."""
+    width, height = scene.image.size
+    scale = 1 if scene.size is None else scene.size / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def photo(scene: Scene) -> Image.Image:
+    """Return a copy of the photo at the drawn size."""
+    return scene.image.resize(drawn_size(scene), Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def upsample(grid: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a map (h, w) to (height, width) float32: bilinear, ``align_corners=False``.
+
+    A shrunk axis is averaged by a triangle as wide as two of the new pixels, so that nothing falls between
+    them (torch's ``antialias=True``).
+    """
+    rows = _axis(grid.shape[0], 0, height, height)
+    columns = _axis(grid.shape[1], 0, width, width)
+    return np.asarray(rows.weights @ grid @ columns.weights.T)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    start: int
+    stop: int
+    weights: np.ndarray  # (stop - start, cells) float32: each pixel's mean of the cells near it
+
+
+def _axis(cells: int, low: float, high: float, pixels: int) -> _Axis:
+    """Lay ``cells`` evenly from ``low`` to ``high`` on an axis of ``pixels``."""
+    start = min(max(math.ceil(low - 0.5), 0), pixels)
+    stop = max(min(math.ceil(high - 0.5), pixels), start)
+    per_pixel = cells / (high - low)
+    at = (np.arange(start, stop) + 0.5 - low) * per_pixel - 0.5  # in cells, 0 at the centre of the first
+    distance = np.abs(at[:, None] - np.arange(cells))
+    weights = np.maximum(0, 1 - distance / max(1.0, per_pixel))
+    # Beyond the outermost centres this repeats the outermost cell.
+    return _Axis(start, stop, (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))

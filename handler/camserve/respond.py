@@ -1,0 +1,151 @@
+"""From an answer, or a refusal, to bytes that any server can send."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from camserve.errors import RequestError
+from camserve.values import Answer, Caution, Explanation, Prediction, Response
+
+JSON_TYPE = "application/json"
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Which model answered."""
+
+    name: str
+    version: str
+    weights: str  # "sha256:" and the first 12 digits
+
+
+def respond(answer: Answer, model: ModelName, limit: int) -> Response:
+    """Write an answer as compact JSON of at most ``limit`` bytes.
+
+    A longer one loses its pictures, then its grids, and says so in a warning.
+    """
+    for reduced in (answer, _without_pictures(answer), _without_grids(answer)):
+        body = write_json(_answer(reduced, model))
+        if len(body) <= limit:
+            break
+    return Response(200, JSON_TYPE, body)
+
+
+def show(explanation: Explanation, content_type: str, body: bytes) -> Response:
+    """Answer with a picture; what a reader must know of the map goes into a header, as codes."""
+    codes = ",".join(sorted({each.code for each in explanation.warnings}))
+    return Response(200, content_type, body, {"X-Camserve-Warnings": codes} if codes else {})
+
+
+def refuse(error: RequestError, request_id: str) -> Response:
+    """Write a refusal with its status and its stable code."""
+    inner = {"code": error.code, "message": str(error), "request_id": request_id}
+    return Response(error.status, JSON_TYPE, write_json({"error": inner}))
+
+
+def write_json(value: object) -> bytes:
+    """Write compact UTF-8 JSON. ValueError: a number is not finite."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def parse_json(body: bytes) -> Any:
+    """Read back what ``write_json`` wrote."""
+    return json.loads(body)
+
+
+def data_uri(content_type: str, body: bytes) -> str:
+    """Wrap an encoded picture so that it fits into JSON and into a page."""
+    return f"data:{content_type};base64,{base64.b64encode(body).decode('ascii')}"
+
+
+def _without_pictures(answer: Answer) -> Answer:
+    caution = Caution("OPTION_REDUCED", "the answer was too long: its pictures were left out; ask for a smaller size")
+    bare = tuple(replace(each, images={}) for each in answer.explanations)
+    return replace(answer, explanations=bare, warnings=(*answer.warnings, caution))
+
+
+def _without_grids(answer: Answer) -> Answer:
+    caution = Caution("OPTION_REDUCED", "the answer was too long: its maps were left out; ask for fewer targets")
+    bare = tuple(replace(each, images={}, grid=None, details={}) for each in answer.explanations)
+    return replace(answer, explanations=bare, warnings=(*answer.warnings, caution))
+
+
+def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
+    picture = answer.request.picture
+    written: dict[str, Any] = {
+        "model": {"name": model.name, "version": model.version, "weights": model.weights},
+        "request_id": answer.request.request_id,
+        "input": {
+            "width": picture.width,
+            "height": picture.height,
+            "format": picture.format,
+            "region": [_pixel(side) for side in answer.region],
+        },
+        "predictions": [_prediction(each) for each in answer.predictions],
+        "explanations": [_explanation(each) for each in answer.explanations],
+        "warnings": _warnings(answer),
+    }
+    if answer.timing_ms:
+        written["timing_ms"] = {stage: round(ms, 2) for stage, ms in answer.timing_ms.items()}
+    return written
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "index": prediction.index,
+        "label": prediction.label,
+        "probability": round(prediction.probability, 6),
+        "score": round(prediction.score, 4),
+    }
+
+
+def _explanation(explanation: Explanation) -> dict[str, Any]:
+    contrast = explanation.contrast
+    written: dict[str, Any] = {
+        "status": explanation.status,
+        "method": explanation.method,
+        "layer": explanation.layer,
+        "evidence": explanation.evidence,
+        "target": {**_prediction(explanation.target.prediction), "asked": explanation.target.asked},
+        "contrast": None if contrast is None else _prediction(contrast),
+        "grid": None if explanation.grid is None else round_all(explanation.grid, 4),
+        "scale": significant(explanation.scale),
+        "boxes": [[_pixel(side) for side in box] for box in explanation.boxes],
+        "images": dict(explanation.images),
+        "balance": _rounded(explanation.balance),
+    }
+    return {**written, **explanation.details}
+
+
+def _warnings(answer: Answer) -> list[dict[str, Any]]:
+    of_row = [{"code": each.code, "message": each.message} for each in answer.warnings]
+    of_maps = [
+        {"code": each.code, "message": each.message, "explanation": number}
+        for number, explanation in enumerate(answer.explanations)
+        for each in explanation.warnings
+    ]
+    return of_row + of_maps
+
+
+def _pixel(value: float) -> float | int:
+    return int(value) if value == int(value) else round(value, 2)
+
+
+def _rounded(shares: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if share is None else round(share, 4) for name, share in shares.items()}
+
+
+def significant(value: float) -> float:
+    """Keep six significant digits, enough to restore a map in float32."""
+    return float(f"{value:.6g}")
+
+
+def round_all(values: np.ndarray, digits: int) -> Any:
+    """Return nested lists of numbers with so many decimals; -0.0 becomes 0.0."""
+    return (np.round(values.astype(np.float64), digits) + 0.0).tolist()

@@ -1,0 +1,76 @@
+"""One shape of answer from any classifier: a tensor of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from camserve.errors import ConfigError
+
+
+class Scores(nn.Module):
+    """Any image classifier as a function from (N, 3, H, W) pixels to (N, C) float32 scores before softmax.
+
+    Modules and parameters keep the names that they have in the classifier itself, so that target
+    layers are named as its owner knows them.
+    """
+
+    def __init__(self, classifier: nn.Module) -> None:
+        """Wrap a classifier whose weights are already loaded: a state dict would carry this wrapper's prefix."""
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the scores (N, C). ConfigError: nothing in the classifier's output is shaped like scores."""
+        return scores_of(self.classifier(pixels))
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Name the classifier's modules as the classifier does; parameters and buffers follow from this."""
+        yield from self.classifier.named_modules(memo, prefix, remove_duplicate)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return a module of the classifier by the name that it has there."""
+        return self.classifier.get_submodule(target)
+
+
+def scores_of(output: Any) -> Tensor:
+    """Find the scores (N, C) float32 in what a classifier returned.
+
+    That is a tensor; the ``logits`` of an object or a mapping (transformers); else the first tensor
+    of two dimensions in a tuple, list or mapping. (N,) is taken as one score a row, and axes of
+    length 1 after the second are dropped. ConfigError: there is no such tensor.
+    """
+    scores = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if scores is None:
+        several = (
+            output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+        )
+        scores = next((each for each in several if isinstance(each, Tensor) and each.ndim == 2), output)
+    if not _are_scores(scores):
+        raise ConfigError(f"the classifier returns {_describe(output)}; it must return scores of shape (N, classes)")
+    matrix: Tensor = scores.flatten(1) if scores.ndim > 1 else scores[:, None]
+    return matrix.float()
+
+
+def _are_scores(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.ndim == 0 or not value.is_floating_point():
+        return False
+    return all(side == 1 for side in value.shape[2:])
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a {str(output.dtype).split('.')[-1]} tensor of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} of {', '.join(f'{name}: {_kind(each)}' for name, each in output.items())}"
+    if isinstance(output, (tuple, list)):
+        return f"a {type(output).__name__} of {', '.join(map(_kind, output)) or 'nothing'}"
+    return f"a {type(output).__name__} without logits"
+
+
+def _kind(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

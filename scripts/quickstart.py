@@ -1,0 +1,89 @@
+"""Serve a real classifier, show it two real photos, and print where it looked."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import requests
+
+from camserve.archive import build_archive
+from camserve.cli.explain import where
+from camserve.cli.serve import choose_port, curl_line, say
+from camserve.errors import CamserveError
+from camserve.recipe import find_file, load_recipe
+from camserve.server import Server
+
+RECIPE = Path("config/models/imagenet.yaml")
+STORE = Path("model_store")
+OUT = Path("out")
+REPEATS = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/quickstart", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the server running and print curl lines to try")
+    parser.add_argument("--port", type=int, help="first of five ports; default 8080, or the next free ones")
+    asked = parser.parse_args()
+    try:
+        show(asked.keep, asked.port)
+    except CamserveError as error:
+        say(f"camserve: {error}")
+        return 1
+    return 0
+
+
+def show(keep: bool, wanted_port: int | None) -> None:
+    recipe = load_recipe(RECIPE)
+    archive = STORE / f"{recipe.name}.mar"
+    if is_stale(archive):
+        build_archive(recipe, STORE, say)
+    port = choose_port(wanted_port)
+    server = Server([archive], OUT / f"server-{port}", port)
+    server.start(say)
+    try:
+        photos = [Path(shutil.copy(find_file(sample), OUT)) for sample in recipe.samples]
+        print(f"{'photo':<12} {'class':<14} {'probability':>11}  {'ms':>5}  where the model looked")
+        for photo in photos:
+            print(row_of(server, recipe.name, photo))
+    except BaseException:
+        server.stop()
+        raise
+    if not keep:
+        server.stop()
+        return
+    print(f"\nThe server is running (logs in {server.folder}). Try:")
+    print(f"  {curl_line(server, recipe.name, str(photos[0]))}")
+    print(f"  {curl_line(server, recipe.name, str(photos[1]), '-H accept:image/jpeg -o why.jpg')}")
+    print(f"  {curl_line(server, recipe.name, str(photos[1]), '-H x-camserve-target:Egyptian_cat'.replace('_', ' '))}")
+    print(f"Stop it with: kill {server.pid}")
+
+
+def is_stale(archive: Path) -> bool:
+    inputs = [RECIPE, Path("config/constraints.txt"), *Path("handler").rglob("*.py")]
+    return not archive.is_file() or archive.stat().st_mtime < max(path.stat().st_mtime for path in inputs)
+
+
+def row_of(server: Server, model: str, photo: Path) -> str:
+    url = f"{server.inference.url}/predictions/{model}/1.0/format/grid,overlay"
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        answer = requests.post(url, headers=server.inference.headers, data=photo.read_bytes(), timeout=60)
+        times.append((time.perf_counter() - start) * 1000)
+        answer.raise_for_status()
+    told = answer.json()
+    best, explanation = told["predictions"][0], told["explanations"][0]
+    overlay = OUT / f"{photo.stem}-why.jpg"
+    overlay.write_bytes(base64.b64decode(explanation["images"]["overlay"].partition(",")[2]))
+    place = where(explanation, told["input"])
+    median = sorted(times)[REPEATS // 2]
+    return f"{photo.name:<12} {best['label']:<14} {best['probability']:>11.4f}  {median:>5.0f}  {place}; see {overlay}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

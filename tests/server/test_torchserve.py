@@ -1,0 +1,114 @@
+"""The whole way through a real TorchServe."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from camserve.unpack import open_archive
+from camserve.values import RawRequest
+
+pytestmark = pytest.mark.server
+
+PREDICT = "/predictions/imagenet"
+
+
+@pytest.fixture(scope="module")
+def pipeline(imagenet):
+    with open_archive(imagenet) as opened:
+        yield opened
+
+
+def comparable(body):
+    told = json.loads(body)
+    told.pop("request_id")
+    return told
+
+
+@pytest.mark.parametrize("options", [{}, {"target": "lynx", "format": "grid,overlay,boxes"}, {"explain": "false"}])
+def test_the_server_answers_what_the_archive_answers_alone(post, pipeline, coffee, chelsea, options):
+    for photo in (coffee, chelsea):
+        served = post(PREDICT, files={"data": photo}, data=options)
+        assert served.status_code == 200
+        assert served.headers["content-type"] == "application/json"
+        (alone,) = pipeline.answer([RawRequest(photo, options)])
+        assert comparable(served.content) == comparable(alone.body)
+
+
+def test_coffee_is_espresso_and_the_map_lies_on_the_cup(post, coffee):
+    told = post(PREDICT, data=coffee).json()
+    assert told["predictions"][0]["label"] == "espresso"
+    assert told["predictions"][0]["probability"] == pytest.approx(0.95, abs=0.02)
+    (explanation,) = told["explanations"]
+    assert explanation["status"] == "ok"
+    left, top, right, bottom = told["input"]["region"]
+    grid = explanation["grid"]
+    strongest = max((value, row, column) for row, line in enumerate(grid) for column, value in enumerate(line))
+    x = left + (strongest[2] + 0.5) * (right - left) / len(grid[0])
+    y = top + (strongest[1] + 0.5) * (bottom - top) / len(grid)
+    # The cup, by hand: its rim and saucer fill x 150 to 440, y 80 to 330 of the 600 x 400 photo.
+    assert 150 < x < 440
+    assert 80 < y < 330
+
+
+@pytest.mark.parametrize(("accept", "kind"), [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP")])
+def test_the_accept_header_returns_the_overlay_itself(post, coffee, accept, kind):
+    answer = post(PREDICT, headers={"Accept": accept}, data=coffee)
+    assert answer.headers["content-type"] == accept
+    image = Image.open(BytesIO(answer.content))
+    assert (image.format, image.size) == (kind, (600, 400))
+
+
+def test_the_explanation_route_and_options_in_path_and_header(post, coffee):
+    assert post("/explanations/imagenet", files={"data": coffee}, data={"explain": "false"}).json()["explanations"]
+    by_path = post(f"{PREDICT}/1.0/target/cup/top_k/1", data=coffee).json()
+    by_header = post(PREDICT, headers={"X-Camserve-Target": "cup", "x-camserve-TOP-K": "1"}, data=coffee).json()
+    assert by_path["explanations"] == by_header["explanations"]
+    assert by_path["explanations"][0]["target"]["label"] == "cup"
+
+
+def test_every_row_of_a_mixed_batch_gets_its_own_answer(post, server, coffee, chelsea):
+    jpeg = BytesIO()
+    Image.open(BytesIO(chelsea)).save(jpeg, "JPEG")
+    cut = jpeg.getvalue()[:2000]
+    asked = [
+        ({"data": coffee}, {}, 200, None),
+        ({"data": chelsea}, {"explain": "false"}, 200, None),
+        ({"data": cut}, {}, 400, "bad_image"),
+        ({"data": b"no picture"}, {}, 415, "unsupported_format"),
+        ({"data": coffee}, {"target": "nothing such"}, 400, "unknown_class"),
+        ({"data": coffee}, {"metod": "gradcam"}, 400, "bad_option"),
+        ({"other": b"x"}, {}, 400, None),
+        ({"data": coffee}, {"target": "top:2"}, 200, None),
+    ] * 4
+    pids = {worker["pid"] for worker in server.workers("imagenet")}
+    with ThreadPoolExecutor(len(asked)) as pool:
+        answers = list(pool.map(lambda each: post(PREDICT, files=each[0], data=each[1]), asked))
+    for (_, options, status, code), answer in zip(asked, answers, strict=True):
+        assert answer.status_code == status, answer.text
+        told = answer.json()
+        if code:
+            assert told["error"]["code"] == code
+            assert told["error"]["request_id"]
+        if status == 200:
+            maps = 0 if options.get("explain") == "false" else 2 if "target" in options else 1
+            assert len(told["explanations"]) == maps
+    assert {worker["pid"] for worker in server.workers("imagenet")} == pids
+
+
+def test_good_rows_beside_bad_ones_are_unchanged(post, coffee):
+    alone = post(PREDICT, data=coffee).json()
+    with ThreadPoolExecutor(8) as pool:
+        both = list(pool.map(lambda body: post(PREDICT, data=body), [coffee, b"bad", coffee, b"\xff\xd8\xff"] * 2))
+    for answer in both[::2]:
+        told = answer.json()
+        assert told["predictions"][0]["probability"] == pytest.approx(alone["predictions"][0]["probability"], abs=1e-4)
+        assert told["explanations"][0]["scale"] == pytest.approx(alone["explanations"][0]["scale"], rel=1e-3)
+
+
+def test_a_lost_body_is_told_how_to_send_it(post):
+    answer = post(PREDICT)
+    assert answer.status_code == 400
+    assert "curl -T photo.jpg" in answer.json()["error"]["message"]

@@ -1,0 +1,187 @@
+"""Each row stands alone: whatever one of them is, its neighbours are answered as if it were not there."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from camserve.classifier import Classifier
+from camserve.labels import Labels
+from camserve.monitor import Monitor
+from camserve.pipeline import Pipeline
+from camserve.respond import ModelName
+from camserve.settings import load_settings
+from camserve.values import RawRequest
+
+NAMES = ["red", "green", "blue"]
+
+
+class ColourNet(nn.Module):
+    """Scores are the mean red, green and blue: the map of a class is its colour channel, by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+        self.head = nn.Linear(3, 3, bias=False)
+        self.head.weight.data = torch.eye(3)
+
+    def forward(self, pixels):
+        brightest = pixels.amax(dim=(1, 2, 3))
+        if (brightest > 0.99).any():
+            raise RuntimeError("a white pixel")
+        scores = self.head(self.pool(pixels).mean(dim=(2, 3)))
+        return torch.where((brightest < 0.01)[:, None], torch.nan, scores)
+
+
+def build(**changes):
+    settings = load_settings(
+        {
+            "model": {"factory": "tests:ColourNet", "source_sha256": "0123456789abcdef"},
+            "input": {"resize": [16, 16], "crop": None, "mean": [0, 0, 0], "std": [1, 1, 1]},
+            "layers": [{"name": "pool", "grid": [4, 4]}],
+            **changes,
+        }
+    )
+    classifier = Classifier(ColourNet().eval(), Labels(NAMES), torch.device("cpu"), {})
+    return Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())
+
+
+@pytest.fixture
+def pipeline():
+    return build()
+
+
+@pytest.fixture
+def photo(encoded):
+    return lambda *color: encoded(16, 16, color=color)
+
+
+def told(pipeline, *rows):
+    return [(answer.status, json.loads(answer.body)) for answer in pipeline.answer(list(rows))]
+
+
+def test_an_answer_has_the_shape_of_the_contract(pipeline, photo):
+    ((status, answer),) = told(pipeline, RawRequest(photo(51, 204, 102), request_id="abc"))
+    assert status == 200
+    assert answer["model"] == {"name": "colours", "version": "1.0", "weights": "sha256:0123"}
+    assert answer["request_id"] == "abc"
+    assert answer["input"] == {"width": 16, "height": 16, "format": "PNG", "region": [0, 0, 16, 16]}
+    assert [each["label"] for each in answer["predictions"]] == ["green", "blue", "red"]
+    assert answer["predictions"][0]["score"] == 0.8
+    (explanation,) = answer["explanations"]
+    assert explanation["target"]["asked"] == "predicted"
+    assert explanation["grid"] == [[1.0] * 4] * 4
+    assert explanation["scale"] == pytest.approx(0.8 / 16)
+    assert explanation["balance"]["positive"] == 1
+    assert answer["warnings"] == []
+
+
+def test_the_map_of_a_requested_class_is_its_own(pipeline, encoded):
+    from io import BytesIO
+
+    from PIL import Image
+
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:4, 4:8, 0] = 100
+    pixels[8:12, 12:, 1] = 200
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    ((_, answer),) = told(pipeline, RawRequest(buffer.getvalue(), {"target": "red,green"}))
+    red, green = (np.array(each["grid"]) for each in answer["explanations"])
+    assert red[0, 1] == 1
+    assert red.sum() == 1
+    assert green[2, 3] == 1
+    assert green.sum() == 1
+
+
+def test_bad_rows_fail_alone_and_good_rows_are_unchanged(pipeline, photo):
+    good = RawRequest(photo(10, 20, 30), {"target": "top:2"})
+    (_, alone), *_ = told(pipeline, good)
+    rows = [
+        good,
+        RawRequest(b"nothing"),
+        RawRequest(photo(255, 255, 255)),  # the network raises on it
+        good,
+        RawRequest(photo(0, 0, 0)),  # the network's scores are not finite
+        RawRequest(photo(9, 9, 9), {"explain": "false"}),
+        RawRequest(photo(9, 9, 9), {"target": "purple"}),
+        RawRequest(None),
+        good,
+    ]
+    answers = told(pipeline, *rows)
+    assert [status for status, _ in answers] == [200, 415, 500, 200, 500, 200, 400, 400, 200]
+    codes = {number: answers[number][1]["error"]["code"] for number in (1, 2, 4, 6, 7)}
+    expected = ["unsupported_format", "model_failed", "model_failed", "unknown_class", "missing_image"]
+    assert list(codes.values()) == expected
+    assert answers[0][1] == answers[3][1] == answers[8][1] == alone
+    assert answers[5][1]["explanations"] == []
+
+
+def test_evidence_that_is_not_there_is_said_not_hidden(pipeline, photo):
+    pipeline._network.head.weight.data *= -1
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 60, 70)))
+    (explanation,) = answer["explanations"]
+    assert explanation["status"] == "blank"
+    assert explanation["scale"] == 0
+    assert np.array(explanation["grid"]).sum() == 0
+    assert explanation["balance"]["positive"] == 0
+    assert [(each["code"], each["explanation"]) for each in answer["warnings"]] == [("NO_POSITIVE_EVIDENCE", 0)]
+    ((_, against),) = told(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "against"}))
+    assert against["explanations"][0]["status"] == "ok"
+    ((_, signed),) = told(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "signed"}))
+    assert np.array(signed["explanations"][0]["grid"]).min() == -1
+
+
+def test_a_contrast_is_the_difference_of_two_classes(pipeline, photo):
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"contrast": "next", "evidence": "signed"}))
+    (explanation,) = answer["explanations"]
+    assert explanation["target"]["label"] == "blue"
+    assert explanation["contrast"]["label"] == "green"
+    assert explanation["scale"] == pytest.approx(100 / 255 / 16, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("condition", "explained"),
+    [
+        ("probability<0.9", True),
+        ("probability>0.9", False),
+        ("margin<=0.5", True),
+        ("margin>=0.5", False),
+        ("label=blue", True),
+        ("label!=blue", False),
+    ],
+)
+def test_a_condition_decides_on_the_prediction(pipeline, photo, condition, explained):
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"explain": condition}))
+    (explanation,) = answer["explanations"]
+    assert explanation["status"] == ("ok" if explained else "skipped")
+    assert (explanation["grid"] is not None) == explained
+
+
+def test_an_answer_that_is_too_long_loses_its_pictures_first_and_says_so(photo):
+    pipeline = build(limits={"max_response_bytes": 1500})
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"format": "grid,overlay"}))
+    assert answer["explanations"][0]["images"] == {}
+    assert answer["explanations"][0]["grid"]
+    assert [each["code"] for each in answer["warnings"]] == ["OPTION_REDUCED"]
+
+
+def test_pictures_come_as_data_uris_and_timing_on_request(pipeline, photo):
+    options = {"format": "overlay,heatmap,boxes", "details": "timing"}
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), options))
+    (explanation,) = answer["explanations"]
+    assert set(explanation["images"]) == {"overlay", "heatmap"}
+    assert all(uri.startswith("data:image/jpeg;base64,/9j/") for uri in explanation["images"].values())
+    assert explanation["boxes"] == [[0, 0, 16, 16]]
+    assert explanation["grid"] is None
+    assert {"decode", "preprocess", "forward", "explain"} <= set(answer["timing_ms"])
+
+
+def test_the_network_is_given_back_as_it_was(pipeline, photo):
+    network = pipeline._network
+    told(pipeline, RawRequest(photo(50, 100, 200)), RawRequest(photo(255, 255, 255)))
+    assert not network.pool._forward_hooks
+    assert network.head.weight.requires_grad
+    assert network.head.weight.grad is None

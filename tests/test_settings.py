@@ -1,0 +1,41 @@
+import pytest
+
+from camserve.errors import ConfigError
+from camserve.settings import load_settings
+from camserve.values import Layer
+
+GOOD = {"model": {"factory": "a:b"}, "input": {"resize": 256}, "layers": [{"name": "features", "grid": [7, 7]}]}
+
+
+def test_a_block_becomes_settings():
+    settings = load_settings(GOOD)
+    assert settings.layers == (Layer("features", grid=(7, 7)),)
+    assert settings.input.size == (224, 224)
+    assert settings.limits.max_targets == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modle": {}}, r"camserve: unknown key 'modle'; did you mean 'model'\?"),
+        ({"model": {}}, r"camserve\.model\.factory is missing"),
+        ({"model": {"factory": 3}}, r"camserve\.model\.factory must be a text, not the int '3'"),
+        ({"model": {"factory": "a:b", "task": "regression"}}, "model.task 'regression' is not one of: multiclass"),
+        ({"layers": []}, "at least one target layer"),
+        ({"layers": [{"name": "x", "layout": "CHW"}]}, "layout 'CHW' is not one of"),
+        ({"layers": [{"name": "x", "grid": [7]}]}, "a list of 2, not of 1"),
+        ({"limits": {"max_targets": True}}, "max_targets must be a whole number"),
+        ({"input": {"mean": [0, 0, "x"]}}, r"input\.mean\[2\] must be a number"),
+        ({"input": {"resize": [1, 2, 3]}}, r"input\.resize must be a whole number or a list or null"),
+        ({"defaults": {"top_k": 5}}, r"defaults\.top_k must be a text"),
+    ],
+)
+def test_what_is_wrong_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings({**GOOD, **change})
+
+
+@pytest.mark.parametrize("block", [None, "text", [1]])
+def test_something_else_than_a_block_is_refused(block):
+    with pytest.raises(ConfigError, match="must be a block of keys"):
+        load_settings(block)
