@@ -116,6 +116,7 @@ def test_an_archive_explains_without_a_server(recipe, tmp_path, chelsea):
         ({"factory": "Nett"}, "no callable 'Nett'"),
         ({"factory": "nowhere.at.all:Net", "model_file": None}, "cannot be imported"),
         ({"factory": "Net", "model_file": None}, "must be 'module:callable'"),
+        ({"factory": None, "model_file": None}, "factory is missing"),
         ({"args": {"klasses": 3}}, "factory Net failed"),
         ({"args": {"classes": 4}}, "do not fit the network"),
         ({"weights": "/nonexistent.pt"}, "there is no file"),
@@ -188,5 +189,5 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
         read_contents(tmp_path / "x.mar")
 
 
-def test_a_recipe_needs_its_parts():
-    assert Recipe("n", "a:b", "w").methods == ("gradcam",)
+def test_a_recipe_needs_a_name_and_weights_only():
+    assert Recipe("n", "w", "a:b").methods == ("gradcam",)

@@ -11,7 +11,7 @@ from camserve.archive import NOT_SERVED
 SOURCE = Path(__file__).parents[1] / "handler"
 FLOORS = [
     "values errors",
-    "settings labels weights logs tail scores",
+    "settings labels weights logs tail scores program",
     "capture",
     "head",
     "decode options preprocess classifier predict cams render respond monitor probe recipe",

@@ -12,6 +12,7 @@ from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.pipeline import Pipeline
 from camserve.respond import ModelName
+from camserve.scores import Scores
 from camserve.settings import load_settings
 from camserve.values import RawRequest
 
@@ -185,3 +186,40 @@ def test_the_network_is_given_back_as_it_was(pipeline, photo):
     assert not network.pool._forward_hooks
     assert network.head.weight.requires_grad
     assert network.head.weight.grad is None
+
+
+def test_a_multilabel_row_is_explained_for_every_class_above_the_threshold(photo):
+    pipeline = build(model={"factory": "tests:ColourNet", "task": "multilabel", "threshold": 0.6})
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 200, 150)))
+    assert [each["target"]["label"] for each in answer["explanations"]] == ["green", "blue"]
+    assert answer["predictions"][0]["probability"] == pytest.approx(1 / (1 + np.exp(-200 / 255)), abs=1e-5)
+    ((_, dark),) = told(pipeline, RawRequest(photo(5, 9, 7)))
+    assert [each["target"]["label"] for each in dark["explanations"]] == ["green"]
+
+
+class OneLogit(nn.Module):
+    """One logit: red less blue."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+
+    def forward(self, pixels):
+        pooled = self.pool(pixels).mean(dim=(2, 3))
+        return (pooled[:, 0] - pooled[:, 2])[:, None]
+
+
+def test_a_one_logit_network_is_explained_for_and_against(photo):
+    settings = build(model={"factory": "tests:OneLogit", "task": "binary"}).settings
+    network = Scores(OneLogit().eval(), binary=True)
+    classifier = Classifier(network, Labels(["cold", "warm"]), torch.device("cpu"), {})
+    pipeline = Pipeline(classifier, settings, ModelName("one", "1.0", ""), Monitor())
+    ((_, answer),) = told(pipeline, RawRequest(photo(200, 0, 100), {"target": "warm,cold"}))
+    warm, cold = answer["predictions"]
+    logit = 100 / 255
+    assert (warm["label"], cold["label"]) == ("warm", "cold")
+    assert warm["score"] == -cold["score"] == pytest.approx(logit, abs=1e-4)
+    assert warm["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    assert warm["probability"] + cold["probability"] == pytest.approx(1)
+    assert answer["explanations"][0]["status"] == "ok"
+    assert answer["explanations"][1]["status"] == "blank"

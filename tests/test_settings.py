@@ -18,8 +18,8 @@ def test_a_block_becomes_settings():
     ("change", "message"),
     [
         ({"modle": {}}, r"camserve: unknown key 'modle'; did you mean 'model'\?"),
-        ({"model": {}}, r"camserve\.model\.factory is missing"),
-        ({"model": {"factory": 3}}, r"camserve\.model\.factory must be a text, not the int '3'"),
+        ({"model": {}}, r"model\.factory is missing"),
+        ({"model": {"factory": 3}}, r"camserve\.model\.factory must be a text or null, not the int '3'"),
         ({"model": {"factory": "a:b", "task": "regression"}}, "model.task 'regression' is not one of: multiclass"),
         ({"layers": []}, "at least one target layer"),
         ({"layers": [{"name": "x", "layout": "CHW"}]}, "layout 'CHW' is not one of"),

@@ -28,9 +28,19 @@ import camserve
 from camserve.classifier import build_network, fill
 from camserve.errors import ConfigError
 from camserve.golden import GOLDEN, record
+from camserve.monitor.baseline import BASELINE
 from camserve.pipeline import load_pipeline
 from camserve.probe import check_layer, find_layer
-from camserve.recipe import Recipe, find_file, input_spec, label_names, module_path, read_state_dict
+from camserve.program import load_program
+from camserve.recipe import (
+    Recipe,
+    find_file,
+    input_spec,
+    label_names,
+    module_path,
+    read_state_dict,
+    stage_program,
+)
 from camserve.scores import Scores
 from camserve.settings import InputSpec, ModelSpec, Settings, load_settings
 from camserve.values import Layer, RawRequest
@@ -41,6 +51,7 @@ Report = Callable[[str], None]
 NOT_SERVED = {"archive", "recipe", "probe", "unpack", "server", "evaluate", "cli"}  # rooms that stay at home
 ENTRY = "gradcam_handler.py"
 WEIGHTS = "weights.safetensors"
+PROGRAM = "program.pt2"
 LABELS = "labels.txt"
 PATTERN = "samples/pattern.png"
 EXPECTED_TOLERANCE = 0.02  # of a probability
@@ -92,16 +103,10 @@ def _stays_at_home(_folder: str, names: list[str]) -> set[str]:
 
 
 def _stage_model(recipe: Recipe, content: Path, report: Report) -> tuple[nn.Module, Settings]:
-    file = Path(recipe.model_file).name if recipe.model_file else None
-    spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, "", recipe.task)
-    network = build_network(spec, content)
-    fill(network, read_state_dict(find_file(recipe.weights)))
-    _save_weights(network, content / WEIGHTS)
-    report(f"loaded {recipe.factory}: {sum(each.numel() for each in network.parameters()) / 1e6:.1f} M parameters")
-    hashes = sha256(content / WEIGHTS), sha256(find_file(recipe.weights))
-    spec = dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
-    network = Scores(network).eval()
     geometry = input_spec(recipe.preprocess)
+    network, spec = _stage_network(recipe, content, geometry)
+    report(f"loaded {recipe.weights}: {sum(each.numel() for each in network.parameters()) / 1e6:.1f} M parameters")
+    network = Scores(network, recipe.task == "binary").eval()
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     layers = tuple(_target_layer(network, name, geometry) for name in names)
     for layer in layers:
@@ -123,6 +128,22 @@ def _stage_model(recipe: Recipe, content: Path, report: Report) -> tuple[nn.Modu
     config = {**SERVING, **recipe.serving, "camserve": block}
     (content / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return network, load_settings(block)
+
+
+def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
+    given = find_file(recipe.weights)
+    traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
+    if recipe.factory is None and stage_program(given, geometry.size, content / PROGRAM):
+        spec = ModelSpec(weights=PROGRAM, **traits)
+        network = load_program(content / PROGRAM, None, geometry.size)
+    else:
+        file = Path(recipe.model_file).name if recipe.model_file else None
+        spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, **traits)
+        network = build_network(spec, content)
+        fill(network, read_state_dict(given))
+        _save_weights(network, content / WEIGHTS)
+    hashes = sha256(content / spec.weights), sha256(given)
+    return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
 
 
 def _save_weights(network: nn.Module, path: Path) -> None:
@@ -199,6 +220,22 @@ def _pack(recipe: Recipe, content: Path, work: Path) -> Path:
     return _zip(laid_out, work / f"{recipe.name}.mar")
 
 
+def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
+    """Write the archive ``source`` with this baseline to ``out``, which may be ``source`` itself; all else stays."""
+    with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
+        folder = Path(name) / "content"
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(folder)
+        (folder / BASELINE).write_bytes(baseline)
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        watched = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
+        config["camserve"].setdefault("monitoring", {}).update(watched)
+        load_settings(config["camserve"])
+        (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(_zip(folder, Path(name) / out.name)), out)
+
+
 def _zip(folder: Path, target: Path) -> Path:
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(folder.rglob("*")):
@@ -207,7 +244,7 @@ def _zip(folder: Path, target: Path) -> Path:
                 entry = zipfile.ZipInfo(name, EPOCH)
                 entry.external_attr = 0o644 << 16
                 # Weights hardly shrink, and stored ones load faster.
-                entry.compress_type = zipfile.ZIP_STORED if name == WEIGHTS else zipfile.ZIP_DEFLATED
+                entry.compress_type = zipfile.ZIP_STORED if name in (WEIGHTS, PROGRAM) else zipfile.ZIP_DEFLATED
                 archive.writestr(entry, _dated(path.read_bytes()) if name == MANIFEST else path.read_bytes())
     return target
 

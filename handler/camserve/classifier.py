@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from camserve.errors import ConfigError
 from camserve.head import find_head
 from camserve.labels import Labels, load_labels
+from camserve.program import SUFFIX, load_program
 from camserve.scores import Scores
 from camserve.settings import ModelSpec, Settings
 from camserve.tail import Head
@@ -37,15 +38,19 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
     ConfigError: the factory, the weights or the labels do not fit one another.
     """
-    network = build_network(settings.model, folder)
     path = inside(folder, settings.model.weights)
     if (found := sha256(path)) != settings.model.sha256:
         raise ConfigError(f"{path.name} has the SHA-256 {found[:12]}..., not {settings.model.sha256[:12]}...")
-    fill(network, load_weights(path))
-    network = Scores(network).eval().requires_grad_(False).to(device)
+    if path.suffix == SUFFIX:
+        network = load_program(path, [layer.name for layer in settings.layers], settings.input.size)
+    else:
+        network = build_network(settings.model, folder)
+        fill(network, load_weights(path))
+    network = Scores(network, settings.model.task == "binary").eval().requires_grad_(False).to(device)
+    labels = load_labels(inside(folder, settings.labels))
     probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
     heads = {name: head for name, head in probed.items() if head is not None}
-    return Classifier(network, load_labels(inside(folder, settings.labels)), device, heads)
+    return Classifier(network, labels, device, heads)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -71,6 +76,7 @@ def build_network(spec: ModelSpec, folder: Path) -> nn.Module:
 
 
 def _factory(spec: ModelSpec, folder: Path) -> Callable[..., object]:
+    assert spec.factory is not None
     module_name, _, attribute = spec.factory.rpartition(":")
     if spec.file is None and not module_name:
         raise ConfigError(f"model.factory must be 'module:callable', not '{spec.factory}'")

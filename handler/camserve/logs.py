@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 METRIC_EMITTER = "ts/metrics/caching_metric.py"
@@ -17,7 +18,8 @@ MARKS = ("[METRICS]", "[PID]")
 
 def guard_logs() -> None:
     """Send all that this process logs, prints or warns through ``one_line``, but for TorchServe's own metrics."""
-    for handler in logging.getLogger().handlers:
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
         handler.setFormatter(_Guarded(handler.formatter or logging.Formatter()))
     sys.stdout = _Stream(sys.stdout)
     sys.stderr = _Stream(sys.stderr)
@@ -51,6 +53,10 @@ class _Stream:
         ends = "\n" if text.endswith("\n") else ""
         self._inner.write(f"{one_line(text)}{ends}")
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)

@@ -9,22 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from camserve.cams import METHODS
 from camserve.capture import Capture
-from camserve.classifier import Classifier, load_classifier
+from camserve.classifier import Classifier, inside, load_classifier
 from camserve.decode import decode, harden_pillow
 from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestError
 from camserve.explain import explain, questions
-from camserve.monitor import Monitor
+from camserve.labels import Labels
+from camserve.monitor import Monitor, Shown, Watch, load_baseline
 from camserve.options import PARSERS, Menu
 from camserve.predict import Outlook, look
 from camserve.preprocess import preprocess
 from camserve.render import CONTENT_TYPES, Scene, boxes, draw, encode
 from camserve.respond import ModelName, data_uri, refuse, respond, show
 from camserve.settings import Settings
-from camserve.values import Answer, Box, Caution, Explanation, Layer, RawRequest, Request, Response
+from camserve.values import Answer, Batch, Box, Caution, Explanation, Layer, RawRequest, Request, Response
 
 Result = TypeVar("Result")
 
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_FRAME_ONLY = Caution("FIRST_FRAME_ONLY", "the picture is animated: only its first frame was looked at")
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
+BATCH_PIXELS = 40_000_000  # uploaded pixels that are held at once, give or take one picture
+BATCH_ROWS = 32  # pictures in one forward pass
 
 
 class Pipeline:
@@ -42,7 +46,7 @@ class Pipeline:
         self.settings = settings
         self.labels = classifier.labels
         self.model = model
-        self._monitor = monitor
+        self.monitor = monitor
         self._network = classifier.network
         self._device = classifier.device
         self._heads = classifier.heads
@@ -67,15 +71,34 @@ class Pipeline:
         }
 
     def answer(self, rows: Sequence[RawRequest]) -> list[Response]:
-        """Answer every row, in order; a bad row gets its own refusal and nothing is raised."""
-        self._monitor.begin()
-        accepted = [attempt(self._accept, row) for row in rows]
-        answers = iter(self._answers([each for each in accepted if isinstance(each, Request)]))
-        outcomes = [each if isinstance(each, RequestError) else next(answers) for each in accepted]
-        return [self._respond(row, outcome) for row, outcome in zip(rows, outcomes)]
+        """Answer every row, in order; a bad row gets its own refusal and nothing is raised.
+
+        Pictures that together would not fit into memory are answered, and let go, group by group.
+        """
+        self.monitor.begin()
+        responses: list[Response] = []
+        group: list[tuple[RawRequest, Request | RequestError]] = []
+        for row in rows:
+            group.append((row, attempt(self._accept, row)))
+            if _is_full([each for _, each in group if isinstance(each, Request)]):
+                responses += self._respond_all(group)
+                group = []
+                self.monitor.begin()
+        return responses + self._respond_all(group)
+
+    def _respond_all(self, group: Sequence[tuple[RawRequest, Request | RequestError]]) -> list[Response]:
+        rows = [row for row, _ in group]
+        answers = iter(self._answers([each for _, each in group if isinstance(each, Request)]))
+        outcomes = [each if isinstance(each, RequestError) else next(answers) for _, each in group]
+        written = [attempt(self._write, each) if isinstance(each, Answer) else each for each in outcomes]
+        ends = [last if isinstance(last, RequestError) else first for first, last in zip(outcomes, written)]
+        self.monitor.end(rows, ends)
+        return [
+            each if isinstance(each, Response) else refuse(each, row.request_id) for row, each in zip(rows, written)
+        ]
 
     def _accept(self, row: RawRequest) -> Request:
-        with self._monitor.stage("decode"):
+        with self.monitor.stage("decode"):
             options = self._menu.options(row)
             return Request(decode(row.image, self.settings.limits), options, row.request_id)
 
@@ -92,13 +115,14 @@ class Pipeline:
         return self._answers(requests[:half]) + self._answers(requests[half:])
 
     def _run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
-        with self._monitor.stage("preprocess"):
+        with self.monitor.stage("preprocess"):
             batch = preprocess([request.picture for request in requests], self.settings.input, self._device)
+        model = self.settings.model
         with Capture(self._network, self._layers_for(requests), self._heads) as capture:
-            with self._monitor.stage("forward"):
+            with self.monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 seen = capture.forward(batch.pixels, tape)
-                outlooks = look(seen[0].scores, self.labels)
+                outlooks = look(seen[0].scores, self.labels, model.task, model.threshold)
             asked = [
                 question
                 for row, (request, outlook) in enumerate(zip(requests, outlooks))
@@ -106,12 +130,14 @@ class Pipeline:
                 for question in questions(row, outlook, request.options, self.settings.layers[0].name)
             ]
             wanted = [each for each in asked if outlooks[each.row].meets(requests[each.row].options.explain)]
-            with self._monitor.stage("explain"):
+            with self.monitor.stage("explain"):
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
         told = [explained.get(question) or question.answer("skipped") for question in asked]
+        tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
+        cautions = self.monitor.look(lambda: _shown(requests, outlooks, batch, tales))
         return [
-            self._answer(request, outlook, region, [tale for each, tale in zip(asked, told) if each.row == row])
-            for row, (request, outlook, region) in enumerate(zip(requests, outlooks, batch.regions))
+            self._answer(request, outlook, region, tale, cautions.get(id(request), ()))
+            for request, outlook, region, tale in zip(requests, outlooks, batch.regions, tales)
         ]
 
     def _layers_for(self, requests: Sequence[Request]) -> tuple[Layer, ...]:
@@ -120,26 +146,28 @@ class Pipeline:
         return tuple(self._layers[name] for name in dict.fromkeys(asked))
 
     def _answer(
-        self, request: Request, outlook: Outlook, region: Box, explanations: list[Explanation]
+        self,
+        request: Request,
+        outlook: Outlook,
+        region: Box,
+        explanations: list[Explanation],
+        cautions: tuple[Caution, ...],
     ) -> Answer | RequestError:
         if not outlook.finite:
             return ModelFailed("the model's scores for this picture are not finite numbers")
         warnings = (FIRST_FRAME_ONLY,) if request.picture.frames > 1 else ()
-        return Answer(request, region, outlook.top(request.options.top_k), tuple(explanations), warnings)
-
-    def _respond(self, row: RawRequest, outcome: Answer | RequestError) -> Response:
-        written = attempt(self._write, outcome) if isinstance(outcome, Answer) else outcome
-        return written if isinstance(written, Response) else refuse(written, row.request_id)
+        top = outlook.top(request.options.top_k)
+        return Answer(request, region, top, tuple(explanations), (*warnings, *cautions))
 
     def _write(self, answer: Answer) -> Response:
-        with self._monitor.stage("render"):
+        with self.monitor.stage("render"):
             options = answer.request.options
             if options.picture and answer.explanations and answer.explanations[0].grid is not None:
                 drawn = draw("overlay", self._scene(answer, answer.explanations[0]))
                 return show(answer.explanations[0], CONTENT_TYPES[options.picture], encode(drawn, options.picture))
             answer = replace(answer, explanations=tuple(self._illustrate(answer, each) for each in answer.explanations))
         if "timing" in options.details:
-            answer = replace(answer, timing_ms=self._monitor.stages)
+            answer = replace(answer, timing_ms=self.monitor.stages)
         return respond(answer, self.model, self.settings.limits.max_response_bytes)
 
     def _illustrate(self, answer: Answer, explanation: Explanation) -> Explanation:
@@ -164,6 +192,18 @@ class Pipeline:
         return Scene(picture.image, answer.region, explanation.grid, options.palette, options.opacity, size)
 
 
+def _shown(
+    requests: Sequence[Request], outlooks: Sequence[Outlook], batch: Batch, tales: Sequence[Sequence[Explanation]]
+) -> Shown:
+    scores = np.stack([each.scores for each in outlooks])
+    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), batch.pixels, tales)
+
+
+def _is_full(requests: Sequence[Request]) -> bool:
+    pixels = sum(each.picture.width * each.picture.height for each in requests)
+    return pixels >= BATCH_PIXELS or len(requests) >= BATCH_ROWS
+
+
 def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError:
     """Call ``work``; whatever it raises becomes the refusal of the row or rows it was about."""
     try:
@@ -184,4 +224,12 @@ def load_pipeline(folder: Path, settings: Settings, name: str, version: str, dev
     harden_pillow()
     classifier = load_classifier(folder, settings, device)
     model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
-    return Pipeline(classifier, settings, model, Monitor())
+    return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.labels))
+
+
+def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
+    usual = Menu(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
+    watch = Watch(usual, settings.layers[0].name, settings.input)
+    name = settings.monitoring.baseline
+    baseline = None if name is None else load_baseline(inside(folder, name), settings, watch)
+    return Monitor(watch, baseline, settings.monitoring.low_confidence)

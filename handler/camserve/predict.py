@@ -13,6 +13,7 @@ from torch import Tensor
 from camserve.labels import Labels
 from camserve.values import Condition, Options, Prediction, Target, Wanted
 
+MOST_PREDICTED = 5  # classes of one row that "predicted" can mean
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -29,6 +30,7 @@ class Outlook:
     probabilities: np.ndarray  # (C,) float32
     order: np.ndarray  # (C,) class indices, most probable first
     labels: Labels
+    several: float | None = None  # the probability above which each class counts as predicted
 
     @property
     def finite(self) -> bool:
@@ -54,7 +56,16 @@ class Outlook:
     def _indices(self, wanted: Wanted) -> list[int]:
         if wanted.kind == "class":
             return [wanted.number]
-        return [int(index) for index in self.order[: wanted.number if wanted.kind == "top" else 1]]
+        if wanted.kind == "top":
+            return [int(index) for index in self.order[: wanted.number]]
+        return self._predicted()
+
+    def _predicted(self) -> list[int]:
+        """Return the best class, or every class above the threshold where several can be true at once."""
+        if self.several is None:
+            return [int(self.order[0])]
+        above = [int(index) for index in self.order[:MOST_PREDICTED] if self.probabilities[index] > self.several]
+        return above or [int(self.order[0])]
 
     def contrast(self, options: Options, target: Target) -> Prediction | None:
         """Return the class that the target is held against: a named one, or the best of the others."""
@@ -78,8 +89,10 @@ class Outlook:
         return first if name == "probability" else first - second
 
 
-def look(scores: Tensor, labels: Labels) -> list[Outlook]:
+def look(scores: Tensor, labels: Labels, task: str, threshold: float) -> list[Outlook]:
     """Read (N, C) scores with one copy to the host: one ``Outlook`` a row."""
-    both = torch.stack([scores, scores.softmax(dim=1)]).cpu().numpy()
+    probabilities = scores.softmax(dim=1) if task == "multiclass" else scores.sigmoid()
+    both = torch.stack([scores, probabilities]).cpu().numpy()
+    several = threshold if task == "multilabel" else None
     order = np.argsort(-both[0], axis=1, kind="stable")
-    return [Outlook(both[0, row], both[1, row], order[row], labels) for row in range(len(scores))]
+    return [Outlook(both[0, row], both[1, row], order[row], labels, several) for row in range(len(scores))]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shutil
+import warnings
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -13,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from camserve.errors import ConfigError
+from camserve.program import HOW_TO_EXPORT, SUFFIX
 from camserve.settings import Defaults, InputSpec, Limits, read
 
 PACKAGE_SCHEME = "package://"
@@ -31,12 +35,13 @@ class Recipe:
     """What a person writes down to have one classifier deployed: config/models/*.yaml."""
 
     name: str
-    factory: str
-    weights: str  # .safetensors, or a state dict for weights_only loading; a path or package://
+    weights: str  # .safetensors, a state dict for weights_only loading, or a program: .pt2, TorchScript
+    factory: Optional[str] = None  # MODULE:CALLABLE, or a name in ``model_file``; a program needs none
     args: dict[str, Any] = field(default_factory=dict)
     model_file: Optional[str] = None
     version: str = "1.0"
     task: str = "multiclass"
+    threshold: float = 0.5
     labels: Optional[str] = None  # a file of one label a line, or "imagenet"
     preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
@@ -132,6 +137,37 @@ def input_spec(preprocess: InputSpec | str) -> InputSpec:
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
     )
+
+
+def stage_program(path: Path, size: tuple[int, int], target: Path) -> bool:
+    """Copy an exported program to ``target``, or convert TorchScript to one; False if ``path`` is neither.
+
+    ConfigError: this torch cannot convert the TorchScript.
+    """
+    if path.suffix == SUFFIX:
+        shutil.copy(path, target)
+        return True
+    if not zipfile.is_zipfile(path) or not any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated, which is why people convert
+            _convert(path, size, target)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0][:200]
+        raise ConfigError(
+            f"{path.name} is TorchScript that torch {torch.__version__} cannot convert ({first}); export the model "
+            f"itself: {HOW_TO_EXPORT}"
+        ) from None
+    return True
+
+
+def _convert(path: Path, size: tuple[int, int], target: Path) -> None:
+    from torch._export.converter import TS2EPConverter
+
+    load: Any = torch.jit.load
+    scripted = load(str(path), map_location="cpu").eval()
+    torch.export.save(TS2EPConverter(scripted, (torch.randn(2, 3, *size),)).convert(), str(target))
 
 
 def label_names(recipe: Recipe, classes: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from camserve.errors import ConfigError
@@ -17,14 +18,24 @@ class Scores(nn.Module):
     layers are named as its owner knows them.
     """
 
-    def __init__(self, classifier: nn.Module) -> None:
-        """Wrap a classifier whose weights are already loaded: a state dict would carry this wrapper's prefix."""
+    def __init__(self, classifier: nn.Module, binary: bool = False) -> None:
+        """Wrap a classifier whose weights are already loaded: a state dict would carry this wrapper's prefix.
+
+        With ``binary`` the classifier's one logit s becomes the scores of two classes, -s and s, so that
+        what speaks for the negative class can be asked too.
+        """
         super().__init__()
         self.classifier = classifier
+        self.binary = binary
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the scores (N, C). ConfigError: nothing in the classifier's output is shaped like scores."""
-        return scores_of(self.classifier(pixels))
+        scores = scores_of(self.classifier(pixels))
+        if not self.binary:
+            return scores
+        if scores.shape[1] != 1:
+            raise ConfigError(f"task binary is for one logit; the classifier gives {scores.shape[1]} scores")
+        return torch.cat([-scores, scores], dim=1)
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True

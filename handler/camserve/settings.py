@@ -17,9 +17,10 @@ from camserve.values import Layer
 
 Spec = TypeVar("Spec")
 
-TASKS = ("multiclass",)
+TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 SELFTESTS = ("refuse", "warn", "off")
+ENVELOPES = ("plain", "cloudevents")
 LAYOUTS = ("NCHW", "NHWC", "NLC")
 
 
@@ -27,16 +28,19 @@ LAYOUTS = ("NCHW", "NHWC", "NLC")
 class ModelSpec:
     """How the network is built and which weights it gets."""
 
-    factory: str  # "package.module:callable", or the callable's name inside ``file``
+    factory: Optional[str] = None  # "package.module:callable", or the callable's name inside ``file``
     args: dict[str, Any] = field(default_factory=dict)
     file: Optional[str] = None  # a model file inside the archive
-    weights: str = "weights.safetensors"
+    weights: str = "weights.safetensors"  # or an exported program, .pt2, which needs no factory
     sha256: str = ""  # of that file
     source_sha256: str = ""  # of the weights file that it was made from
-    task: str = "multiclass"
+    task: str = "multiclass"  # softmax; multilabel: a sigmoid each; binary: one logit
+    threshold: float = 0.5  # of probability, above which a multilabel class counts as predicted
 
     def __post_init__(self) -> None:
         _one_of(self.task, TASKS, "model.task")
+        is_program = self.weights.endswith(".pt2")
+        _require(is_program or self.factory is not None, "model.factory is missing (only a .pt2 program needs none)")
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,37 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class AuditSpec:
+    """Where and how requests are recorded one by one, as signals and hashes, never as pictures unless asked."""
+
+    directory: str  # absolute; every worker writes files of its own
+    rate: float = 0.01  # share of all requests
+    per_minute: int = 60  # most records of each telling kind (errors, blank maps, ...) beyond that share
+    max_bytes: int = 100_000_000  # of one worker's files; the oldest go first
+    min_free_bytes: int = 1_000_000_000  # left on the disk, or nothing is written
+    pictures: bool = False  # thumbnails and maps too
+    envelope: str = "plain"
+
+    def __post_init__(self) -> None:
+        _one_of(self.envelope, ENVELOPES, "envelope")
+        _require(self.directory.startswith("/"), f"directory must be absolute, not {quote(self.directory)}")
+        _require(0 <= self.rate <= 1, f"rate must be 0 to 1, not {self.rate:g}")
+        for name in ("per_minute", "max_bytes", "min_free_bytes"):
+            _require(getattr(self, name) >= 0, f"{name} must not be below 0")
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What is watched while the model serves."""
+
+    enabled: bool = True  # count signals into the server's metrics
+    baseline: Optional[str] = None  # a file of the archive
+    baseline_sha256: str = ""
+    low_confidence: Optional[float] = None  # warn below this probability; default: the baseline's ATC threshold
+    audit: Optional[AuditSpec] = None  # off
+
+
+@dataclass(frozen=True)
 class Settings:
     """One archive's settings."""
 
@@ -124,6 +159,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     samples: tuple[str, ...] = ()
     selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off
+    monitoring: Monitoring = field(default_factory=Monitoring)
 
     def __post_init__(self) -> None:
         _require(bool(self.layers), "layers must name at least one target layer")

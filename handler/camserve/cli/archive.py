@@ -36,6 +36,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--factory", help="MODULE:CALLABLE, or the callable's name in --model-file")
     parser.add_argument("--factory-args", metavar="JSON", help="keyword arguments of the factory")
     parser.add_argument("--model-file", metavar="FILE.py", help="a Python file that defines the network")
+    parser.add_argument("--program", dest="weights", help="an exported program, .pt2, or TorchScript: no model code")
     parser.add_argument("--weights", help=".safetensors, or a state dict written by torch.save")
     parser.add_argument("--labels", help="a file of one label a line, or 'imagenet'")
     parser.add_argument(
@@ -59,7 +60,7 @@ def run(asked: argparse.Namespace) -> int:
 def _recipe(asked: argparse.Namespace) -> Recipe:
     names = ("name", "factory", "model_file", "weights", "labels", "layer", "bundle", "samples", "version")
     block = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    for name in ("name", "factory", "weights"):
+    for name in ("name", "weights"):
         if name not in block:
             asked.parser.error(f"--{name} is missing (or give a model yaml)")
     if asked.factory_args:

@@ -1,0 +1,108 @@
+"""A program without model code explains as the network that it was exported from."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from camserve.archive import build_archive
+from camserve.cams import METHODS
+from camserve.capture import Capture
+from camserve.errors import ConfigError
+from camserve.program import load_program
+from camserve.recipe import Recipe
+from camserve.settings import InputSpec
+from camserve.unpack import open_archive
+from camserve.values import Layer, RawRequest, Targets
+
+SIDE = 64
+GEOMETRY = InputSpec(resize=SIDE, crop=SIDE)
+
+
+def network():
+    torch.manual_seed(5)
+    return resnet18(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One network, exported with any batch size, with one batch size, and traced to TorchScript."""
+    folder = tmp_path_factory.mktemp("programs")
+    pixels = torch.randn(2, 3, SIDE, SIDE)
+    shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(network(), (pixels,), dynamic_shapes=shapes), folder / "any.pt2")
+        torch.export.save(torch.export.export(network(), (pixels,)), folder / "fixed.pt2")
+        torch.jit.save(torch.jit.trace(network(), pixels), folder / "traced.pt")
+    return folder
+
+
+def test_a_program_has_the_scores_and_the_map_of_its_network(files):
+    pixels = torch.randn(3, 3, SIDE, SIDE)
+    targets = Targets(torch.tensor([0, 1, 2, 2]), torch.eye(1000)[[5, 6, 7, 8]])
+    program = load_program(files / "any.pt2", ["at.relu__16"], (SIDE, SIDE))
+    seen = []
+    for source, layer in ((network(), "layer4"), (program, "at.relu__16")):
+        with Capture(source, (Layer(layer),)) as capture:
+            (each,) = capture.forward(pixels, tape=True)
+            seen.append((each.scores, METHODS["gradcam"].run(each, targets), METHODS["reciprocam"].run(each, targets)))
+    for ours, reference in zip(seen[1], seen[0]):
+        assert torch.allclose(ours, reference, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("file", ["any.pt2", "traced.pt"])
+def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, file):
+    recipe = Recipe("program", str(files / file), preprocess=GEOMETRY, methods=("gradcam", "eigencam"))
+    with open_archive(build_archive(recipe, tmp_path, lambda line: None)) as pipeline:
+        answers = [json.loads(answer.body) for answer in pipeline.answer([RawRequest(chelsea)] * 3)]
+        layer = pipeline.settings.layers[0]
+    assert layer.grid == (2, 2)
+    with Capture(network(), (Layer("layer4"),)) as capture:
+        from camserve.decode import decode
+        from camserve.preprocess import preprocess
+        from camserve.settings import Limits
+
+        batch = preprocess([decode(chelsea, Limits())], GEOMETRY, torch.device("cpu"))
+        (seen,) = capture.forward(batch.pixels)
+    best = int(seen.scores.argmax())
+    assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
+    expected = METHODS["gradcam"].run(seen, Targets(torch.tensor([0]), torch.eye(1000)[[best]]))[0].clamp(min=0)
+    grid = np.array(answers[0]["explanations"][0]["grid"])
+    assert np.abs(grid - (expected / expected.max()).numpy()).max() < 1e-3
+
+
+def test_a_program_of_one_batch_size_is_refused_with_the_line_that_mends_it(files):
+    with pytest.raises(ConfigError, match=r"dynamic first dimension: torch\.export\.save"):
+        load_program(files / "fixed.pt2", None, (SIDE, SIDE))
+
+
+def test_a_tensor_that_is_not_there_is_refused(files):
+    with pytest.raises(ConfigError, match="no tensor 'at.relu_99'"):
+        load_program(files / "any.pt2", ["at.relu_99"], (SIDE, SIDE))
+
+
+def test_what_is_no_program_is_refused(tmp_path):
+    (tmp_path / "x.pt2").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="no exported program"):
+        load_program(tmp_path / "x.pt2", None, (SIDE, SIDE))
+
+
+def test_torchscript_that_cannot_be_converted_is_refused_with_the_way_out(tmp_path):
+    class Loops(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            total = pixels.mean((2, 3))
+            while float(total.abs().sum()) < 10:
+                total = total * 2 + 1
+            return total
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Loops()), tmp_path / "loops.pt")
+    recipe = Recipe("loops", str(tmp_path / "loops.pt"), preprocess=GEOMETRY)
+    with pytest.raises(ConfigError, match="cannot convert .* export the model itself"):
+        build_archive(recipe, tmp_path / "out", lambda line: None)
