@@ -118,6 +118,15 @@ SMALL: dict[str, Callable[[], Case]] = {
 every_small_case = pytest.mark.parametrize("name", SMALL)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def ledger() -> Iterator[dict[str, float]]:
     found: dict[str, float] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,16 @@ BY_PIXEL |= {"guided_backprop", "deconvnet", "guided_gradcam"}
 HALVES = {"gradcam+": "gradcam-", "gradcam-": "gradcam+"}
 UNEVEN = {"layercam", "gradcam++", "scorecam", "guided_backprop", "deconvnet", "guided_gradcam", *HALVES}
 CLASS_AGNOSTIC = {"eigencam"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

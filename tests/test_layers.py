@@ -22,7 +22,7 @@ FLOORS = [
     "cli gradcam_handler",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-SERVED_MAY_IMPORT = {"torch", "numpy", "PIL", "yaml", "camserve", "captum"}
+SERVED_MAY_IMPORT = {"torch", "numpy", "PIL", "yaml", "camserve"}
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "camserve" or path.stem != "__init__")
 

@@ -43,7 +43,8 @@ def _trace(seen: Seen, rows: Tensor, weights: Tensor) -> Tensor:
         with _Winners() as winners:
             (again,) = capture.forward(seen.pixels[rows])
         # The rules put new tensors in the place of edited ones, which is seen where an edit is made for its effect.
-        if not torch.allclose(again.scores, seen.scores[rows], rtol=1e-3, atol=1e-3 * float(seen.scores.abs().max())):
+        expected = seen.scores[rows]
+        if not torch.allclose(again.scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
             raise ConfigError("method 'cmwp' cannot follow this network's in-place operators")
         if not winners.weighted:
             raise ConfigError(f"method 'cmwp' needs a weighted layer after '{seen.layer.name}'")
