@@ -29,7 +29,7 @@ def test_pixels_are_those_of_torchvision(size, interpolation):
     ours = preprocess([picture], spec, CPU).pixels[0]
     levels = (ours - reference).abs() * torch.tensor(spec.std).view(3, 1, 1) * 255
     assert levels.max() < 2.01  # one rounding in each of the two passes of a resize
-    assert levels.mean() < 0.01
+    assert levels.mean() < 0.02
 
 
 def test_the_region_is_the_part_that_survives():

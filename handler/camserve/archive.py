@@ -48,7 +48,7 @@ from camserve.weights import sha256
 
 Report = Callable[[str], None]
 
-NOT_SERVED = {"archive", "recipe", "probe", "unpack", "server", "evaluate", "cli"}  # rooms that stay at home
+NOT_SERVED = {"archive", "recipe", "probe", "unpack", "server", "doctor", "evaluate", "cli"}  # rooms that stay at home
 ENTRY = "gradcam_handler.py"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program.pt2"
@@ -119,6 +119,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Report) -> tuple[nn.Modu
         input=geometry,
         layers=layers,
         labels=LABELS,
+        runtime=recipe.runtime,
         methods=recipe.methods,
         defaults=recipe.defaults,
         limits=recipe.limits,

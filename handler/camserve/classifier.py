@@ -18,9 +18,11 @@ from camserve.head import find_head
 from camserve.labels import Labels, load_labels
 from camserve.program import SUFFIX, load_program
 from camserve.scores import Scores
-from camserve.settings import ModelSpec, Settings
+from camserve.settings import ModelSpec, RuntimeSpec, Settings
 from camserve.tail import Head
 from camserve.weights import load_weights, sha256
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,17 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
     labels = load_labels(inside(folder, settings.labels))
     probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
     heads = {name: head for name, head in probed.items() if head is not None}
+    prepare(network, settings.runtime)
     return Classifier(network, labels, device, heads)
+
+
+def prepare(network: nn.Module, runtime: RuntimeSpec) -> None:
+    """Bring a network into the precision and memory layout that it is to run in."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    network.to(DTYPES[runtime.precision])
+    if runtime.channels_last:
+        network.to(memory_format=torch.channels_last)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -31,7 +31,7 @@ Answers = dict[str, dict[str, Any]]
 def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
     """Load an unpacked archive and test it on its own photos. ConfigError: one line says what is wrong."""
     pipeline = load_pipeline(folder, settings, name, version, device)
-    self_test(pipeline, folder, device)
+    pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
     return pipeline
 
 
@@ -55,7 +55,8 @@ def self_test(pipeline: Pipeline, folder: Path, device: torch.device) -> bool:
     path = folder / GOLDEN
     if pipeline.settings.selftest == "off" or not path.is_file():
         return True
-    tolerance = TOLERANCE if device.type == "cpu" else LOOSE_TOLERANCE
+    exact = device.type == "cpu" and pipeline.settings.runtime.precision == "fp32"
+    tolerance = TOLERANCE if exact else LOOSE_TOLERANCE
     golden: Answers = json.loads(path.read_text(encoding="utf-8"))
     now = record(pipeline, folder)
     faults = [fault for sample in golden if (fault := _fault(sample, golden[sample], now.get(sample), tolerance))]

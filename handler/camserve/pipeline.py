@@ -14,7 +14,7 @@ import torch
 
 from camserve.cams import METHODS
 from camserve.capture import Capture
-from camserve.classifier import Classifier, inside, load_classifier
+from camserve.classifier import DTYPES, Classifier, inside, load_classifier
 from camserve.decode import decode, harden_pillow
 from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestError
 from camserve.explain import explain, questions
@@ -49,6 +49,7 @@ class Pipeline:
         self.monitor = monitor
         self._network = classifier.network
         self._device = classifier.device
+        self._dtype = DTYPES[settings.runtime.precision]
         self._heads = classifier.heads
         self._layers = {layer.name: layer for layer in settings.layers}
         self._menu = Menu(settings, classifier.labels)
@@ -121,7 +122,7 @@ class Pipeline:
         with Capture(self._network, self._layers_for(requests), self._heads) as capture:
             with self.monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
-                seen = capture.forward(batch.pixels, tape)
+                seen = capture.forward(batch.pixels.to(self._dtype), tape)
                 outlooks = look(seen[0].scores, self.labels, model.task, model.threshold)
             asked = [
                 question

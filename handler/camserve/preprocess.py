@@ -29,7 +29,7 @@ def preprocess(pictures: Sequence[Picture], spec: InputSpec, device: torch.devic
     pixels = torch.from_numpy(np.stack(rows)).to(device).permute(0, 3, 1, 2)
     mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255
     std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255
-    return Batch(((pixels.float() - mean) / std).contiguous(), regions)
+    return Batch((pixels.float() - mean) / std, regions)  # channels last in memory, as pictures are
 
 
 def seen_region(width: int, height: int, spec: InputSpec) -> Box:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from camserve.errors import ConfigError
 from camserve.program import HOW_TO_EXPORT, SUFFIX
-from camserve.settings import Defaults, InputSpec, Limits, read
+from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec, read
 
 PACKAGE_SCHEME = "package://"
 
@@ -49,6 +49,7 @@ class Recipe:
     samples: tuple[str, ...] = ()
     expect: dict[str, Expected] = field(default_factory=dict)  # by file name of the sample
     methods: tuple[str, ...] = ("gradcam",)
+    runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; SERVING where not given

@@ -19,6 +19,7 @@ Spec = TypeVar("Spec")
 
 TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
 ENVELOPES = ("plain", "cloudevents")
 LAYOUTS = ("NCHW", "NHWC", "NLC")
@@ -81,6 +82,19 @@ class InputSpec:
         sides = self.resize if self.crop is None else self.crop
         assert sides is not None
         return _pair(sides)
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """How the network is run. Maps are always summed in float32."""
+
+    precision: str = "fp32"  # fp32, bf16, fp16: of weights and activations
+    channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
+    threads: Optional[int] = None  # of torch in one worker; null: torch's own choice
+
+    def __post_init__(self) -> None:
+        _one_of(self.precision, PRECISIONS, "runtime.precision")
+        _require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,7 @@ class Settings:
     input: InputSpec
     layers: tuple[Layer, ...]  # the first is the default target layer
     labels: str = "labels.txt"
+    runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     methods: tuple[str, ...] = ("gradcam",)
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
