@@ -7,12 +7,13 @@ import math
 from camserve.values import Layer
 
 Shape = tuple[int, ...]
+Key = tuple[str, int]  # module name and call
 
 MAX_PREFIX = 10  # tokens before the grid: class and distillation tokens, registers
 LAYOUTS_4D = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}  # where channels, rows and columns stand
 
 
-def lay_out(name: str, call: int, shape: Shape, taller: Shape | None, size: tuple[int, int]) -> Layer | str:
+def lay_out(key: Key, shape: Shape, taller: Shape | None, size: tuple[int, int]) -> Layer | str:
     """Return where a module's output (2, ...) for pictures of ``size`` has its positions, or why it has none.
 
     ``taller`` is its output's shape for one picture of twice the height, where the network takes one.
@@ -25,7 +26,7 @@ def lay_out(name: str, call: int, shape: Shape, taller: Shape | None, size: tupl
         found = None
     if found is None or found[2] == (1, 1):
         return f"its output of shape {show(shape)} has no spatial extent"
-    return Layer(name, *found, call)
+    return Layer(key[0], *found, key[1])
 
 
 def show(shape: Shape) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -45,20 +45,32 @@ class Graph:
                     waiting.append(reader)
         return False
 
+    def above_forks(self, node: Node) -> Iterator[Node]:
+        """Walk back from ``node``, the nearest first, over all that is read by more than one path."""
+        waiting, known = deque((each, False) for each in _inputs(node)), {node}
+        while waiting:
+            reached, forked = waiting.popleft()
+            if reached in known:
+                continue
+            known.add(reached)
+            forked = forked or len(self._readers[reached]) > 1
+            if forked:
+                yield reached
+            waiting.extend((each, forked) for each in _inputs(reached))
+
 
 def back_over_pooling(node: Node) -> Iterator[tuple[Node, bool]]:
     """Walk back from ``node`` while only pooling, activations and reshaping were done.
 
-    Yields each node on the way, and whether all since the start was reshaping.
+    Yields each node on the way, and whether the step to it only undid a reshaping.
     """
-    same = True
     while _is(node, RESHAPING + POOLING + ACTIVATION):
-        same = same and _is(node, RESHAPING)
+        reshaped = _is(node, RESHAPING)
         inputs = _inputs(node)
         if len(inputs) != 1:
             return
         node = inputs[0]
-        yield node, same
+        yield node, reshaped
 
 
 def _inputs(node: Node) -> list[Node]:

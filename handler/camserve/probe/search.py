@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,15 +13,20 @@ from torch.autograd.graph import Node
 
 from camserve.capture import on_grid
 from camserve.errors import ConfigError
-from camserve.probe.axes import lay_out
+from camserve.probe.axes import Key, Shape, lay_out
 from camserve.probe.graph import Graph, back_over_pooling
+from camserve.probe.places import in_place
 from camserve.probe.watch import Output, watch, watch_shapes
+from camserve.scores import Scores
 from camserve.values import Layer
 
+PICTURES = 2
 TOGETHER = 16  # outputs whose gradients one backward pass gives
 
 NO_GRADIENT = "the scores' gradient reaches none of its positions"
 ATTENDED = "it is a projection that attention takes apart (queries, keys, values), not a feature map"
+ELSEWHERE = "the positions of its output do not lie where the picture's do"
+BYPASSED = "it is one of several branches, and evidence passes it by"
 SCORE_MAPS = "its channels are the classes' own score maps, not features"
 
 
@@ -51,27 +57,31 @@ class _Judged:
 
 
 class Search:
-    """One network, run on two random pictures, and on one of twice the height where it takes that."""
+    """One network and what it did with random pictures: two, a taller one, and one with its halves changed."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], seed: int) -> None:
         """Run the network; it comes back as it was. ConfigError: it fails on pictures of ``size``."""
+        network = Scores(network)
         generator = torch.Generator().manual_seed(seed)
         device = next((each.device for each in network.parameters()), torch.device("cpu"))
-        pixels = torch.randn(2, 3, *size, generator=generator).to(device)
-        taller = torch.randn(1, 3, 2 * size[0], size[1], generator=generator).to(device)
-        self._size = size
-        self._taller = watch_shapes(network, taller)
+        pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device)
+        taller = watch_shapes(network, torch.cat([pixels[:1], pixels[1:]], dim=2))
         self._outputs, self._scores = watch(network, pixels)
+        self._layers = _lay_out(self._outputs, taller, size)
+        laid = {key: layer for key, layer in self._layers.items() if isinstance(layer, Layer)}
+        placed = in_place(network, pixels[:1], laid, generator)
+        self._layers.update({key: ELSEWHERE for key in laid if key not in placed})
         # A random weighting of the scores: no class is asked for, and none is left out.
         self._weights = torch.randn(self._scores.shape, generator=generator).to(self._scores)
         self._graph = Graph(self._scores)
+        self._made = {each.edge.node: each for each in self._outputs if each.edge is not None}
 
     def find(self) -> Finding:
         """Return the last output that carries evidence, before pooling. ConfigError: there is none."""
         refused: list[Refusal] = []
         best: _Judged | None = None
         for judged in self._judge(self._outputs[::-1]):
-            reason = judged.reason or self._not_features(judged.output)
+            reason = judged.reason or self._not_features(judged)
             if not reason:
                 best = judged
                 break
@@ -93,7 +103,7 @@ class Search:
     def _judge(self, outputs: Sequence[Output]) -> Iterator[_Judged]:
         for start in range(0, len(outputs), TOGETHER):
             part = outputs[start : start + TOGETHER]
-            layers = [self._layer(each) for each in part]
+            layers = [self._layers[each.key] for each in part]
             wanted = [each for each, layer in zip(part, layers) if isinstance(layer, Layer)]
             gradients = dict(zip(map(id, wanted), self._gradients(wanted, self._weights)))
             for output, layer in zip(part, layers):
@@ -104,13 +114,6 @@ class Search:
                 else:
                     yield _Judged(output, layer)
 
-    def _layer(self, output: Output) -> Layer | str:
-        if output.shape is None:
-            return f"its output is a {output.kind}, not a tensor"
-        if output.shape[:1] != (len(self._scores),):
-            return "its output does not have one entry a picture"
-        return lay_out(output.name, output.call, output.shape, self._taller.get((output.name, output.call)), self._size)
-
     def _gradients(self, outputs: Sequence[Output], weights: Tensor) -> Sequence[Tensor | None]:
         edges = [each.edge for each in outputs if each.edge is not None]
         if not edges or not self._scores.requires_grad:
@@ -118,43 +121,89 @@ class Search:
         found = iter(torch.autograd.grad((weights * self._scores).sum(), edges, retain_graph=True, allow_unused=True))
         return [None if each.edge is None else next(found) for each in outputs]
 
-    def _not_features(self, output: Output) -> str:
+    def _not_features(self, judged: _Judged) -> str:
         """Say why an output that carries evidence is still not one to draw maps from."""
-        assert output.edge is not None
-        if self._graph.feeds_attention(output.edge.node):
+        if self._graph.feeds_attention(_node(judged)):
             return ATTENDED
-        return SCORE_MAPS if self._is_score_maps(output) else ""
+        if self._is_bypassed(judged):
+            return BYPASSED
+        return SCORE_MAPS if self._is_score_maps(judged) else ""
 
-    def _is_score_maps(self, output: Output) -> bool:
-        layer = self._layer(output)
-        classes = self._scores.shape[1]
-        if not isinstance(layer, Layer) or classes == 1:
-            return False
+    def _is_bypassed(self, judged: _Judged) -> bool:
+        """Whether evidence passes an output by: whether, without it, positions before the nearest fork get gradient."""
+        for node in self._graph.above_forks(_node(judged)):
+            for earlier in self._at(node):
+                layer = self._layers[earlier.key]
+                if isinstance(layer, Layer) and math.prod(layer.grid) == _cells(judged):
+                    with _silenced(_node(judged)):
+                        (gradient,) = self._gradients([earlier], self._weights)
+                    return _reaches(gradient, layer)
+        return False
+
+    def _is_score_maps(self, judged: _Judged) -> bool:
         first = torch.zeros_like(self._scores)
         first[:, 0] = 1
-        (gradient,) = self._gradients([output], first)
-        if gradient is None:
-            return False
-        by_channel = on_grid(gradient, layer).abs().sum(dim=(0, 2, 3))
-        return len(by_channel) == classes and not by_channel[1:].any()
+        (gradient,) = self._gradients([judged.output], first)
+        assert gradient is not None
+        assert judged.layer is not None
+        by_channel = on_grid(gradient, judged.layer).abs().sum(dim=(0, 2, 3))
+        return 1 < len(by_channel) == self._scores.shape[1] and not by_channel[1:].any()
 
     def _settle(self, chosen: _Judged) -> Layer:
         """Step back over pooling to a larger grid and over reshaping to what was reshaped, then out of containers."""
-        assert chosen.output.edge is not None
-        assert chosen.layer is not None
-        layer, node = chosen.layer, chosen.output.edge.node
-        for earlier, same in back_over_pooling(node):
-            for judged in self._judge(self._at(earlier)):
-                if judged.layer and (same or math.prod(judged.layer.grid) > math.prod(layer.grid)):
-                    layer, node = judged.layer, earlier
-                    break
-        names = [each for each in self._judge(self._at(node)) if each.layer and each.layer.grid == layer.grid]
-        outermost = min(names, key=lambda each: each.output.name.count("."))
-        assert outermost.layer is not None
-        return outermost.layer
+        aliases, pooled = [chosen], False
+        for node, reshaped in back_over_pooling(_node(chosen)):
+            pooled = pooled or not reshaped
+            for judged in self._judge(self._at(node)):
+                growth = _cells(judged) - _cells(aliases[-1])
+                if growth > 0:
+                    aliases, pooled = [judged], False
+                elif growth == 0 and not pooled:
+                    aliases.append(judged)
+        maker = aliases[-1].output.name
+        containers = [each for each in aliases if f"{maker}.".startswith(f"{each.output.name}.")]
+        outermost = min(containers, key=lambda each: len(each.output.name)).layer
+        assert outermost is not None
+        return outermost
 
     def _at(self, node: Node) -> list[Output]:
-        return [each for each in self._outputs if each.edge is not None and each.edge.node is node]
+        return [self._made[node]] if node in self._made else []
+
+
+def _node(judged: _Judged) -> Node:
+    assert judged.output.edge is not None
+    return judged.output.edge.node
+
+
+@contextlib.contextmanager
+def _silenced(node: Node) -> Iterator[None]:
+    """Let no gradient pass a node of the autograd graph."""
+    handle = node.register_prehook(
+        lambda gradients: tuple(None if each is None else torch.zeros_like(each) for each in gradients)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _cells(judged: _Judged) -> int:
+    return math.prod(judged.layer.grid) if judged.layer else 0
+
+
+def _lay_out(outputs: Sequence[Output], taller: Mapping[Key, Shape], size: tuple[int, int]) -> dict[Key, Layer | str]:
+    """Say of each output where its positions lie, or why it has none."""
+    # A network that first scales every picture to its own size shows nothing by a taller one.
+    told = any(each.shape and each.shape[1:] != taller.get(each.key, each.shape)[1:] for each in outputs)
+    layers: dict[Key, Layer | str] = {}
+    for each in outputs:
+        if each.shape is None:
+            layers[each.key] = f"its output is a {each.kind}, not a tensor"
+        elif each.shape[:1] != (PICTURES,):
+            layers[each.key] = f"its output of shape {each.shape} does not have one entry a picture"
+        else:
+            layers[each.key] = lay_out(each.key, each.shape, taller.get(each.key) if told else None, size)
+    return layers
 
 
 def _reaches(gradient: Tensor | None, layer: Layer) -> bool:

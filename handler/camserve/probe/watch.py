@@ -1,9 +1,9 @@
-"""A forward pass in which every module's output is noted, with its place in the autograd graph."""
+"""Forward passes in which every module's output is noted."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from camserve.capture import Capture
 from camserve.errors import ConfigError
-from camserve.probe.axes import Shape
-from camserve.scores import scores_of
+from camserve.probe.axes import Key, Shape
+
+Read = Callable[[str, int, Any], Any]  # what a module of this name handed on at this call; returns what it shall
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Output:
     shape: Shape | None  # of the tensor, or the first of a tuple; None where there is none
     edge: GradientEdge | None  # where its gradient arrives, before any later in-place edit of it
 
+    @property
+    def key(self) -> Key:
+        """Which module, and which of its calls."""
+        return self.name, self.call
+
 
 def watch(network: nn.Module, pixels: Tensor) -> tuple[list[Output], Tensor]:
     """Run the network on (N, 3, H, W) pixels, with an autograd graph that starts at its first module.
@@ -35,9 +41,20 @@ def watch(network: nn.Module, pixels: Tensor) -> tuple[list[Output], Tensor]:
     The network comes back as it was. ConfigError: it fails on such pixels.
     """
     outputs: list[Output] = []
+
+    def read(name: str, call: int, output: Any) -> Any:
+        tensor, kind = _tensor(output), type(output).__name__
+        if tensor is None or tensor.ndim < 3 or not tensor.is_floating_point() or not torch.is_grad_enabled():
+            outputs.append(Output(name, call, kind, None if tensor is None else tuple(tensor.shape), None))
+            return None
+        # A copy, as Capture's: what is read is what is handed on, before what follows edits it in place.
+        handed_on = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
+        outputs.append(Output(name, call, kind, tuple(tensor.shape), get_gradient_edge(handed_on)))
+        return handed_on if isinstance(output, Tensor) else (handed_on, *output[1:])
+
     try:
-        with torch.inference_mode(False), torch.enable_grad(), _noted(network, outputs):
-            return outputs, scores_of(network(pixels))
+        with torch.inference_mode(False), torch.enable_grad(), _reading(network, read):
+            return outputs, network(pixels)
     except ConfigError:
         raise
     except Exception as error:
@@ -46,52 +63,59 @@ def watch(network: nn.Module, pixels: Tensor) -> tuple[list[Output], Tensor]:
         raise ConfigError(message) from error
 
 
-def watch_shapes(network: nn.Module, pixels: Tensor) -> dict[tuple[str, int], Shape]:
+def watch_shapes(network: nn.Module, pixels: Tensor) -> dict[Key, Shape]:
     """Return the shapes of outputs, by module name and call, for pixels that the network may refuse half way."""
-    outputs: list[Output] = []
+    shapes: dict[Key, Shape] = {}
+
+    def look(name: str, call: int, tensor: Tensor) -> None:
+        shapes[name, call] = tuple(tensor.shape)
+
     # What a network raises on a size that it was not made for is not a fault.
-    with contextlib.suppress(Exception), torch.no_grad(), _noted(network, outputs):
+    with contextlib.suppress(Exception):
+        watch_values(network, pixels, look)
+    return shapes
+
+
+def watch_values(network: nn.Module, pixels: Tensor, look: Callable[[str, int, Tensor], None]) -> None:
+    """Show ``look`` every module's output (module name, call, tensor); it must not keep or change it."""
+
+    def read(name: str, call: int, output: Any) -> None:
+        tensor = _tensor(output)
+        if tensor is not None:
+            look(name, call, tensor)
+
+    with torch.no_grad(), _reading(network, read):
         network(pixels)
-    return {(each.name, each.call): each.shape for each in outputs if each.shape is not None}
+
+
+def _tensor(output: Any) -> Tensor | None:
+    # Capture hands on a tuple whose first entry is replaced; other containers would lose their kind.
+    first = output[0] if type(output) is tuple and output else output
+    return first if isinstance(first, Tensor) else None
 
 
 @contextlib.contextmanager
-def _noted(network: nn.Module, outputs: list[Output]) -> Iterator[None]:
-    """Borrow the network and note every module's outputs."""
+def _reading(network: nn.Module, read: Read) -> Iterator[None]:
+    """Borrow the network and read every module's outputs."""
     handles = []
     with Capture(network, ()):
         try:
             for name, module in network.named_modules():
                 if name:
-                    handles.append(module.register_forward_hook(_Note(name, outputs)))
+                    handles.append(module.register_forward_hook(_Hook(name, read)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
 
-class _Note:
-    """A forward hook that notes a module's outputs, and starts the autograd graph where there is none yet."""
+class _Hook:
+    """A forward hook that counts a module's calls."""
 
-    def __init__(self, name: str, outputs: list[Output]) -> None:
-        self._name, self._outputs = name, outputs
+    def __init__(self, name: str, read: Read) -> None:
+        self._name, self._read = name, read
         self._calls = 0
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         self._calls += 1
-        # Capture hands on a tuple whose first entry is replaced; other containers would lose their kind.
-        tensor = output[0] if type(output) is tuple and output else output
-        if not isinstance(tensor, Tensor):
-            self._note(type(output).__name__, None, None)
-            return None
-        replaced = None
-        if torch.is_grad_enabled() and tensor.ndim > 2 and tensor.is_floating_point() and not tensor.requires_grad:
-            tensor = tensor.detach().requires_grad_()
-            # A copy, since a leaf must not be edited in place.
-            replaced = tensor.clone() if isinstance(output, Tensor) else (tensor.clone(), *output[1:])
-        edge = get_gradient_edge(tensor) if tensor.requires_grad else None
-        self._note(type(output).__name__, tuple(tensor.shape), edge)
-        return replaced
-
-    def _note(self, kind: str, shape: Shape | None, edge: GradientEdge | None) -> None:
-        self._outputs.append(Output(self._name, self._calls - 1, kind, shape, edge))
+        return self._read(self._name, self._calls - 1, output)

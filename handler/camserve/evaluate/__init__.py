@@ -1,0 +1,1 @@
+"""Measuring models, explanations and traffic offline; never shipped in an archive."""
