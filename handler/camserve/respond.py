@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,11 @@ from camserve.errors import RequestError
 from camserve.values import Answer, Caution, Explanation, Prediction, Response
 
 JSON_TYPE = "application/json"
+KEYS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
+WITHOUT_PICTURES = Caution(
+    "OPTION_REDUCED", "the answer was too long: its pictures were left out; ask for a smaller size"
+)
+WITHOUT_GRIDS = Caution("OPTION_REDUCED", "the answer was too long: its maps were left out; ask for fewer targets")
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,20 @@ class ModelName:
 
 
 def respond(answer: Answer, model: ModelName, limit: int) -> Response:
-    """Write an answer as compact JSON of at most ``limit`` bytes.
+    """Write an answer as compact JSON of at most ``limit`` bytes; see ``fit``."""
+    return Response(200, JSON_TYPE, fit([_answer(answer, model)], lambda answers: answers[0], limit))
 
-    A longer one loses its pictures, then its grids, and says so in a warning.
+
+def fit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any], limit: int) -> bytes:
+    """Put answers together as compact JSON of at most ``limit`` bytes: a longer body would end the worker.
+
+    Where they are longer, all lose their pictures, then their grids, and say so in a warning.
     """
-    for reduced in (answer, _without_pictures(answer), _without_grids(answer)):
-        body = write_json(_answer(reduced, model))
+    for reduce in (lambda answer: answer, _without_pictures, _without_grids):
+        body = write_json(shape([reduce(answer) for answer in answers]))
         if len(body) <= limit:
             break
-    return Response(200, JSON_TYPE, body)
+    return body
 
 
 def show(explanation: Explanation, content_type: str, body: bytes) -> Response:
@@ -51,7 +61,8 @@ def refuse(error: RequestError, request_id: str) -> Response:
 
 def write_json(value: object) -> bytes:
     """Write compact UTF-8 JSON. ValueError: a number is not finite."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # which is how JSON itself writes half a surrogate pair
 
 
 def parse_json(body: bytes) -> Any:
@@ -64,16 +75,25 @@ def data_uri(content_type: str, body: bytes) -> str:
     return f"data:{content_type};base64,{base64.b64encode(body).decode('ascii')}"
 
 
-def _without_pictures(answer: Answer) -> Answer:
-    caution = Caution("OPTION_REDUCED", "the answer was too long: its pictures were left out; ask for a smaller size")
-    bare = tuple(replace(each, images={}) for each in answer.explanations)
-    return replace(answer, explanations=bare, warnings=(*answer.warnings, caution))
+def _without_pictures(answer: dict[str, Any]) -> dict[str, Any]:
+    return _reduced(answer, WITHOUT_PICTURES, lambda told: {**told, "images": {}})
 
 
-def _without_grids(answer: Answer) -> Answer:
-    caution = Caution("OPTION_REDUCED", "the answer was too long: its maps were left out; ask for fewer targets")
-    bare = tuple(replace(each, images={}, grid=None, details={}) for each in answer.explanations)
-    return replace(answer, explanations=bare, warnings=(*answer.warnings, caution))
+def _without_grids(answer: dict[str, Any]) -> dict[str, Any]:
+    return _reduced(
+        answer, WITHOUT_GRIDS, lambda told: {**{name: told[name] for name in KEYS}, "images": {}, "grid": None}
+    )
+
+
+def _reduced(answer: dict[str, Any], caution: Caution, reduce: Callable[[Any], Any]) -> dict[str, Any]:
+    if not answer.get("explanations"):
+        return answer
+    told = {"code": caution.code, "message": caution.message}
+    return {
+        **answer,
+        "explanations": [reduce(each) for each in answer["explanations"]],
+        "warnings": [*answer["warnings"], told],
+    }
 
 
 def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:

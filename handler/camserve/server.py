@@ -75,7 +75,7 @@ class Server:
         self._store = stores.pop()
         self._port = port
         self._bin = python.parent
-        self._properties = {**_properties(config), **_addresses(port), **properties}
+        self._properties = {**_properties(config), **_metrics(config), **_addresses(port), **properties}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -268,6 +268,17 @@ def _properties(config: Path) -> dict[str, str]:
     lines = [line.strip() for line in config.read_text(encoding="utf-8").splitlines()]
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
     return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _metrics(config: Path) -> dict[str, str]:
+    """Return a configuration's metrics file by its full path: TorchServe looks from its working folder."""
+    name = _properties(config).get("metrics_config")
+    if name is None:
+        return {}
+    path = Path(name) if Path(name).is_file() else config.parent / Path(name).name
+    if not path.is_file():
+        raise ConfigError(f"{config}: metrics_config: there is no file {name}")
+    return {"metrics_config": str(path.resolve())}
 
 
 def _addresses(port: int) -> dict[str, str]:

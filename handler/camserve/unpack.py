@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,17 @@ def read_contents(path: Path) -> Contents:
 
 
 @contextmanager
-def open_archive(path: Path) -> Iterator[Pipeline]:
-    """Load a .mar in this process, on a GPU if there is one. ConfigError: one line says what is wrong."""
+def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
+    """Load a .mar in this process, on a GPU if there is one. ConfigError: one line says what is wrong.
+
+    Without ``baseline`` the one that it may carry is not read, so that another can be made.
+    """
     contents = read_contents(path)
+    settings = contents.settings
+    if not baseline:
+        settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
-        yield load_archive(Path(folder), contents.settings, contents.name, contents.version, device)
+        yield load_archive(Path(folder), settings, contents.name, contents.version, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 import torch
 
 from camserve.engines.kserve import Envelope, open_body, split_image
-from camserve.errors import ConfigError, MissingImage, RequestError
-from camserve.logs import guard_logs
+from camserve.engines.metrics import TorchServeSink
+from camserve.errors import BadJson, ConfigError, MissingImage, RequestError
 from camserve.golden import load_archive
+from camserve.logs import guard_logs
+from camserve.monitor import Recorder, live_recorders
 from camserve.pipeline import Pipeline, attempt
-from camserve.respond import refuse, write_json
+from camserve.respond import JSON_TYPE, refuse, write_json
 from camserve.settings import load_settings
 from camserve.values import RawRequest, Response
 
 FORM_TYPE = "application/x-www-form-urlencoded"
+ROUTE_FIELD = "model_name"  # of /invocations, which hands its own parameter on
 LOST_BODY = (
     "the picture was lost: curl --data-binary without a content type sends a form; "
     "use curl -T photo.jpg URL, or add -H 'Content-Type: application/octet-stream'"
@@ -45,6 +49,7 @@ class TorchServeHandler:
             )
         except ConfigError as error:
             raise RuntimeError(f"camserve: {error}") from None
+        self._pipeline.monitor.report_to(*_recorders(self._pipeline, context))
 
     def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[bytes]:
         """Answer every row of a batch with its own status and content type; never raises."""
@@ -52,7 +57,8 @@ class TorchServeHandler:
         answers = iter(self._pipeline.answer([request for each in envelopes for request in each.requests]))
         bodies = []
         for number, envelope in enumerate(envelopes):
-            response = envelope.join([next(answers) for _ in envelope.requests])
+            joined = attempt(envelope.join, [next(answers) for _ in envelope.requests])
+            response = joined if isinstance(joined, Response) else refuse(joined, context.get_request_id(number) or "")
             _send(response, number, context)
             bodies.append(response.body)
         return bodies
@@ -61,19 +67,22 @@ class TorchServeHandler:
         opened = attempt(self._envelope, number, row, context)
         if not isinstance(opened, RequestError):
             return opened
+        self._pipeline.monitor.refused(opened)
         refusal = refuse(opened, context.get_request_id(number) or "")
         return Envelope((), lambda _: refusal)
 
     def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
         if headers.get("describe") == "True":
-            card = Response(HTTPStatus.OK, "application/json", write_json(self._pipeline.card()))
+            card = Response(HTTPStatus.OK, JSON_TYPE, write_json(self._pipeline.card()))
             return Envelope((), lambda _: card)
-        fields = dict(row)
+        fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
         body = fields.pop("body", None)
         if body is not None and not isinstance(body, Mapping):
             fields["data"] = body
         image, options = split_image(fields)
+        if isinstance(body, (bytes, bytearray)) and headers.get("content-type", "").startswith(JSON_TYPE):
+            raise BadJson("the body claims to be JSON and is not")
         if image is None and body is None and headers.get("content-type", "").startswith(FORM_TYPE):
             raise MissingImage(LOST_BODY)
         request = RawRequest(
@@ -87,7 +96,7 @@ class TorchServeHandler:
         if not isinstance(body, Mapping):
             return Envelope((request,), lambda answers: answers[0])
         model = self._pipeline.model
-        return open_body(request, body, model.name, model.version, self._pipeline.settings.limits.max_instances)
+        return open_body(request, body, model.name, model.version, self._pipeline.settings.limits)
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
@@ -98,6 +107,13 @@ def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
 def device_of(gpu: object) -> torch.device:
     """Return the device that TorchServe gave this worker."""
     return torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
+
+
+def _recorders(pipeline: Pipeline, context: Any) -> list[Recorder]:
+    model, monitor = pipeline.model, pipeline.monitor
+    sink = TorchServeSink(context.metrics, context.metrics.model_name or model.name, model.version)
+    spec = pipeline.settings.monitoring
+    return live_recorders(spec, monitor.baseline, sink, dataclasses.asdict(model), monitor.selftest_ok)
 
 
 def _send(response: Response, number: int, context: Any) -> None:

@@ -1,22 +1,58 @@
-"""Watching a pipeline at work; nothing here can fail a request."""
+"""Watching a pipeline at work: stages, signals, outcomes. Nothing here can fail a request."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+from camserve.errors import RequestError
+from camserve.monitor.baseline import Baseline, load_baseline
+from camserve.monitor.live import live_recorders
+from camserve.monitor.measure import Measured, Shown, Watch, flagged, measure
+from camserve.monitor.recorder import Finished, Recorder
+from camserve.values import Answer, Caution, RawRequest
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_DISTRIBUTION = Caution(
+    "OUT_OF_DISTRIBUTION",
+    "the model's scores for this picture are lower than for 99 % of the pictures that it was checked on: it may show "
+    "something that the model does not know",
+)
+LOW_CONFIDENCE = Caution(
+    "LOW_CONFIDENCE", "the best class has so little probability that answers like this one are often wrong"
+)
+CAUTIONS = {"ood": OUT_OF_DISTRIBUTION, "low_confidence": LOW_CONFIDENCE}
 
 
 class Monitor:
-    """Times the stages of one batch after another."""
+    """Times the stages of one batch after another and measures its rows, for recorders that may come later."""
 
-    def __init__(self) -> None:
-        """Start with no batch seen."""
+    def __init__(
+        self, watch: Watch | None = None, baseline: Baseline | None = None, low_confidence: float | None = None
+    ) -> None:
+        """Start with no batch seen. Without ``watch`` nothing is measured."""
         self.stages: dict[str, float] = {}
+        self.baseline = baseline
+        self.selftest_ok = True
+        self.watch = watch
+        self._low_confidence = low_confidence
+        self._recorders: tuple[Recorder, ...] = ()
+        self._measured: list[Measured] = []
+        self._start = 0.0
+        self._complained = False
+
+    def report_to(self, *recorders: Recorder) -> None:
+        """Hand every batch from now on to these."""
+        self._recorders = recorders
 
     def begin(self) -> None:
         """Forget the last batch."""
         self.stages = {}
+        self._measured = []
+        self._start = time.perf_counter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -26,3 +62,63 @@ class Monitor:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + (time.perf_counter() - start) * 1000
+
+    def look(self, shown: Callable[[], Shown]) -> dict[int, tuple[Caution, ...]]:
+        """Measure one forward pass that has succeeded; return the warnings for its requests, by ``id``."""
+        if self.watch is None or not (self._recorders or self.baseline):
+            return {}
+        try:
+            measured = self._judge(measure(shown(), self.watch))
+        except Exception:
+            self._fail()
+            return {}
+        self._measured.append(measured)
+        return _cautions(measured)
+
+    def _judge(self, measured: Measured) -> Measured:
+        flags = {} if self.baseline is None else self.baseline.flags(measured, self._low_confidence)
+        if self.baseline is None and self._low_confidence is not None:
+            flags["low_confidence"] = measured.column("confidence") < self._low_confidence
+        return flagged(measured, flags)
+
+    def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:
+        """Hand the batch to the recorders."""
+        if self._recorders and rows:
+            spent = (time.perf_counter() - self._start) * 1000
+            finished = Finished(rows, outcomes, tuple(self._measured), self.stages, spent)
+            self._tell(lambda recorder: recorder.record(finished))
+
+    def refused(self, error: RequestError) -> None:
+        """Hand on that a request was refused before it reached a batch."""
+        self._tell(lambda recorder: recorder.refused(error))
+
+    def _tell(self, news: Callable[[Recorder], None]) -> None:
+        for recorder in self._recorders:
+            try:
+                news(recorder)
+            except Exception:
+                self._fail()
+
+    def _fail(self) -> None:
+        """Count a fault of the monitoring, and log the first."""
+        if not self._complained:
+            self._complained = True
+            logger.exception("camserve: monitoring failed; requests are answered all the same")
+        for recorder in self._recorders:
+            try:
+                recorder.failed()
+            except Exception:
+                logger.debug("camserve: a recorder cannot even count its failures")
+
+
+def _cautions(measured: Measured) -> dict[int, tuple[Caution, ...]]:
+    flagged_rows = {name: rows for name, rows in measured.flags.items() if name in CAUTIONS and rows.any()}
+    if not flagged_rows:
+        return {}
+    return {
+        id(request): tuple(CAUTIONS[name] for name, rows in flagged_rows.items() if rows[number])
+        for number, request in enumerate(measured.requests)
+    }
+
+
+__all__ = ["Monitor", "Recorder", "Shown", "Watch", "live_recorders", "load_baseline"]

@@ -1,0 +1,254 @@
+"""Counting into bins, and handing on what was added since the last time.
+
+Counts of several workers, replicas and versions add up exactly; distributions that were averaged
+before they were sent would not. All series are fixed when the model is loaded, so that their number
+is bounded and each begins at 0.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from camserve.errors import RequestError
+from camserve.monitor.baseline import Baseline
+from camserve.monitor.measure import NAMES
+from camserve.monitor.recorder import Finished
+from camserve.monitor.signals import SIGNALS
+from camserve.values import Answer
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+KEPT = 64  # batches whose signals wait to be counted
+MAX_SERIES = 250
+OUTCOMES = ("ok", *(each.code for each in RequestError.__subclasses__()))
+STATUSES = ("ok", "blank", "skipped", "failed")
+FLAGS = ("atc", "ood", "low_confidence", "blank")
+STAGES = ("decode", "preprocess", "forward", "explain", "render")
+LATENCIES = {  # milliseconds -> label
+    **{float(each): str(each) for each in (10, 25, 50, 100, 250, 500, 1000)},
+    math.inf: "Inf",
+}
+
+COUNTERS: Mapping[str, tuple[str, ...]] = {  # name -> its own labels; the sink adds those of the model
+    "cam_bin_total": ("feature", "bin"),
+    "cam_requests_total": ("outcome",),
+    "cam_explanations_total": ("status",),
+    "cam_flags_total": ("flag",),
+    "cam_latency_milliseconds_total": ("le",),
+    "cam_stage_microseconds_total": ("stage",),
+    "cam_batches_total": (),
+    "cam_monitor_failures_total": (),
+    "cam_audit_dropped_total": (),
+}
+GAUGES: Mapping[str, tuple[str, ...]] = {
+    "cam_ref_count": ("feature", "bin"),
+    "cam_ref_mean": ("feature", "bin"),
+    "cam_ref_value": ("value",),
+    "cam_selftest_ok": (),
+}
+
+Key = tuple[str, tuple[str, ...]]  # metric, label values
+
+FIXED: list[Key] = [
+    *(("cam_requests_total", (code,)) for code in OUTCOMES),
+    *(("cam_explanations_total", (status,)) for status in STATUSES),
+    *(("cam_flags_total", (flag,)) for flag in FLAGS),
+    *(("cam_latency_milliseconds_total", (label,)) for label in LATENCIES.values()),
+    *(("cam_stage_microseconds_total", (stage,)) for stage in STAGES),
+    *((metric, ()) for metric, labels in COUNTERS.items() if not labels),
+]
+
+
+class Sink(Protocol):
+    """Where numbers go: a server's own metrics."""
+
+    def count(self, metric: str, labels: Sequence[str], amount: int) -> None:
+        """Add to a counter."""
+
+    def gauge(self, metric: str, labels: Sequence[str], value: float) -> None:
+        """Set a gauge."""
+
+
+class Binning:
+    """Which bin of which signal a value falls into, for all signals at once."""
+
+    def __init__(self, baseline: Baseline | None) -> None:
+        """Take the edges from the baseline; without one, cut bounded signals into equal parts."""
+        self.edges = {name: each for name in NAMES if (each := _edges(name, baseline)) is not None}
+        self._columns = [NAMES.index(name) for name in self.edges]
+        widest = max(map(len, self.edges.values()), default=0)
+        self._table = np.full((len(self.edges), widest), np.inf)
+        for row, each in enumerate(self.edges.values()):
+            self._table[row, : len(each)] = each
+        sizes = [len(each) + 1 for each in self.edges.values()]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._top = np.array(baseline.classes.top if baseline else (), np.int64)
+
+    @property
+    def keys(self) -> list[Key]:
+        """The series of the bins, in the order of ``count``."""
+        labels = [(name, f"b{number}") for name, each in self.edges.items() for number in range(len(each) + 1)]
+        labels += [("class", each) for each in class_labels(self._top.tolist())]
+        return [("cam_bin_total", each) for each in labels]
+
+    def count(self, signals: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Return how many rows of signals (N, S) and classes (N,) fall into each bin, int64."""
+        values = signals[:, self._columns]
+        place = (values[:, :, None] >= self._table).sum(axis=2) + self._offsets[:-1]
+        counts = np.bincount(place[np.isfinite(values)], minlength=self._offsets[-1])
+        return np.concatenate([counts, self._count_classes(classes)])
+
+    def _count_classes(self, classes: np.ndarray) -> np.ndarray:
+        if not len(self._top):
+            return np.zeros(0, np.int64)
+        same = classes[:, None] == self._top
+        return np.append(same.sum(axis=0), (~same.any(axis=1)).sum())
+
+
+def _edges(name: str, baseline: Baseline | None) -> tuple[float, ...] | None:
+    if baseline is not None:
+        return baseline.signals[name].edges if name in baseline.signals else None
+    bounds = SIGNALS[name].bounds
+    return None if bounds is None else tuple(np.linspace(*bounds, SIGNALS[name].bins + 1)[1:-1].tolist())
+
+
+class Counts:
+    """The totals of all series; several threads may add and take."""
+
+    def __init__(self, keys: Sequence[Key], count: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        """Begin at 0; ``count`` sorts signals (N, S) and classes (N,) into the first series."""
+        self._count = count
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self.keys = tuple(keys)
+        self.place = {key: number for number, key in enumerate(keys)}
+        self._totals = np.zeros(len(keys), np.int64)
+        self._taken = np.zeros(len(keys), np.int64)
+        self._lock = threading.Lock()
+
+    def add(self, amounts: np.ndarray) -> None:
+        """Add an amount to each series."""
+        with self._lock:
+            self._totals += amounts
+
+    def keep(self, values: np.ndarray, classes: np.ndarray) -> None:
+        """Take signals to be counted with others: sorting many rows at once costs hardly more than one."""
+        with self._lock:
+            self._kept.append((values, classes))
+            if len(self._kept) >= KEPT:
+                self._settle()
+
+    def _settle(self) -> None:
+        if self._kept:
+            kept, self._kept = self._kept, []
+            bins = self._count(*(np.concatenate(each) for each in zip(*kept)))
+            self._totals[: len(bins)] += bins
+
+    def add_one(self, metric: str, *labels: str) -> None:
+        """Add 1 to one series. KeyError: there is none of that name."""
+        with self._lock:
+            self._totals[self.place[metric, labels]] += 1
+
+    def take(self) -> list[tuple[Key, int]]:
+        """Return what was added to which series since the last time."""
+        with self._lock:
+            self._settle()
+            deltas = self._totals - self._taken
+            self._taken = self._totals.copy()
+        return [(self.keys[number], int(deltas[number])) for number in np.flatnonzero(deltas)]
+
+
+class Counters:
+    """A recorder that counts, and flushes to a sink at the end of a batch or, if none comes, by a timer."""
+
+    def __init__(self, sink: Sink, baseline: Baseline | None) -> None:
+        """Fix the series and emit each of them with 0, so that increases are right from the first request."""
+        self._sink = sink
+        self._binning = Binning(baseline)
+        self._counts = Counts(self._binning.keys + FIXED, self._binning.count)
+        self._flushed = time.monotonic()
+        self._closed = threading.Event()
+        for metric, labels in self._counts.keys:
+            sink.count(metric, labels, 0)
+        if baseline is not None:
+            _emit_reference(sink, baseline)
+        threading.Thread(target=self._keep_flushing, name="camserve-metrics", daemon=True).start()
+
+    def record(self, finished: Finished) -> None:
+        """Count one batch."""
+        place = self._counts.place
+        amounts = np.zeros(len(place), np.int64)
+        for measured in finished.measured:
+            self._counts.keep(measured.values, measured.classes)
+            for flag, rows in measured.flags.items():
+                amounts[place["cam_flags_total", (flag,)]] += np.count_nonzero(rows)
+        for outcome in finished.outcomes:
+            amounts[place["cam_requests_total", ("ok" if isinstance(outcome, Answer) else outcome.code,)]] += 1
+            for each in outcome.explanations if isinstance(outcome, Answer) else ():
+                amounts[place["cam_explanations_total", (each.status,)]] += 1
+        for stage, milliseconds in finished.stages.items():
+            amounts[place["cam_stage_microseconds_total", (stage,)]] += round(milliseconds * 1000)
+        for limit, label in LATENCIES.items():
+            if finished.milliseconds <= limit:
+                amounts[place["cam_latency_milliseconds_total", (label,)]] += len(finished.rows)
+        amounts[place["cam_batches_total", ()]] += 1
+        self._counts.add(amounts)
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def refused(self, error: RequestError) -> None:
+        """Count a request that was refused before it reached a batch."""
+        self._counts.add_one("cam_requests_total", error.code)
+
+    def failed(self) -> None:
+        """Count a fault of the monitoring."""
+        self._counts.add_one("cam_monitor_failures_total")
+
+    def audit_dropped(self) -> None:
+        """Count an audit record that was not written."""
+        self._counts.add_one("cam_audit_dropped_total")
+
+    def flush(self) -> None:
+        """Hand on what was added since the last flush."""
+        self._flushed = time.monotonic()
+        for (metric, labels), amount in self._counts.take():
+            self._sink.count(metric, labels, amount)
+
+    def close(self) -> None:
+        """Stop the timer and flush for the last time."""
+        self._closed.set()
+        self.flush()
+
+    def _keep_flushing(self) -> None:
+        while not self._closed.wait(FLUSH_SECONDS):
+            try:
+                self.flush()
+            except Exception:
+                self.failed()
+                logger.exception("camserve: metrics could not be flushed")
+
+
+def class_labels(top: Sequence[int]) -> list[str]:
+    """Return the bins of the predicted class: by index, since a server's parser trips over names."""
+    return [*(f"c{index:04d}" for index in top), "other"] if top else []
+
+
+def _emit_reference(sink: Sink, baseline: Baseline) -> None:
+    for name, bins in baseline.signals.items():
+        for number, (count, mean) in enumerate(zip(bins.counts, bins.means)):
+            sink.gauge("cam_ref_count", (name, f"b{number}"), count)
+            sink.gauge("cam_ref_mean", (name, f"b{number}"), mean)
+    for label, count in zip(class_labels(baseline.classes.top), baseline.classes.counts):
+        sink.gauge("cam_ref_count", ("class", label), count)
+    values = {"images": baseline.provenance.images, **baseline.shares}
+    if baseline.accuracy is not None:
+        values["accuracy"] = baseline.accuracy.accuracy
+    for name, value in values.items():
+        sink.gauge("cam_ref_value", (name,), value)
