@@ -1,0 +1,17 @@
+"""What the doctor says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UNSAFE, ADVICE = "unsafe", "advice"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that should be changed."""
+
+    level: str  # unsafe, advice
+    where: str  # a file, or the address that was asked
+    risk: str
+    line: str  # what to write

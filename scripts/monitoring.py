@@ -1,0 +1,33 @@
+"""Write the rules and the dashboard that follow from the table of signals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from camserve.evaluate.dashboard import dashboard, signal_rules
+
+FOLDER = Path("config/monitoring")
+NOTE = "# Written by scripts/monitoring from handler/camserve/monitor/signals.py.\n"
+
+
+def files() -> dict[Path, str]:
+    rules = yaml.safe_dump(signal_rules(), sort_keys=False, width=140)
+    return {
+        FOLDER / "signals.yml": NOTE + rules,
+        FOLDER / "grafana" / "dashboards" / "camserve.json": json.dumps(dashboard(), indent=1) + "\n",
+    }
+
+
+def main() -> int:
+    for path, content in files().items():
+        path.write_text(content, encoding="utf-8")
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Faults inside the model stay with their own row; a killed worker costs the batch in flight and nothing more."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import faulty_network as faults
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+import hostile
+
+pytestmark = pytest.mark.server
+
+RECOVERY_SECONDS = 60
+
+
+def picture(red, green=50):
+    return hostile.encode(Image.new("RGB", (64, 64), (red, green, 10)), "PNG")
+
+
+def ask(server, body, **options):
+    return requests.post(f"{server.inference.url}/predictions/faulty", files={"data": body}, data=options, timeout=60)
+
+
+def together(server, bodies):
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: ask(server, body), bodies))
+
+
+def pid_of(server):
+    (worker,) = server.workers("faulty")
+    return int(worker["pid"])
+
+
+def wait_until_ready(server, dead):
+    """Wait for another worker than ``dead``."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while time.monotonic() < deadline:
+        workers = server.workers("faulty")
+        if workers and workers[0]["status"] == "READY" and int(workers[0]["pid"]) != dead:
+            return
+        time.sleep(0.2)
+    pytest.fail("no worker came back")
+
+
+def told(answer):
+    body = answer.json()
+    body.pop("request_id", None)
+    return body
+
+
+@pytest.mark.parametrize(
+    ("red", "status", "code"),
+    [
+        (faults.RAISES, 500, "model_failed"),
+        (faults.NOT_A_NUMBER, 500, "model_failed"),
+        (faults.CUDA_MEMORY, 507, "out_of_memory"),
+        (faults.HOST_MEMORY, 507, "out_of_memory"),
+    ],
+)
+def test_a_fault_in_the_forward_pass_costs_its_own_row(unsafe, red, status, code):
+    alone, worker = told(ask(unsafe, picture(faults.FINE))), pid_of(unsafe)
+    bodies = [picture(faults.FINE)] * 7
+    bodies.insert(3, picture(red))
+    answers = together(unsafe, bodies)
+    bad = answers.pop(3)
+    assert (bad.status_code, bad.json()["error"]["code"]) == (status, code)
+    assert [answer.status_code for answer in answers] == [200] * 7
+    for answer in answers:
+        for got, wanted in zip(told(answer)["predictions"], alone["predictions"], strict=True):
+            assert got["score"] == pytest.approx(wanted["score"], abs=1e-4)
+    assert pid_of(unsafe) == worker
+
+
+@pytest.mark.parametrize("red", [faults.BACKWARD_MEMORY, faults.BACKWARD_NAN])
+def test_a_fault_in_the_explanation_costs_the_explanation_never_the_prediction(unsafe, red):
+    bodies = [picture(faults.FINE)] * 5
+    bodies.insert(2, picture(red))
+    answers = [told(answer) for answer in together(unsafe, bodies)]
+    bad = answers.pop(2)
+    assert len(bad["predictions"]) == 3
+    assert [each["status"] for each in bad["explanations"]] == ["failed"]
+    assert [each["code"] for each in bad["warnings"]] == ["EXPLANATION_FAILED"]
+    assert all(each["explanations"][0]["status"] in ("ok", "blank") for each in answers)
+
+
+def counted(server):
+    lines = requests.get(server.metrics_url, timeout=10).text.splitlines()
+    return [line for line in lines if line.startswith("cam_batches_total{")]
+
+
+def test_the_frontend_would_believe_a_forged_line(unsafe):
+    """The control of the tests that nothing forged arrives: a line past every guard does."""
+    assert ask(unsafe, picture(faults.PRINTS)).status_code == 200
+    deadline = time.monotonic() + 20
+    while not any(float(line.split()[-1]) >= 31337 for line in counted(unsafe)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_forward_pass_beyond_the_response_timeout_is_a_500_and_the_server_recovers(unsafe):
+    worker = pid_of(unsafe)
+    answer = ask(unsafe, picture(faults.SLEEPS))
+    assert answer.status_code == 500
+    wait_until_ready(unsafe, worker)
+    assert ask(unsafe, picture(faults.FINE)).status_code == 200
+
+
+def test_a_killed_worker_costs_at_most_the_batch_in_flight(unsafe):
+    ask(unsafe, picture(faults.FINE))
+    worker = pid_of(unsafe)
+    bodies = [picture(faults.FINE, green) for green in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        pending = [pool.submit(ask, unsafe, body) for body in bodies]
+        psutil.Process(worker).kill()
+        statuses = [each.result().status_code for each in pending]
+    assert statuses.count(200) >= len(bodies) - 8
+    assert set(statuses) <= {200, 500}
+    wait_until_ready(unsafe, worker)
+
+
+def test_each_of_64_clients_gets_its_own_answer(unsafe):
+    greens = [number % 200 for number in range(512)]
+    alone = {green: told(ask(unsafe, picture(faults.FINE, green))) for green in range(0, 200, 20)}
+
+    def own(green):
+        body, wrong = picture(faults.FINE, green), picture(faults.NOT_A_NUMBER, green)
+        if green % 20 == 7:
+            return ask(unsafe, wrong).status_code == 500
+        if green % 20 == 9:
+            return ask(unsafe, body, target=f"no-{green}").json()["error"]["message"].count(f"no-{green}") == 1
+        answer = ask(unsafe, body, top_k=1 + green % 3, evidence="signed").json()
+        if len(answer["predictions"]) != 1 + green % 3:
+            return False
+        wanted = alone.get(green)
+        return wanted is None or abs(answer["predictions"][0]["score"] - wanted["predictions"][0]["score"]) < 1e-4
+
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(own, greens))

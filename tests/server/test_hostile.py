@@ -1,0 +1,258 @@
+"""Bombs, forged log lines and floods against the real server: the worker lives and its neighbours do not notice."""
+
+import base64
+import json
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import psutil
+import pytest
+import requests
+from grpc_stub import Client
+
+import hostile
+from camserve.cli import main
+from camserve.doctor.findings import UNSAFE
+from camserve.doctor.live import check_server
+
+pytestmark = pytest.mark.server
+
+PREDICT = "/predictions/imagenet"
+MEGABYTE = 1_000_000
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def worker(server):
+    (running,) = server.workers("imagenet")
+    return psutil.Process(int(running["pid"]))
+
+
+@pytest.fixture(autouse=True)
+def lives(worker):
+    """The worker outlives every test of this file."""
+    yield
+    assert worker.is_running()
+
+
+@pytest.fixture(scope="module")
+def small(coffee):
+    from io import BytesIO
+
+    from PIL import Image
+
+    return hostile.encode(Image.open(BytesIO(coffee)).resize((150, 100)), "JPEG")
+
+
+@pytest.fixture(scope="module")
+def send(post):
+    """Send bodies at once; return the answers in order."""
+
+    def send(bodies, **options):
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            return list(pool.map(lambda body: post(PREDICT, files={"data": body}, data=options), bodies))
+
+    return send
+
+
+class Peak:
+    """The most resident memory of a process within a ``with`` block, beyond that at its start, in bytes."""
+
+    def __init__(self, process):
+        self._process = process
+
+    def __enter__(self):
+        self._start = self._most = self._process.memory_info().rss
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self):
+        while not self._over.wait(0.002):
+            self._most = max(self._most, self._process.memory_info().rss)
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def growth(self):
+        return self._most - self._start
+
+
+def scores(answer):
+    return [(each["index"], each["probability"]) for each in answer.json()["predictions"]]
+
+
+def assert_same(answer, expected):
+    assert answer.status_code == 200, answer.text
+    for (index, probability), (wanted, wanted_probability) in zip(scores(answer), scores(expected), strict=True):
+        assert (index, probability) == (wanted, pytest.approx(wanted_probability, abs=1e-4))
+
+
+@pytest.fixture(scope="module")
+def warm(send, small):
+    """Let the worker reach the memory of its largest batch before anything is measured."""
+    for _ in range(3):
+        answers = send([small] * (BATCH + 1))
+    return answers[0]
+
+
+def test_bombs_are_refused_and_cost_neither_memory_nor_time(send, post, worker, small, warm):
+    bombs = [make() for make in hostile.SIZE_BOMBS.values()]
+    undisturbed, beside = [], []
+    for _ in range(7):
+        start = time.perf_counter()
+        post(PREDICT, files={"data": small})
+        undisturbed.append(time.perf_counter() - start)
+    with Peak(worker) as peak:
+        for number in range(7):
+            eight = [bombs[(number + each) % len(bombs)] for each in range(BATCH)]
+            with ThreadPoolExecutor(1) as pool:
+                thrown = pool.submit(send, eight)
+                start = time.perf_counter()
+                good = post(PREDICT, files={"data": small})
+                beside.append(time.perf_counter() - start)
+                assert {answer.status_code for answer in thrown.result()} == {413}
+            assert_same(good, warm)
+    assert peak.growth <= 100 * MEGABYTE
+    # The one measure of time in the tests: relative to the same run, and a bomb that is unpacked costs seconds.
+    assert statistics.median(beside) <= statistics.median(undisturbed) + 0.5
+
+
+@pytest.mark.parametrize("name", hostile.TIME_BOMBS)
+def test_files_that_keep_decoders_busy_are_refused(send, worker, small, warm, name):
+    bomb = hostile.TIME_BOMBS[name]()
+    with Peak(worker) as peak:
+        *refused, good = send([bomb] * 3 + [small])
+    assert_same(good, warm)
+    assert all(400 <= answer.status_code < 500 for answer in refused)
+    assert peak.growth <= 100 * MEGABYTE
+
+
+def test_legal_pictures_of_25_megapixels_are_answered_within_their_memory(send, worker, encoded, warm):
+    large = encoded(5_000, 4_990, color=(120, 90, 60))
+    with Peak(worker) as peak:
+        answers = send([large] * BATCH, explain="false")
+    assert [answer.status_code for answer in answers] == [200] * BATCH
+    assert peak.growth <= 300 * MEGABYTE
+
+
+def test_seeded_hostile_pictures_beside_good_ones(send, small, warm):
+    rows = hostile.mutated(140, 11) + hostile.garbage(60, 11) + list(hostile.polyglots().values())
+    for start in range(0, len(rows), BATCH):
+        *answers, good = send([*rows[start : start + BATCH], small])
+        assert_same(good, warm)
+        assert all(answer.status_code == 200 or 400 <= answer.status_code < 500 for answer in answers)
+
+
+def samples(server):
+    """Return metric -> value, but for those that any request or the passing of time moves."""
+    lines = requests.get(server.metrics_url, timeout=10).text.splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+
+
+def inject(post, rpc, small, text):
+    """Bring a text in by every way that a client has."""
+    encoded = base64.b64encode(small).decode()
+    plain = "".join(char if " " <= char <= "~" else " " for char in text)  # what HTTP lets into a header
+    tries = [
+        lambda: post(PREDICT, files={"data": small}, data={"target": text}),
+        lambda: post(PREDICT, files={"data": small}, data={text: text}),
+        lambda: post(PREDICT, files={text: small}),
+        lambda: post(PREDICT, files={"data": (text, small, "image/jpeg")}, data={"method": text}),
+        lambda: post(PREDICT, data=text.encode()),
+        lambda: post(PREDICT, data=text.encode(), headers={"Content-Type": "text/plain"}),
+        lambda: post(PREDICT, data=text.encode(), headers={"Content-Type": "application/json"}),
+        lambda: post(PREDICT, json={"data": encoded, "layer": text, text: 1}),
+        lambda: post(PREDICT, json={"data": text}),
+        lambda: post("/v2/models/imagenet/infer", json={"id": text, "inputs": [{"datatype": text}]}),
+        lambda: post("/v1/models/imagenet:predict", json={"instances": [{"b64": {text: text}}]}),
+        lambda: post(f"{PREDICT}/1.0/{quote(text, safe='')}/x", data=small),
+        lambda: post(f"/imagenet/predict?target={quote(text)}", data=small, headers={"Content-Type": "image/jpeg"}),
+        lambda: post(PREDICT, data=small, headers={"X-Camserve-Target": plain.strip(), "X-Request-Id": plain.strip()}),
+        lambda: post(PREDICT, data=small, headers={"Accept": plain.strip(), "Content-Type": "image/jpeg"}),
+    ]
+    statuses = [attempt().status_code for attempt in tries]
+    rpc.predict(data=small, target=text)
+    rpc.predict(**{text: text.encode()})
+    return statuses
+
+
+def test_no_text_of_a_client_is_taken_for_a_metric_or_a_pid(server, post, small, warm, worker, tmp_path):
+    before = samples(server)
+    rpc = Client(server, tmp_path)
+    assert len(hostile.INJECTIONS) >= 30
+    try:
+        for text in hostile.INJECTIONS:
+            statuses = inject(post, rpc, small, text)
+            assert all(status == 200 or 400 <= status < 500 for status in statuses), (text, statuses)
+    finally:
+        rpc.close()
+    after = samples(server)
+    forged = [name for name in after if "evil" in name]
+    jumped = [name for name in after if "batches" in name and float(after[name]) >= hostile.FORGED]
+    assert (forged, jumped) == ([], [])
+    assert float(next(iter(after.values()))) >= 0
+    assert before.keys() <= after.keys()
+    assert [each["pid"] for each in server.workers("imagenet")] == [str(worker.pid)] or [
+        each["pid"] for each in server.workers("imagenet")
+    ] == [worker.pid]
+
+
+def test_an_oversized_body_is_refused_and_the_server_goes_on(post, send, small, warm):
+    assert post(PREDICT, data=b"\xff" * 7_000_000).status_code == 413
+    assert post(PREDICT, data=b"\xff\xd8\xff" + b"\xff" * 6_400_000).json()["error"]["code"] == "too_many_bytes"
+    assert_same(send([small])[0], warm)
+
+
+def test_clients_that_leave_or_dawdle_cost_nobody(server, send, small, warm):
+    import socket
+    from urllib.parse import urlsplit
+
+    address = ("127.0.0.1", urlsplit(server.inference.url).port)
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.inference.token}\r\n"
+    dawdling = []
+    for number in range(60):
+        raw = socket.create_connection(address, 10)
+        raw.sendall(f"{head}Content-Length: {len(small)}\r\n\r\n".encode() + small[: number * 20])
+        dawdling.append(raw)
+    assert_same(send([small])[0], warm)
+    for raw in dawdling:
+        raw.close()
+    for _ in range(20):  # whole requests whose answers nobody waits for
+        with socket.create_connection(address, 10) as raw:
+            raw.sendall(f"{head}Content-Length: {len(small)}\r\n\r\n".encode() + small)
+    assert_same(send([small])[0], warm)
+
+
+def test_the_worker_does_not_see_the_servers_secrets(worker):
+    """The shipped blacklist; conftest.py starts the server with such a variable."""
+    names = worker.environ()
+    assert "PATH" in names
+    assert not [name for name in names if "SECRET" in name.upper()]
+    assert [name for name in worker.parent().environ() if "SECRET" in name.upper()]
+
+
+def test_the_doctor_finds_a_server_with_the_shipped_configuration_clean(server, capsys):
+    side = server.management
+    found = check_server(side.url, side.token, server.metrics_url)
+    assert found == []
+    assert main(["doctor", "--url", side.url, "--token", side.token, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_doctor_finds_what_is_unsafe_about_a_running_server(unsafe, server):
+    found = check_server(unsafe.management.url, "", "http://127.0.0.1:9/metrics")
+    assert {each.line for each in found if each.level == UNSAFE} == {
+        "disable_token_authorization=false",
+        "enable_model_api=false",
+    }
+    assert "the metrics side does not answer" in {each.risk for each in found}
+    assert "maxBatchDelay: 10" in {each.line for each in found}
+    (locked,) = check_server(server.management.url, "", server.metrics_url)
+    assert "--token" in locked.line

@@ -1,0 +1,259 @@
+"""A real TorchServe, scraped by a real Prometheus: a planted shift raises the right alert and no other."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import torch
+import yaml
+from PIL import Image
+
+from camserve.archive import add_baseline, build_archive
+from camserve.cli import main
+from camserve.cli.baseline import measure_baseline
+from camserve.cli.watch import Board, serve
+from camserve.evaluate.calibrate import from_prometheus
+from camserve.evaluate.counts import Version, query, read_counts, references
+from camserve.evaluate.drift import ALARM_WINDOWS
+from camserve.evaluate.watcher import Watcher
+from camserve.recipe import load_recipe
+from camserve.server import Server, free_ports
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None, reason="prometheus is not installed: apt-get install prometheus"
+    ),
+]
+
+FOLDER = Path(__file__).parents[2] / "config" / "monitoring"
+LOOPBACK = "127.0.0.1"
+PATIENCE = 90  # seconds
+CLEAN, SHIFTED = 240, 300  # requests
+SIDE = 64  # pixels
+MOVED = 8  # pixels: one stride of the network, so that scores stay as they are
+
+# Red, green and blue have one feature map and one class each: the map is where the color is, the score how much of it.
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 3, 3, 4), nn.ReLU(), nn.Conv2d(3, 3, 3, 2), nn.ReLU())
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(self.features(x).mean((2, 3)))
+"""
+
+
+def photo(random, moved=0):
+    """Return a colored spot on black as PNG bytes, and the class of its color; no spot reaches the map's outer ring."""
+    x, y, radius = random.uniform(20, 28) + moved, random.uniform(24, 32), random.uniform(5, 8)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
+    spot = np.clip(1 - ((columns - x) ** 2 + (rows - y) ** 2) / radius**2, 0, 1)
+    color = random.uniform(60, 255, 3)
+    buffer = BytesIO()
+    Image.fromarray((spot[..., None] * color).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue(), int(color.argmax())
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spots")
+    (folder / "net.py").write_text(NET)
+    eye = torch.eye(3)[:, :, None, None].expand(3, 3, 3, 3) / 9
+    weights = {"features.0.weight": eye, "features.2.weight": eye, "head.weight": 200 * torch.eye(3)}
+    torch.save(
+        {**weights, **dict.fromkeys(("features.0.bias", "features.2.bias", "head.bias"), torch.zeros(3))},
+        folder / "net.pt",
+    )
+    (folder / "labels.txt").write_text("red\ngreen\nblue\n")
+    random = np.random.default_rng(0)
+    photos = folder / "photos"
+    photos.mkdir()
+    lines = ["file,label"]
+    for number in range(600):
+        data, color = photo(random)
+        (photos / f"{number:03d}.png").write_bytes(data)
+        lines.append(f"{number:03d}.png,{('red', 'green', 'blue')[color]}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    (folder / "spots.yaml").write_text(
+        "name: spots\nfactory: Net\nmodel_file: net.py\nweights: net.pt\nlabels: labels.txt\nlayer: features\n"
+        "preprocess: {resize: 64, crop: 64, mean: [0, 0, 0], std: [1, 1, 1]}\nsamples: [photos/000.png]\n"
+    )
+    built = build_archive(load_recipe(folder / "spots.yaml"), folder / "out", lambda line: None)
+    baseline = measure_baseline(built, photos, folder / "labels.csv", "2026-01-01")
+    add_baseline(built, built, baseline.write())
+    return built
+
+
+@pytest.fixture(scope="module")
+def served(archive, tmp_path_factory):
+    with Server([archive], tmp_path_factory.mktemp("server"), free_ports(18180)) as running:
+        yield running
+
+
+def hurried(text):
+    """Make minutes of the hours in the rules, and seconds of the minutes that an alert waits."""
+    text = re.sub(r"for: \d+m", "for: 3s", text)
+    for long, short in (
+        ("[1h]", "[1m]"),
+        ("[24h]", "[2m]"),
+        ("[24h] offset 15m", "[2m] offset 1m"),
+        ("[15m]", "[1m]"),
+        ("[2m]", "[40s]"),
+    ):
+        text = text.replace(long, short)
+    return text
+
+
+@pytest.fixture(scope="module")
+def board():
+    return Board(ALARM_WINDOWS)
+
+
+@pytest.fixture(scope="module")
+def prometheus(served, board, tmp_path_factory):
+    """Scrape every second, with the shipped rules in a hurry; the address."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    port = free_ports(19090)
+    watch = serve(board, port + 1)
+    for name in ("rules.yml", "signals.yml"):
+        (folder / name).write_text(hurried((FOLDER / name).read_text()))
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    targets = {"torchserve": served.metrics_url.split("/")[2], "camserve-watch": f"{LOOPBACK}:{port + 1}"}
+    for job in config["scrape_configs"]:
+        job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"{LOOPBACK}:{port}"
+    flags = [f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
+    flags += [f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([shutil.which("prometheus"), *flags], stdout=log, stderr=log)
+    try:
+        until(
+            lambda: query(f"http://{address}", "cam_ref_count and on () cam_bin_total"), "Prometheus has the reference"
+        )
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(30)
+        watch.shutdown()
+        watch.server_close()
+
+
+def until(holds, what):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            if found := holds():
+                return found
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"not within {PATIENCE} s: {what}")
+
+
+def send(served, photos):
+    side = served.inference
+    with requests.Session() as session:
+        for data in photos:
+            answer = session.post(f"{side.url}/predictions/spots", headers=side.headers, data=data, timeout=60)
+            assert answer.status_code == 200
+
+
+def seen(url):
+    """Return the requests that Prometheus has counted by now."""
+    return sum(float(each["value"][1]) for each in query(url, 'sum(cam_bin_total{feature="centroid_x"})'))
+
+
+def firing(url):
+    told = query(url, 'ALERTS{alertstate="firing"}')
+    return {(each["metric"]["alertname"], each["metric"].get("feature")) for each in told}
+
+
+def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, prometheus, board, tmp_path, capsys):
+    random = np.random.default_rng(1)
+    state = str(tmp_path / "watch.json")
+    watch = ["watch", "--metrics-url", served.metrics_url, "--state", state, "--once"]
+    started = time.time()
+
+    send(served, [photo(random)[0] for _ in range(CLEAN)])
+    until(lambda: seen(prometheus) == CLEAN, "every clean request is counted")
+    until(lambda: query(prometheus, 'cam:drift_z:1h{feature="centroid_x"}'), "the clean hour is judged")
+    time.sleep(8)
+    assert firing(prometheus) == set()
+    assert main(watch) == 0
+    assert capsys.readouterr().out.startswith("quiet spots 1.0: evidence")
+
+    send(served, [photo(random, MOVED)[0] for _ in range(SHIFTED)])
+    until(lambda: firing(prometheus), "an alert fires")
+    time.sleep(8)
+    assert firing(prometheus) == {("ExplanationDrift", "centroid_x")}
+    assert main(watch) == 3
+    said = capsys.readouterr().out
+    assert said.startswith("ALARM spots 1.0")
+    assert "strongest: centroid_x" in said
+
+    (alert,) = requests.get(f"{prometheus}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
+    assert "spots 1.0 looks elsewhere: centroid_x has drifted" in alert["annotations"]["summary"]
+    assert "the camera" in alert["annotations"]["description"]
+
+    board.show(Watcher(tmp_path / "watch.json").observe(read_counts(prometheus), time.time()))
+    until(lambda: "SequentialDrift" in {name for name, _ in firing(prometheus)}, "what camserve watch tells is scraped")
+    check_panels(prometheus)
+    check_history(prometheus, started)
+
+
+def check_panels(url):
+    """Ask every query of the dashboard; each is answered, and with data."""
+    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    now = time.time()
+    empty = []
+    for panel in told["panels"]:
+        for target in panel.get("targets", ()):
+            asked = target["expr"]
+            for variable, value in (("$model", "spots"), ("$version", ".*"), ("$__rate_interval", "1m")):
+                asked = asked.replace(variable, value)
+            query(url, asked)
+            if not query(url, asked, "query_range", start=now - 60, end=now, step=5):
+                empty.append(f"{panel['title']}: {asked}")
+    assert empty == []
+
+
+def check_history(url, started):
+    """What camserve calibrate reads from Prometheus is what was sent."""
+    history = from_prometheus(url, started - 5, time.time(), 5)
+    ((reference, windows),) = history.values()
+    assert list(history) == [Version("spots", "1.0")]
+    assert sum(sum(window["centroid_x"].values()) for window in windows) == CLEAN + SHIFTED
+    assert sum(reference["centroid_x"].values()) == 600
+
+
+def test_the_metrics_port_tells_the_reference_that_prometheus_tells(served, prometheus):
+    assert references(read_counts(served.metrics_url)) == references(read_counts(prometheus))
+
+
+def test_every_rule_passes_promtools_tests():
+    done = subprocess.run(
+        ["promtool", "test", "rules", "rules_test.yml"], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_configuration():
+    done = subprocess.run(
+        ["promtool", "check", "config", "prometheus.yml"], cwd=FOLDER, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
