@@ -18,7 +18,8 @@ FLOORS = [
     "explain",
     "pipeline",
     "golden",
-    "engines archive unpack server evaluate",
+    "engines archive unpack server doctor",
+    "evaluate",
     "cli gradcam_handler",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

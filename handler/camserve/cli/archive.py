@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from camserve.archive import build_archive
+from camserve.archive import add_baseline, build_archive
+from camserve.cli.baseline import measure_baseline
 from camserve.errors import ConfigError
 from camserve.recipe import Recipe, load_recipe
 from camserve.settings import read
@@ -47,14 +50,27 @@ def add(commands: Any) -> None:
     parser.add_argument("--sample", nargs="+", metavar="IMAGE", dest="samples", help="photos to try and to carry along")
     parser.add_argument("--version", help="version of the served model")
     parser.add_argument("--out", type=Path, default=Path("model_store"), help="folder of the archive (model_store)")
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="photos that teach it what is normal")
+    parser.add_argument("--baseline-labels", type=Path, metavar="FILE.csv", help="their classes: see camserve baseline")
     parser.set_defaults(run=run, parser=parser)
 
 
 def run(asked: argparse.Namespace) -> int:
     """Build the archive."""
     recipe = load_recipe(asked.recipe) if asked.recipe else _recipe(asked)
-    build_archive(recipe, asked.out, lambda line: print(line, file=sys.stderr))
+    if asked.baseline is None:
+        build_archive(recipe, asked.out, _say)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="camserve-archive-") as folder:
+        built = build_archive(recipe, Path(folder), _say)
+        baseline = measure_baseline(built, asked.baseline, asked.baseline_labels, date.today().isoformat())
+        add_baseline(built, asked.out / built.name, baseline.write())
+    _say(f"wrote {asked.out / built.name} with a baseline of {baseline.provenance.images} photos")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _recipe(asked: argparse.Namespace) -> Recipe:

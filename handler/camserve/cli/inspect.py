@@ -53,6 +53,7 @@ def _told(contents: Contents, path: Path) -> dict[str, Any]:
         "input": dataclasses.asdict(settings.input),
         "defaults": dataclasses.asdict(settings.defaults),
         "samples": list(settings.samples),
+        "monitoring": dataclasses.asdict(settings.monitoring),
         "files": len(contents.sizes),
         "bytes": sum(contents.sizes.values()),
         "weights": f"{contents.sizes.get(settings.model.weights, 0)} bytes, sha256 {settings.model.sha256}",

@@ -1,0 +1,144 @@
+"""camserve bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camserve.errors import ConfigError, nearest, quote
+from camserve.evaluate.bench import engine, served
+from camserve.evaluate.bench.contenders import Parts, build_archives
+from camserve.evaluate.bench.engine_report import engine_report
+from camserve.evaluate.bench.networks import MODELS
+from camserve.evaluate.bench.pairs import QUICK, Effort
+from camserve.evaluate.bench.report import Report, Table, setting, write_docs, write_json
+from camserve.evaluate.bench.served_report import served_report
+from camserve.settings import PRECISIONS, RuntimeSpec
+
+EXAMPLE = """examples:
+  camserve bench --engine --quick
+  camserve bench --engine --models resnet50,vit_b_16 --batches 1,8 --pairs 30 --json out/engine.json
+  camserve bench --server --delay 10 --docs
+"""
+NOT_ON_A_GPU = Table("On a GPU", ("explained / plain",), [("not measured: no CUDA device",)])
+DOCS = Path("docs/bench")
+QUICK_PEERS = ("resnet50", "mobilenet_v3_large")
+QUICK_MEMORY = ("resnet50", "efficientnet_b0")
+DEFAULTS: dict[str, Any] = {
+    "models": "",
+    "batches": "1,8,32",
+    "pairs": 15,
+    "threads": None,
+    "precision": "fp32",
+    "delay": 10,
+    "batch_size": 8,
+}
+
+
+def add(commands: Any) -> None:
+    """Describe the subcommand."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure what explaining costs on this machine",
+        description="Measure explained against plain, side by side: as a library, on a GPU, or on a real TorchServe. "
+        "Leave the machine alone meanwhile.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--engine", action="store_true", help="as a library, beside captum, pytorch-grad-cam, torch-cam")
+    which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
+    which.add_argument("--server", action="store_true", help="beside TorchServe's image_classifier and a naive handler")
+    parser.add_argument("--models", help=f"of torchvision ({','.join(MODELS)}; with --server {MODELS[0]})")
+    parser.add_argument("--batches", help="photos a batch, as a library (%(default)s)")
+    parser.add_argument("--pairs", type=int, help="most runs of each kind, as a library (%(default)s)")
+    parser.add_argument("--threads", type=int, help="of torch, in workers too (torch's own choice)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of camserve's own networks (%(default)s)")
+    parser.add_argument("--delay", type=int, metavar="MS", help="maxBatchDelay with --server (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="batchSize with --server (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 6 with --server")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--docs", action="store_true", help=f"write tables and pictures into {DOCS}")
+    parser.set_defaults(run=run, **DEFAULTS)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Measure and tell."""
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # what the workers go by
+    report = bench_server(asked) if asked.server else bench_engine(asked)
+    print(report.text(), flush=True)
+    if asked.json:
+        write_json(report, asked.json)
+    if asked.docs:
+        say("wrote " + ", ".join(map(str, write_docs(report, DOCS))))
+    return 0
+
+
+def bench_engine(asked: argparse.Namespace) -> Report:
+    """Measure as a library. ConfigError: a model is unknown."""
+    name = "gpu" if asked.gpu else "engine"
+    if asked.gpu and not torch.cuda.is_available():
+        return Report(name, command_of(asked), setting(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
+    device = torch.device("cuda" if asked.gpu else "cpu")
+    models = models_of(asked.models, MODELS)
+    effort = QUICK if asked.quick else Effort(asked.pairs)
+    batches = tuple(int(each) for each in asked.batches.split(","))
+    peers, memory = (QUICK_PEERS, QUICK_MEMORY) if asked.quick else (models, models)
+    where = setting(device)
+    cells = list(
+        engine.measure_all(
+            engine.Plan(models, batches, effort, peers, memory, RuntimeSpec(asked.precision), device), say
+        )
+    )
+    return engine_report(name, cells, command_of(asked), where)
+
+
+def bench_server(asked: argparse.Namespace) -> Report:
+    """Measure on a real TorchServe. ConfigError: the handlers' predictions differ, or a server does not start."""
+    (model,) = models_of(asked.models, MODELS[:1])[:1]
+    workers = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 120}
+    serving = {**workers, "batchSize": asked.batch_size, "maxBatchDelay": asked.delay}
+    where = {**setting(torch.device("cpu")), **{name: str(each) for name, each in serving.items()}}
+    plan = served.QUICK if asked.quick else served.FULL
+    with tempfile.TemporaryDirectory(prefix="camserve-bench-") as folder:
+        say(f"building three archives of {model}")
+        archives = build_archives(Parts(model, Path(folder) / "store", serving, RuntimeSpec(asked.precision)))
+        with served.running(archives, Path(folder) / "servers", say) as contenders:
+            findings = served.measure(contenders, plan, asked.precision == PRECISIONS[0], say)
+    return served_report(findings, model, command_of(asked), where)
+
+
+def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the models that are asked for. ConfigError: torchvision has none of that name."""
+    from torchvision import models
+
+    chosen = tuple(names.split(",")) if names else default
+    known = models.list_models(module=models)
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--models: torchvision has no classifier {quote(name)}{nearest(name, known)}")
+    return chosen
+
+
+def command_of(asked: argparse.Namespace) -> str:
+    """Return the command line that measures the same again."""
+    words = ["camserve", "bench"]
+    words += [f"--{name}" for name in ("engine", "gpu", "server", "quick") if getattr(asked, name)]
+    for name, usual in DEFAULTS.items():
+        if getattr(asked, name) != usual:
+            words += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+    return shlex.join(words)
+
+
+def say(line: str) -> None:
+    """Tell progress, beside the results on standard output."""
+    print(line, file=sys.stderr, flush=True)

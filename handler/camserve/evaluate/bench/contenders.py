@@ -1,0 +1,137 @@
+"""The archives that are compared: one model, one state dict, three handlers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from camserve.archive import build_archive
+from camserve.errors import ConfigError
+from camserve.evaluate.bench.networks import SIDE, build, settle
+from camserve.probe import find_layer
+from camserve.recipe import Recipe
+from camserve.scores import Scores
+from camserve.settings import RuntimeSpec
+
+OURS, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
+
+MODEL_FILE = """\
+import torch
+import torchvision
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = torchvision.models.get_model({model!r})
+
+    def forward(self, pixels):
+        return self.network(pixels)
+"""
+
+# What a person writes who follows the two projects' documentation: predict the batch, then explain its rows.
+NAIVE_HANDLER = """\
+import base64
+import io
+
+from PIL import Image
+from pytorch_grad_cam import GradCAM
+from ts.torch_handler.image_classifier import ImageClassifier
+
+
+class ExplainingClassifier(ImageClassifier):
+    def initialize(self, context):
+        super().initialize(context)
+        layer = self.model.get_submodule({layer!r})
+        self.cam = GradCAM(model=self.model, target_layers=[layer])
+
+    def inference(self, pixels):
+        self.pixels = pixels
+        return super().inference(pixels)
+
+    def postprocess(self, scores):
+        answers = super().postprocess(scores)
+        maps = [self.cam(input_tensor=row[None], targets=None)[0] for row in self.pixels]
+        return [{{"classes": answer, "map": png(each)}} for answer, each in zip(answers, maps)]
+
+
+def png(values):
+    buffer = io.BytesIO()
+    Image.fromarray((values * 255).astype("uint8")).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+"""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the archives are built from."""
+
+    model: str  # torchvision's name
+    folder: Path
+    serving: dict[str, Any]  # TorchServe's own settings, the same for all
+    runtime: RuntimeSpec  # of ours; the others know none
+
+    @property
+    def model_file(self) -> Path:
+        """The class that TorchServe calls without arguments."""
+        return self.folder / "network.py"
+
+    @property
+    def weights(self) -> Path:
+        """The state dict."""
+        return self.folder / "network.pt"
+
+
+def build_archives(parts: Parts) -> dict[str, Path]:
+    """Write the three archives, by name. ConfigError: a builder failed."""
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
+    network = settle(build(parts.model))
+    torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, parts.weights)
+    layer = f"network.{find_layer(Scores(network).eval(), (SIDE, SIDE)).name}"
+    handler = parts.folder / "naive_handler.py"
+    handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
+    return {
+        OURS: _ours(parts),
+        STOCK: pack(STOCK, "image_classifier", parts),
+        NAIVE: pack(NAIVE, str(handler), parts),
+    }
+
+
+def _ours(parts: Parts) -> Path:
+    recipe = Recipe(
+        OURS,
+        str(parts.weights),
+        factory="Network",
+        model_file=str(parts.model_file),
+        serving=parts.serving,
+        runtime=parts.runtime,
+    )
+    return build_archive(recipe, parts.folder, lambda _: None)
+
+
+def pack(name: str, handler: str, parts: Parts) -> Path:
+    """Build an archive for one of TorchServe's own handlers, or a handler file. ConfigError: the archiver failed."""
+    config = parts.folder / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(parts.serving), encoding="utf-8")
+    names = parts.folder / "index_to_name.json"
+    # Its own number is a class's name: equal names would hide one another.
+    names.write_text(json.dumps({str(index): str(index) for index in range(1000)}), encoding="utf-8")
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", "1.0"]
+    command += ["--model-file", str(parts.model_file), "--serialized-file", str(parts.weights)]
+    command += ["--handler", handler, "--extra-files", str(names), "--config-file", str(config)]
+    command += ["--export-path", str(parts.folder), "--force"]
+    environment = {**os.environ, "TMPDIR": str(parts.folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    archive = parts.folder / f"{name}.mar"
+    if done.returncode or not archive.is_file():
+        raise ConfigError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return archive

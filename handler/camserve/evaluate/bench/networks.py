@@ -1,0 +1,124 @@
+"""Classifiers with random weights that behave like trained ones, and what is timed of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from camserve.cams import METHODS, Map, measure
+from camserve.capture import Capture
+from camserve.classifier import DTYPES, prepare
+from camserve.evaluate.bench.photos import pixels
+from camserve.evaluate.zoo import wake
+from camserve.explain import explain, questions
+from camserve.head import find_head
+from camserve.labels import Labels
+from camserve.predict import look
+from camserve.probe import find_layer
+from camserve.scores import Scores
+from camserve.settings import RuntimeSpec
+from camserve.tail import Head
+from camserve.values import Explanation, Layer, Options, Targets
+
+MODELS = (
+    "resnet50",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "densenet121",
+    "swin_t",
+    "vit_b_16",
+    "vgg16",
+)
+SIDE = 224  # pixels
+SETTLING = 8  # photos
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier as an archive serves it: frozen, its target layer and closed form found."""
+
+    name: str
+    network: Scores
+    layer: Layer
+    head: Head | None
+    runtime: RuntimeSpec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return DTYPES[self.runtime.precision]
+
+    def plain(self, batch: Tensor) -> np.ndarray:
+        """Return the scores (N, C), on the host."""
+        with torch.inference_mode():
+            scores: np.ndarray = self.network(batch.to(self.dtype)).cpu().numpy()
+        return scores
+
+    def explained(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
+        """Return the scores and Grad-CAM of the ``classes`` best classes of each row, on the host."""
+        with self._capture() as capture:
+            (seen,) = capture.forward(batch.to(self.dtype))
+            signed = METHODS["gradcam"].run(seen, best(seen.scores, classes))
+            return seen.scores.cpu().numpy(), [measure(each, "for") for each in signed.cpu().numpy()]
+
+    def served(self, batch: Tensor, labels: Labels) -> list[Explanation]:
+        """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
+        with self._capture() as capture:
+            (seen,) = capture.forward(batch.to(self.dtype))
+            outlooks = enumerate(look(seen.scores, labels, "multiclass", 0.5))
+            asked = [each for row, one in outlooks for each in questions(row, one, Options(), self.layer.name)]
+            return explain({self.layer.name: seen}, asked)
+
+    def _capture(self) -> Capture:
+        return Capture(self.network, (self.layer,), {self.layer.name: self.head} if self.head else {})
+
+
+def best(scores: Tensor, classes: int) -> Targets:
+    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
+    indices = scores.topk(classes, dim=1).indices.flatten()
+    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(classes)
+    return Targets(rows, nn.functional.one_hot(indices, scores.shape[1]).float())
+
+
+def build(name: str) -> nn.Module:
+    """Build one of torchvision's classifiers, in eval mode."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    return wake(models.get_model(name)).eval()
+
+
+@torch.no_grad()
+def settle(network: nn.Module) -> nn.Module:
+    """Let batch normalisation see photos: random weights would else shrink or blow up the activations."""
+    normalising = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+    usual = [each.momentum for each in normalising]
+    for module in normalising:
+        module.train()
+        module.momentum = 1.0
+    network(pixels(SETTLING, SIDE, torch.device("cpu")))
+    for module, momentum in zip(normalising, usual):
+        module.eval()
+        module.momentum = momentum
+    return network
+
+
+def ready(name: str, network: nn.Module, runtime: RuntimeSpec, device: torch.device, side: int = SIDE) -> Subject:
+    """Find the target layer and the tail's closed form, as building and loading an archive do."""
+    scores = Scores(network).eval()
+    return load(name, scores, find_layer(scores, (side, side)), runtime, device, side)
+
+
+def load(
+    name: str, network: Scores, layer: Layer, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
+) -> Subject:
+    """Bring a network whose layer is known into the form in which it is served."""
+    network.requires_grad_(False).to(device)
+    head = find_head(network, layer, (side, side))
+    prepare(network, runtime)
+    return Subject(name, network, layer, head, runtime)

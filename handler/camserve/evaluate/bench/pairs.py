@@ -1,0 +1,87 @@
+"""Ratios of times that were measured side by side, so that a machine's drift cancels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+FEWEST = 3  # rounds of which a spread is told
+WARM_ROUNDS = 3
+WARM_SECONDS = 1.0  # after which no further warm-up round begins
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure one cell of a table."""
+
+    rounds: int = 15  # at most
+    seconds: float = 60.0  # after which a cell ends, once it has its fewest rounds
+    longest: float = float("inf")  # seconds that a cell may take at all; a dearer one is left out
+
+
+QUICK = Effort(rounds=9, seconds=3.0, longest=11.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Some measurements: their median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median and the quartiles of at least one value, linear between neighbours."""
+    low, median, high = (float(each) for each in np.percentile(values, (25, 50, 75)))
+    return Spread(median, low, high, len(values))
+
+
+def paired(times: Mapping[str, Sequence[float]], one: str, other: str) -> Spread:
+    """Return the spread of ``one`` / ``other``, each ratio taken within one round."""
+    return spread([mine / theirs for mine, theirs in zip(times[one], times[other])])
+
+
+def interleave(works: Mapping[str, Work], effort: Effort) -> dict[str, list[float]]:
+    """Run every work once a round and return its times in seconds, by round.
+
+    Every other round runs in reverse, so that what follows what averages out.
+    """
+    _warm_up(works)
+    times: dict[str, list[float]] = {name: [] for name in works}
+    start = time.perf_counter()
+    for number in range(effort.rounds):
+        for name in list(works)[:: -1 if number % 2 else 1]:
+            times[name].append(_time(works[name]))
+        if number + 1 >= FEWEST and time.perf_counter() - start > effort.seconds:
+            break
+    return times
+
+
+def _warm_up(works: Mapping[str, Work]) -> None:
+    start = time.perf_counter()
+    for _ in range(WARM_ROUNDS):
+        for work in works.values():
+            work()
+        if time.perf_counter() - start > WARM_SECONDS:
+            break
+
+
+def _time(work: Work) -> float:
+    _wait_for_gpu()
+    start = time.perf_counter()
+    work()
+    _wait_for_gpu()
+    return time.perf_counter() - start
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

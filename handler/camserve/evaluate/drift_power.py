@@ -1,0 +1,168 @@
+"""Which family of signals sees which fault, after how many requests, and what a clean month raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from camserve.evaluate.drift import ALARM_WINDOWS, STARTS, chi_square, compare, log_e_detector, z_score
+from camserve.evaluate.drift_study import Condition
+from camserve.evaluate.shifts import SHIFTS
+from camserve.monitor.baseline import quantile_bins
+from camserve.monitor.measure import COLUMNS, NAMES
+from camserve.monitor.signals import SIGNALS
+
+FAMILIES = ("inputs", "predictions", "explanations")
+
+
+@dataclass(frozen=True)
+class Design:
+    """How the measurements are compared: disjoint draws of the same photos, again and again."""
+
+    reference: int = 300  # photos whose bins and counts are the baseline; windows come from the others
+    windows: tuple[int, ...] = (10, 25, 50, 100, 200)  # requests
+    repeats: int = 1000
+    false_alarms: float = 0.001  # a family; Bonferroni over its signals
+
+
+def power(conditions: Mapping[str, Condition], design: Design, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return, for each condition, how often each family alarms: (families, windows), shares of the repeats."""
+    random = np.random.default_rng(seed)
+    clean = conditions["clean"].values
+    alarms = {name: np.zeros((len(FAMILIES), len(design.windows))) for name in conditions}
+    for _ in range(design.repeats):
+        order = random.permutation(len(clean))
+        known, others = order[: design.reference], order[design.reference :]
+        for number, family in enumerate(FAMILIES):
+            columns = COLUMNS[family]
+            cuts = [_cut(clean[known, column], SIGNALS[NAMES[column]].bins) for column in columns]
+            limit = NormalDist().inv_cdf(1 - design.false_alarms / len(columns))
+            for name, each in conditions.items():
+                alarms[name][number] += _alarms(cuts, each.values[others][:, columns], design.windows, limit)
+    return {name: each / design.repeats for name, each in alarms.items()}
+
+
+def _cut(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    made = quantile_bins(values[np.isfinite(values)], bins)
+    return np.array(made.edges), np.array(made.counts)
+
+
+def _alarms(
+    cuts: Sequence[tuple[np.ndarray, np.ndarray]], values: np.ndarray, windows: Sequence[int], limit: float
+) -> np.ndarray:
+    places = [np.searchsorted(edges, values[:, at], side="right") for at, (edges, _) in enumerate(cuts)]
+    alarms = np.zeros(len(windows))
+    for at, size in enumerate(windows):
+        for column, (place, (_, counts)) in enumerate(zip(places, cuts)):
+            kept = place[:size][np.isfinite(values[:size, column])]
+            live = np.bincount(kept, minlength=len(counts))
+            if len(counts) > 1 and z_score(*chi_square(counts, live)) > limit:
+                alarms[at] = 1.0
+                break
+    return alarms
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Accuracy under one shift, and what is estimated without labels."""
+
+    accuracy: float
+    estimated: float  # mean over the repeats
+    single_error: float  # mean absolute error of one estimate on the photos outside the reference
+
+
+def estimate_accuracy(conditions: Mapping[str, Condition], design: Design, seed: int = 0) -> dict[str, Estimate]:
+    """Learn the ATC threshold on the clean reference, and estimate the accuracy on the others under each shift."""
+    random = np.random.default_rng(seed)
+    column = NAMES.index("confidence")
+    clean = conditions["clean"]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in conditions}
+    for _ in range(design.repeats):
+        order = random.permutation(len(clean.right))
+        known, others = order[: design.reference], order[design.reference :]
+        ordered = np.sort(clean.values[known, column])
+        threshold = ordered[min(int((~clean.right[known]).sum()), len(known) - 1)]
+        for name, each in conditions.items():
+            found[name].append((each.right[others].mean(), (each.values[others, column] >= threshold).mean()))
+    return {
+        name: Estimate(
+            float(np.mean([right for right, _ in pairs])),
+            float(np.mean([above for _, above in pairs])),
+            float(np.mean([abs(above - right) for right, above in pairs])),
+        )
+        for name, pairs in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class CleanMonth:
+    """What a month without any shift raised."""
+
+    features: int
+    evaluations: int  # of the rules, a feature
+    highest_z: float
+    alarms: int  # of the rules
+    highest_e: float
+    sequential_alarms: int
+
+
+QUARTERS = 4  # evaluations an hour; an alert waits for one quarter
+
+
+def clean_month(clean: Condition, reference: int, hourly: int, days: int = 30, seed: int = 0) -> CleanMonth:
+    """Simulate clean days: reference and traffic are both drawn from the photos, so that they come from one source.
+
+    The rules look every quarter at the hour and at the day before it and wait for a second look; the sequential
+    detector looks every hour.
+    """
+    random = np.random.default_rng(seed)
+    values = clean.values[np.isfinite(clean.values).all(axis=1)]
+    drawn = values[random.integers(len(values), size=reference)]
+    traffic = random.integers(len(values), size=(days * 24 * QUARTERS, hourly // QUARTERS))
+    highest, alarms, evaluations, histories = -np.inf, 0, 0, {}
+    for column, name in enumerate(NAMES):
+        edges, counts = _cut(drawn[:, column], SIGNALS[name].bins)
+        if len(counts) < 2:
+            continue
+        place = np.searchsorted(edges, values[:, column], side="right")
+        quarters = np.stack([np.bincount(each, minlength=len(counts)) for each in place[traffic]])
+        histories[name] = counts, quarters.reshape(-1, QUARTERS, len(counts)).sum(axis=1)
+        for span in (QUARTERS, 24 * QUARTERS):
+            sums = np.cumsum(np.concatenate([np.zeros((1, len(counts)), int), quarters]), axis=0)
+            drifts = [compare(counts, window) for window in sums[span:] - sums[:-span]]
+            highest = max(highest, *(each.z for each in drifts))
+            alarms += sum(one.alarms and other.alarms for one, other in zip(drifts, drifts[1:]))
+            evaluations += len(drifts)
+    peaks = [
+        log_e_detector({name: (m, n[max(0, hour - STARTS) : hour]) for name, (m, n) in histories.items()})[0]
+        for hour in range(1, days * 24 + 1)
+    ]
+    return CleanMonth(
+        len(histories),
+        evaluations // len(histories),
+        float(highest),
+        int(alarms),
+        float(np.exp(max(peaks))),
+        int(sum(peak >= np.log(ALARM_WINDOWS) for peak in peaks)),
+    )
+
+
+def table(
+    conditions: Mapping[str, Condition], found: Mapping[str, np.ndarray], estimates: Mapping[str, Estimate], window: int
+) -> list[str]:
+    """Return the lines of a Markdown table: accuracy, its estimate, and each family's power at one window."""
+    lines = [
+        "| shift | accuracy | estimated | " + " | ".join(FAMILIES) + " | self-test |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, each in conditions.items():
+        told = estimates[name]
+        seen = " | ".join(f"{share:.2f}" for share in found[name][:, window])
+        caught = "refuses to load" if each.caught else ""
+        lines.append(
+            f"| {name}: {SHIFTS[name].meaning} | {told.accuracy:.2f} | {told.estimated:.2f} | {seen} | {caught} |"
+        )
+    return lines

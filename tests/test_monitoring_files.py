@@ -1,0 +1,92 @@
+"""config/monitoring follows the table of signals, and every alert is tested and documented."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from camserve.evaluate.dashboard import ROWS
+from camserve.evaluate.panels import PANELS
+from camserve.monitor.counters import COUNTERS, GAUGES
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "config" / "monitoring"
+RULES = {group["name"]: group["rules"] for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"]}
+ALERTS = {rule["alert"]: rule for rule in RULES["camserve-alerts"]}
+NEED_A_SERVER = {"Time in the queue", "Worker restarts in 15 minutes", "Firing alerts"}  # audit records cannot tell
+WATCH = {"cam_e_detector", "cam_e_alarm", "cam_e_feature"}
+
+
+def writer():
+    spec = importlib.util.spec_from_file_location("monitoring_script", ROOT / "scripts" / "monitoring.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_written_files_are_those_that_the_table_gives():
+    for path, content in writer().files().items():
+        assert (ROOT / path).read_text() == content, f"{path}: run scripts/monitoring"
+
+
+def test_the_day_is_judged_like_the_hour():
+    hour = [rule for rule in RULES["camserve-drift-1h"] if rule["record"] not in ("cam:mean:1h", "cam:shift:1h")]
+    assert json.loads(json.dumps(hour).replace("1h", "24h")) == RULES["camserve-drift-24h"]
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_is_fired_by_promtools_tests_and_says_what_to_do(name):
+    tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
+    fired = [sample["labels"] for test in tests for each in test["promql_expr_test"] for sample in each["exp_samples"]]
+    assert f'{{alertname="{name}"}}' in fired
+    said = ALERTS[name]["annotations"]
+    assert "Likeliest cause: " in said["description"]
+    assert said["runbook"] == f"docs/monitoring.md#{name.lower()}"
+    named = f"{said['summary']} {said['description']} {ALERTS[name]['labels'].get('feature')}"
+    assert "feature" in named or "Feature" in named
+    assert f"### {name}\n" in (ROOT / "docs" / "monitoring.md").read_text()
+
+
+def test_promtools_tests_are_quiet_before_every_change():
+    tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
+    assert all(not test["promql_expr_test"][0]["exp_samples"] for test in tests)
+
+
+def test_rules_and_panels_read_only_metrics_that_exist():
+    queries = [query for row in ROWS.values() for panel in row for query in panel.queries.values()]
+    written = " ".join([*queries, *(rule["expr"] for rules in RULES.values() for rule in rules)])
+    used = set(re.findall(r"\b(cam_\w+)\b", written))
+    assert used <= {*COUNTERS, *GAUGES, *WATCH}
+    recorded = {rule["record"] for rules in RULES.values() for rule in rules if "record" in rule}
+    known = {*recorded, "cam:signal", "cam:dispersion"}
+    assert set(re.findall(r"\b(cam:[\w:]+)", written)) <= known
+
+
+def test_the_report_draws_the_dashboards_panels():
+    titles = [panel.title for row in ROWS.values() for panel in row if panel.title not in NEED_A_SERVER]
+    assert list(PANELS) == titles
+
+
+def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
+    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    assert [each["name"] for each in told["templating"]["list"]] == ["datasource", "model", "version"]
+    panels = [panel for panel in told["panels"] if panel["type"] != "row"]
+    assert all(target["expr"] for panel in panels for target in panel["targets"])
+    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels)
+    assert len({panel["id"] for panel in told["panels"]}) == len(told["panels"])
+
+
+def test_panels_lie_side_by_side():
+    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    cells = [
+        (x, y)
+        for panel in told["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
