@@ -109,7 +109,6 @@ def test_option_values_are_valid_or_refused(assault, good, name):
     assert all(status in (200, 400) for status in assault(rows))
 
 
-@pytest.mark.xfail(strict=True, reason="Menu._plain and Labels.find let RecursionError and ValueError out")
 @pytest.mark.parametrize("value", hostile.OVERLONG)
 def test_overlong_numbers_and_lists_are_refused(pipeline, value):
     menu = Menu(pipeline.settings, pipeline.labels)

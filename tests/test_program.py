@@ -82,7 +82,7 @@ def test_a_program_of_one_batch_size_is_refused_with_the_line_that_mends_it(file
 
 
 def test_a_tensor_that_is_not_there_is_refused(files):
-    with pytest.raises(ConfigError, match="no tensor 'at.relu_99'"):
+    with pytest.raises(ConfigError, match=r"no tensor 'at\.relu_99'"):
         load_program(files / "any.pt2", ["at.relu_99"], (SIDE, SIDE))
 
 
@@ -104,5 +104,5 @@ def test_torchscript_that_cannot_be_converted_is_refused_with_the_way_out(tmp_pa
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(Loops()), tmp_path / "loops.pt")
     recipe = Recipe("loops", str(tmp_path / "loops.pt"), preprocess=GEOMETRY)
-    with pytest.raises(ConfigError, match="cannot convert .* export the model itself"):
+    with pytest.raises(ConfigError, match=r"cannot convert .* export the model itself"):
         build_archive(recipe, tmp_path / "out", lambda line: None)

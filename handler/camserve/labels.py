@@ -9,6 +9,9 @@ from pathlib import Path
 from camserve.errors import ConfigError, UnknownClass, nearest, quote
 
 
+MOST_DIGITS = 20  # of a class index; Python refuses to read thousands
+
+
 class Labels:
     """The class names of a model, by class index."""
 
@@ -42,8 +45,10 @@ class Labels:
         A label counts exactly, then in any case, then by one of its comma-separated synonyms.
         UnknownClass: nothing or more than one class fits; the message names the nearest.
         """
-        if asked.strip().lstrip("+-").isdecimal():
-            return self.check(int(asked))
+        if (index := asked.strip()).lstrip("+-").isdecimal():
+            if len(index) > MOST_DIGITS or not 0 <= int(index) < len(self):
+                raise UnknownClass(f"class index {quote(index)} is not in 0..{len(self) - 1}")
+            return int(index)
         for lookup, key in zip(self._lookups, (asked, asked.strip().casefold(), asked.strip().casefold())):
             found = lookup.get(key, [])
             if len(found) > 1:
@@ -51,12 +56,6 @@ class Labels:
             if found:
                 return found[0]
         raise UnknownClass(f"no class is called {quote(asked)}{nearest(asked.casefold(), self._lookups[2])}")
-
-    def check(self, index: int) -> int:
-        """Return ``index`` if it is a class. UnknownClass: it is not."""
-        if not 0 <= index < len(self):
-            raise UnknownClass(f"class index {quote(index)} is not in 0..{len(self) - 1}")
-        return index
 
 
 def load_labels(path: Path) -> Labels:

@@ -87,7 +87,7 @@ def _plain(value: object, name: str) -> object:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadOption(f"option {quote(name)}: {quote(value)} is not a JSON list") from None
     return value
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ EXAMPLE = """examples:
 """
 NOT_ON_A_GPU = Table("On a GPU", ("explained / plain",), [("not measured: no CUDA device",)])
 DOCS = Path("docs/bench")
-QUICK_PEERS = ("resnet50", "mobilenet_v3_large")
-QUICK_MEMORY = ("resnet50", "efficientnet_b0")
+QUICK_SECONDS = 300.0
+QUICK_MODELS = MODELS[:1]  # whose memory, and other libraries, a quick run looks at
+CLASSES, QUICK_CLASSES = (1, 3, 5), (1, 5)
 DEFAULTS: dict[str, Any] = {
     "models": "",
-    "batches": "1,8,32",
+    "batches": (1, 8, 32),
     "pairs": 15,
     "threads": None,
     "precision": "fp32",
@@ -57,12 +59,12 @@ def add(commands: Any) -> None:
     which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
     which.add_argument("--server", action="store_true", help="beside TorchServe's image_classifier and a naive handler")
     parser.add_argument("--models", help=f"of torchvision ({','.join(MODELS)}; with --server {MODELS[0]})")
-    parser.add_argument("--batches", help="photos a batch, as a library (%(default)s)")
-    parser.add_argument("--pairs", type=int, help="most runs of each kind, as a library (%(default)s)")
-    parser.add_argument("--threads", type=int, help="of torch, in workers too (torch's own choice)")
+    parser.add_argument("--batches", type=counts, help="photos a batch, as a library (1,8,32)")
+    parser.add_argument("--pairs", type=count, help="most runs of each kind, as a library (%(default)s)")
+    parser.add_argument("--threads", type=count, help="of torch, in workers too (torch's own choice)")
     parser.add_argument("--precision", choices=PRECISIONS, help="of camserve's own networks (%(default)s)")
-    parser.add_argument("--delay", type=int, metavar="MS", help="maxBatchDelay with --server (%(default)s)")
-    parser.add_argument("--batch-size", type=int, help="batchSize with --server (%(default)s)")
+    parser.add_argument("--delay", type=count, metavar="MS", help="maxBatchDelay with --server (%(default)s)")
+    parser.add_argument("--batch-size", type=count, help="batchSize with --server (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 6 with --server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--docs", action="store_true", help=f"write tables and pictures into {DOCS}")
@@ -91,14 +93,12 @@ def bench_engine(asked: argparse.Namespace) -> Report:
     device = torch.device("cuda" if asked.gpu else "cpu")
     models = models_of(asked.models, MODELS)
     effort = QUICK if asked.quick else Effort(asked.pairs)
-    batches = tuple(int(each) for each in asked.batches.split(","))
-    peers, memory = (QUICK_PEERS, QUICK_MEMORY) if asked.quick else (models, models)
+    deadline = time.monotonic() + QUICK_SECONDS if asked.quick else float("inf")
     where = setting(device)
-    cells = list(
-        engine.measure_all(
-            engine.Plan(models, batches, effort, peers, memory, RuntimeSpec(asked.precision), device), say
-        )
-    )
+    classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if asked.quick else (CLASSES, models)
+    runtime = RuntimeSpec(asked.precision)
+    plan = engine.Plan(models, asked.batches, effort, classes, in_depth, runtime, device, deadline)
+    cells = list(engine.measure_all(plan, say))
     return engine_report(name, cells, command_of(asked), where)
 
 
@@ -115,6 +115,18 @@ def bench_server(asked: argparse.Namespace) -> Report:
         with served.running(archives, Path(folder) / "servers", say) as contenders:
             findings = served.measure(contenders, plan, asked.precision == PRECISIONS[0], say)
     return served_report(findings, model, command_of(asked), where)
+
+
+def count(text: str) -> int:
+    """Read a number that is at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Read several such numbers, with commas between them."""
+    return tuple(count(each) for each in text.split(","))
 
 
 def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,8 +146,9 @@ def command_of(asked: argparse.Namespace) -> str:
     words = ["camserve", "bench"]
     words += [f"--{name}" for name in ("engine", "gpu", "server", "quick") if getattr(asked, name)]
     for name, usual in DEFAULTS.items():
-        if getattr(asked, name) != usual:
-            words += [f"--{name.replace('_', '-')}", str(getattr(asked, name))]
+        given = getattr(asked, name)
+        if given != usual:
+            words += [f"--{name.replace('_', '-')}", ",".join(map(str, given)) if name == "batches" else str(given)]
     return shlex.join(words)
 
 

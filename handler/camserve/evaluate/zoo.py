@@ -27,6 +27,7 @@ from camserve.values import Layer, Targets
 
 TOLERANCE = 1e-4  # of the map's largest value, in float32
 SIDE = 224  # pixels, where a model does not say
+SMALLER = (384, 336)  # tried where a model's own pictures are larger; attention's memory grows with its fourth power
 LARGE = 200e6  # parameters from which one picture must do
 HUGE = 1e9  # parameters from which none is built
 SPREAD = 0.02  # standard deviation of weights that would start at zero
@@ -149,7 +150,18 @@ def _input_size(network: nn.Module) -> tuple[int, int]:
     if type(network).__name__ == "Inception3":
         side = 299
     rows, columns = side if isinstance(side, (tuple, list)) else (side or SIDE,) * 2
+    if max(rows, columns) > SMALLER[0]:
+        return next(((each, each) for each in SMALLER if _takes(network, each)), (rows, columns))
     return int(rows), int(columns)
+
+
+@torch.no_grad()
+def _takes(network: nn.Module, side: int) -> bool:
+    try:
+        network.eval()(torch.zeros(1, 3, side, side))
+    except Exception:
+        return False
+    return True
 
 
 def _word(error: Exception) -> str:

@@ -23,6 +23,7 @@ SCHEMA = 1
 LEAST_IMAGES = 500
 ADVISED_IMAGES = 2000
 LEAST_VALUES = 100  # of one signal: maps are fewer than pictures where some are blank or not asked for
+FEWEST_OF_A_CLASS = 5  # the usual least count of a chi-square bin
 TOP_CLASSES = 19  # with one bin of their own; all others share one
 UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
 
@@ -207,9 +208,14 @@ def quantile_bins(values: np.ndarray, bins: int) -> Bins:
 
 
 def _class_bins(classes: np.ndarray) -> ClassBins:
-    counts = np.bincount(classes)
-    top = np.argsort(-counts, kind="stable")[:TOP_CLASSES]
-    top = top[counts[top] > 0]
+    """Choose the frequent classes on one half of the pictures and count them on the other.
+
+    Chosen and counted on the same pictures, those that are frequent by luck would seem to drift from then on.
+    """
+    chosen = np.bincount(classes[::2])
+    counts = np.bincount(classes[1::2], minlength=len(chosen))
+    top = np.argsort(-chosen, kind="stable")[:TOP_CLASSES]
+    top = top[chosen[top] >= FEWEST_OF_A_CLASS]
     return ClassBins(tuple(top.tolist()), (*counts[top].tolist(), int(counts.sum() - counts[top].sum())))
 
 

@@ -1,7 +1,7 @@
 """Whether the positions of a module's output lie where the picture's do.
 
-Shapes cannot tell a grid of patches from the latents of a set, or rows from columns. A picture
-whose left half is changed can: what changes most must lie at the left.
+A shape cannot tell a grid of patches from as many latents, or from tokens in another order. A
+picture whose left half is changed can: what changes most must lie at the left.
 """
 
 from __future__ import annotations

@@ -65,12 +65,18 @@ class Search:
         generator = torch.Generator().manual_seed(seed)
         device = next((each.device for each in network.parameters()), torch.device("cpu"))
         pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device)
-        taller = watch_shapes(network, torch.cat([pixels[:1], pixels[1:]], dim=2))
+        taller: Mapping[Key, Shape] = watch_shapes(network, torch.cat([pixels[:1], pixels[1:]], dim=2))
         self._outputs, self._scores = watch(network, pixels)
-        self._layers = _lay_out(self._outputs, taller, size)
-        laid = {key: layer for key, layer in self._layers.items() if isinstance(layer, Layer)}
-        placed = in_place(network, pixels[:1], laid, generator)
-        self._layers.update({key: ELSEWHERE for key in laid if key not in placed})
+        # A network that first scales every picture to its own size shows nothing by a taller one.
+        taller = taller if any(_grows(each, taller) for each in self._outputs) else {}
+        self._layers: dict[Key, Layer | str] = {
+            each.key: _lay_out(each, taller.get(each.key), size) for each in self._outputs
+        }
+        # How tokens lie is a guess where no taller picture tells.
+        tokens = (each for each in self._layers.values() if isinstance(each, Layer) and each.layout == "NLC")
+        guessed = {(each.name, each.call): each for each in tokens if (each.name, each.call) not in taller}
+        placed = in_place(network, pixels[:1], guessed, generator) if guessed else set()
+        self._layers.update({key: ELSEWHERE for key in guessed if key not in placed})
         # A random weighting of the scores: no class is asked for, and none is left out.
         self._weights = torch.randn(self._scores.shape, generator=generator).to(self._scores)
         self._graph = Graph(self._scores)
@@ -191,19 +197,16 @@ def _cells(judged: _Judged) -> int:
     return math.prod(judged.layer.grid) if judged.layer else 0
 
 
-def _lay_out(outputs: Sequence[Output], taller: Mapping[Key, Shape], size: tuple[int, int]) -> dict[Key, Layer | str]:
-    """Say of each output where its positions lie, or why it has none."""
-    # A network that first scales every picture to its own size shows nothing by a taller one.
-    told = any(each.shape and each.shape[1:] != taller.get(each.key, each.shape)[1:] for each in outputs)
-    layers: dict[Key, Layer | str] = {}
-    for each in outputs:
-        if each.shape is None:
-            layers[each.key] = f"its output is a {each.kind}, not a tensor"
-        elif each.shape[:1] != (PICTURES,):
-            layers[each.key] = f"its output of shape {each.shape} does not have one entry a picture"
-        else:
-            layers[each.key] = lay_out(each.key, each.shape, taller.get(each.key) if told else None, size)
-    return layers
+def _grows(output: Output, taller: Mapping[Key, Shape]) -> bool:
+    return output.key in taller and output.shape is not None and output.shape[1:] != taller[output.key][1:]
+
+
+def _lay_out(output: Output, taller: Shape | None, size: tuple[int, int]) -> Layer | str:
+    if output.shape is None:
+        return f"its output is a {output.kind}, not a tensor"
+    if output.shape[:1] != (PICTURES,):
+        return f"its output of shape {output.shape} does not have one entry a picture"
+    return lay_out(output.key, output.shape, taller, size)
 
 
 def _reaches(gradient: Tensor | None, layer: Layer) -> bool:

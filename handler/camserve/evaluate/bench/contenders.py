@@ -133,5 +133,6 @@ def pack(name: str, handler: str, parts: Parts) -> Path:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     archive = parts.folder / f"{name}.mar"
     if done.returncode or not archive.is_file():
-        raise ConfigError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise ConfigError(f"torch-model-archiver failed: {''.join(reason)}")
     return archive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ import torch
 from camserve.errors import ConfigError
 from camserve.evaluate.bench.memory import cuda_peak, fresh_peak
 from camserve.evaluate.bench.networks import SIDE, Subject, build, ready, settle
-from camserve.evaluate.bench.pairs import Effort, Spread, Work, interleave, paired, spread
+from camserve.evaluate.bench.pairs import FEWEST, Effort, Spread, Work, interleave, paired, spread
 from camserve.evaluate.bench.peers import ready_peers
 from camserve.evaluate.bench.photos import pixels
 from camserve.labels import Labels
@@ -22,10 +23,9 @@ from camserve.settings import RuntimeSpec
 TableName = Literal["overhead", "targets", "memory", "peers"]
 Say = Callable[[str], None]
 
-CLASSES = (1, 3, 5)  # of one row that are explained at once
 AT_ONCE = 8  # photos a batch, where it is not the batch that is varied
 MOST = 32  # photos a batch, for memory
-TOO_DEAR = "not measured: too slow for this preset"
+TOO_DEAR = "not measured: too slow for --quick"
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,15 @@ class Plan:
     models: Sequence[str]
     batches: Sequence[int]
     effort: Effort
-    with_peers: Sequence[str]  # models that other libraries explain too
-    with_memory: Sequence[str]
+    classes: Sequence[int]  # of one row that are explained at once; the first is 1
+    in_depth: Sequence[str]  # models whose memory, and whose cost in other libraries, is measured too
     runtime: RuntimeSpec
     device: torch.device
+    deadline: float = float("inf")  # of time.monotonic(), after which no table cell begins
+
+    def allows(self, seconds: float) -> bool:
+        """Whether there is time for a cell whose every round takes so long."""
+        return self.effort.allows(seconds) and time.monotonic() + (FEWEST + 1) * seconds < self.deadline
 
 
 def measure_all(plan: Plan, say: Say) -> Iterator[Cell]:
@@ -60,7 +65,7 @@ def measure_all(plan: Plan, say: Say) -> Iterator[Cell]:
         say(f"{name}: building and probing")
         subject = ready(name, settle(build(name)), plan.runtime, plan.device)
         yield from measure(subject, plan, say)
-        if name in plan.with_memory:
+        if name in plan.in_depth:
             say(f"{name}: peak memory")
             yield memory(subject, plan.device)
         del subject
@@ -76,9 +81,9 @@ def measure(subject: Subject, plan: Plan, say: Say, side: int = SIDE) -> Iterato
         if cell.base is not None:
             pace = cell.base.median / batch
         yield cell
-    say(f"{subject.name}: {CLASSES[-1]} targets / 1 target")
+    say(f"{subject.name}: {plan.classes[-1]} targets / 1 target")
     yield from targets(subject, plan, pace, side)
-    if subject.name in plan.with_peers:
+    if subject.name in plan.in_depth:
         say(f"{subject.name}: other libraries")
         yield from peers(subject, plan, side)
 
@@ -86,7 +91,7 @@ def measure(subject: Subject, plan: Plan, say: Say, side: int = SIDE) -> Iterato
 def overhead(subject: Subject, batch: int, plan: Plan, pace: float, side: int) -> Cell:
     """Measure an explained forward pass against a plain one."""
     name = "explained / plain"
-    if _too_dear(2, batch, pace, plan.effort):
+    if not plan.allows(2 * batch * pace):
         return Cell("overhead", subject.name, batch, name, reason=TOO_DEAR)
     photos = pixels(batch, side, plan.device)
     works = {"plain": lambda: subject.plain(photos), "explained": lambda: subject.explained(photos)}
@@ -96,15 +101,17 @@ def overhead(subject: Subject, batch: int, plan: Plan, pace: float, side: int) -
 
 def targets(subject: Subject, plan: Plan, pace: float, side: int) -> Iterator[Cell]:
     """Measure what further classes of the same rows cost."""
-    names = {classes: f"{classes} / 1 target{'s' if classes > 1 else ''}" for classes in CLASSES}
-    if _too_dear(len(CLASSES), AT_ONCE, pace, plan.effort):
-        yield from (Cell("targets", subject.name, AT_ONCE, names[each], reason=TOO_DEAR) for each in CLASSES[1:])
+    names = {classes: f"{classes} / 1" for classes in plan.classes}
+    further = plan.classes[1:]
+    # Twice: an explained pass may cost more than the plain one, which sets the pace.
+    if not plan.allows(2 * len(names) * AT_ONCE * pace):
+        yield from (Cell("targets", subject.name, AT_ONCE, names[each], reason=TOO_DEAR) for each in further)
         return
     photos = pixels(AT_ONCE, side, plan.device)
-    works = {names[each]: functools.partial(subject.explained, photos, each) for each in CLASSES}
+    works = {names[each]: functools.partial(subject.explained, photos, each) for each in plan.classes}
     times = interleave(works, plan.effort)
-    one = names[CLASSES[0]]
-    for each in CLASSES[1:]:
+    one = names[plan.classes[0]]
+    for each in further:
         yield Cell("targets", subject.name, AT_ONCE, names[each], paired(times, names[each], one), spread(times[one]))
 
 
@@ -137,8 +144,3 @@ def memory(subject: Subject, device: torch.device) -> Cell:
     except ConfigError as error:
         return Cell("memory", subject.name, MOST, name, reason=str(error))
     return Cell("memory", subject.name, MOST, name, spread([explained / plain]), spread([plain]))
-
-
-def _too_dear(works: int, batch: int, pace: float, effort: Effort) -> bool:
-    """Whether the fewest rounds, with one to warm up, take longer than a cell may."""
-    return 4 * works * batch * pace > effort.longest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from camserve.evaluate.bench.engine import CLASSES, Cell, TableName
+from camserve.evaluate.bench.engine import Cell, TableName
 from camserve.evaluate.bench.plots import bars, curves
 from camserve.evaluate.bench.report import NOT_MEASURED, Figure, Report, Table, told
 
@@ -48,7 +48,7 @@ def _column(cell: Cell, several: bool) -> str:
 
 
 def _base(name: TableName) -> str:
-    return {"memory": "plain MB", "targets": "1 target ms"}.get(name, "plain ms")
+    return {"memory": "plain MB", "targets": "1 class ms"}.get(name, "plain ms")
 
 
 def _ratio(cell: Cell | None) -> str:
@@ -72,7 +72,8 @@ def _figures(name: str, cells: Sequence[Cell]) -> Iterator[Figure]:
         yield Figure(f"{name}-overhead", "Time of an explained forward pass over a plain one, by batch size", drawn)
     further = [cell for cell in measured if cell.table == "targets"]
     if further:
-        drawn = curves(_by_targets(further), ("classes explained", "time / of one class"), marks=CLASSES, level=1.0)
+        marks = sorted({1, *(_classes(cell) for cell in further)})
+        drawn = curves(_by_targets(further), ("classes explained", "time / of one class"), marks=marks, level=1.0)
         yield Figure(f"{name}-targets", f"Time by number of classes explained, batch {further[0].batch}", drawn)
     compared = [cell for cell in measured if cell.table == "peers"]
     for model in dict.fromkeys(cell.model for cell in compared):
@@ -93,6 +94,9 @@ def _by_targets(cells: Sequence[Cell]) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     for cell in cells:
         assert cell.ratio is not None
-        classes = int(cell.what.split()[0])
-        series.setdefault(cell.model, [(1, 1.0)]).append((classes, cell.ratio.median))
+        series.setdefault(cell.model, [(1, 1.0)]).append((_classes(cell), cell.ratio.median))
     return series
+
+
+def _classes(cell: Cell) -> int:
+    return int(cell.what.split()[0])

@@ -20,14 +20,15 @@ from camserve.evaluate.chart import (
     Axis,
     Points,
     frame,
-    number,
 )
 
 PLOT = 170  # pixels of height between the axes
 INSET = 12  # pixels between an axis and what is drawn first
 ROW = 24  # pixels of one bar
 NAMES = 150  # pixels for the names of bars
-LEGEND_COLUMNS, LEGEND_ROW = 3, 14
+LEGEND_COLUMNS, LEGEND_ROW = 2, 14
+STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # between ticks, times a power of ten
+TICKS = 4
 DASHES = ("", ' stroke-dasharray="5 3"')
 PAPER = '<rect width="100%" height="100%" fill="#fff"/>'  # docs are read on dark pages too
 
@@ -38,7 +39,7 @@ def bars(values: Mapping[str, Spread], unit: str, level: float | None = None) ->
     most = max(max(each.median, each.high) for each in values.values())
     across = Axis(0.0, most * 1.15, NAMES, WIDTH - RIGHT)
     drawn = [PAPER, text((NAMES + WIDTH - RIGHT) / 2, height - 4, unit, "middle")]
-    drawn += [text(across(tick), height - 17, number(tick), "middle") for tick in across.ticks]
+    drawn += [text(across(tick), height - 17, number(tick), "middle") for tick in ticks(0.0, most * 1.15)]
     for at, (name, each) in enumerate(values.items()):
         top = TOP + ROW * at
         middle = top + ROW / 2
@@ -73,34 +74,54 @@ def curves(
         for group, dash in zip((solid, dashed or {}), DASHES)
     ]
     points = [point for group, _ in groups for each in group.values() for point in each]
-    across = _axis([x for x, _ in points], LEFT + INSET, WIDTH - RIGHT - INSET, 0.0 if not marks else None)
-    up = _axis([y for _, y in points] + ([] if level is None else [level]), TOP + PLOT, TOP, None, log)
-    ticks = [(across(at), mark) for at, mark in enumerate(marks)] or [(across(tick), tick) for tick in across.ticks]
-    drawn = [PAPER, *_frame_lines(ticks, up, names)]
+    across = Axis(0.0, max((x for x, _ in points), default=1.0), LEFT + INSET, WIDTH - RIGHT - INSET)
+    up = _axis([y for _, y in points] + ([] if level is None else [level]), TOP + PLOT, TOP, log)
+    shown = [(across(at), mark) for at, mark in enumerate(marks)]
+    drawn = [PAPER, *_ruled(shown or [(across(tick), tick) for tick in ticks(across.low, across.high)], up, names)]
     if level is not None:
         drawn.append(line(LEFT, up(level), WIDTH - RIGHT, up(level), ALARM, DASHES[1]))
     for group, dash in groups:
         for name, each in group.items():
             drawn += _curve([(across(x), up(y)) for x, y in each], color(list(solid).index(name)), dash)
-    below = TOP + PLOT + BOTTOM + 8
+    below = TOP + PLOT + BOTTOM + 12
     return frame([*drawn, *_legend(list(solid), below)], below + LEGEND_ROW * math.ceil(len(solid) / LEGEND_COLUMNS))
 
 
-def _axis(values: Sequence[float], start: float, end: float, low: float | None, log: bool = False) -> Axis:
-    least, most = min(values, default=0.0) if low is None else low, max(values, default=1.0)
+def _axis(values: Sequence[float], start: float, end: float, log: bool) -> Axis:
+    least, most = min(values, default=1.0), max(values, default=1.0)
     if log:
         least, most = 10.0 ** math.floor(math.log10(least)), 10.0 ** math.ceil(math.log10(most))
+    else:
+        step = _step(least, most)
+        least, most = math.floor(least / step) * step, math.ceil(most / step) * step
     return Axis(least, most, start, end, log)
 
 
-def _frame_lines(ticks: Sequence[tuple[float, float]], up: Axis, names: tuple[str, str]) -> list[str]:
+def ticks(low: float, high: float) -> list[float]:
+    """Return the round numbers between two values, about four."""
+    step = _step(low, high)
+    return [at * step for at in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _step(low: float, high: float) -> float:
+    least = (high - low or 1.0) / TICKS
+    power: float = 10.0 ** math.floor(math.log10(least))
+    return next(each * power for each in STEPS if each * power >= least * 0.999)
+
+
+def number(value: float) -> str:
+    """Write a value to three digits, or all of a large one."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _ruled(marks: Sequence[tuple[float, float]], up: Axis, names: tuple[str, str]) -> list[str]:
     drawn = [text(LEFT, 12, names[1]), text((LEFT + WIDTH - RIGHT) / 2, TOP + PLOT + BOTTOM - 4, names[0], "middle")]
-    for tick in up.ticks:
+    for tick in up.ticks if up.log else ticks(up.low, up.high):
         drawn += [
             line(LEFT, up(tick), WIDTH - RIGHT, up(tick), FAINT),
             text(LEFT - 5, up(tick) + 3, number(tick), "end"),
         ]
-    return drawn + [text(x, TOP + PLOT + 13, number(mark), "middle") for x, mark in ticks]
+    return drawn + [text(x, TOP + PLOT + 13, number(mark), "middle") for x, mark in marks]
 
 
 def _curve(points: Points, color: str, dash: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from camserve.evaluate.bench.plots import bars, curves, strip
-from camserve.evaluate.bench.report import Figure, Report, Table, told
+from camserve.evaluate.bench.report import NOT_MEASURED, Figure, Report, Table, told
 from camserve.evaluate.bench.served import CONNECTIONS, EXPLAINED, PLAIN, Findings
 
 RATIO = f"{EXPLAINED.name} / {PLAIN.name}"
@@ -43,7 +43,7 @@ def _tables(found: Findings, model: str) -> Iterator[Table]:
         "Latency at fixed rates of arrival",
         ("requests", "a second", "p50 ms", "p99 ms", "failed"),
         [
-            (each.workload, f"{each.rate:.2f}", f"{each.p50:.0f}", f"{each.p99:.0f}", str(each.failed))
+            (each.workload, f"{each.rate:.2f}", _milliseconds(each.p50), _milliseconds(each.p99), str(each.failed))
             for each in found.loaded
         ],
     )
@@ -67,6 +67,10 @@ def _tables(found: Findings, model: str) -> Iterator[Table]:
     asked = found.stock_explanation
     row = (f"{asked['seconds']:.1f}", f"{asked['bytes']:.0f}", f"{asked['status']:.0f}")
     yield Table("One call of image_classifier's own /explanations", ("s", "bytes", "status"), [row])
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value > 0 else NOT_MEASURED
 
 
 def _figures(found: Findings, model: str) -> Iterator[Figure]:
