@@ -57,9 +57,9 @@ def show(keep: bool, wanted_port: int | None) -> None:
         server.stop()
         return
     print(f"\nThe server is running (logs in {server.folder}). Try:")
-    print(f"  {curl_line(server, recipe.name, str(photos[0]))}")
-    print(f"  {curl_line(server, recipe.name, str(photos[1]), '-H accept:image/jpeg -o why.jpg')}")
-    print(f"  {curl_line(server, recipe.name, str(photos[1]), '-H x-camserve-target:Egyptian_cat'.replace('_', ' '))}")
+    picture, target = "-H 'accept: image/jpeg' -o why.jpg", "-H 'x-camserve-target: Egyptian cat'"
+    for photo, options in ((photos[0], ()), (photos[1], (picture,)), (photos[1], (target,))):
+        print(f"  {curl_line(server, recipe.name, str(photo), *options)}")
     print(f"Stop it with: kill {server.pid}")
 
 

@@ -191,7 +191,7 @@ def _check_codec(opened: ImageFile.ImageFile) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: 16-bit greys are scaled, transparency is laid on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+        return image.copy()  # the opened file holds on to its decoder, a WebP's to two more pictures
     flat = Image.new("RGB", image.size)
     for top in range(0, image.height, BAND):  # a second whole copy could be hundreds of megabytes
         box = (0, top, image.width, min(top + BAND, image.height))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from camserve.errors import ConfigError, UnknownClass, nearest, quote
 
-
 MOST_DIGITS = 20  # of a class index; Python refuses to read thousands
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_FRAME_ONLY = Caution("FIRST_FRAME_ONLY", "the picture is animated: only its first frame was looked at")
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
-BATCH_PIXELS = 40_000_000  # uploaded pixels that are held at once, give or take one picture
+BATCH_PIXELS = 20_000_000  # of uploaded pictures held at once, give or take one picture
 BATCH_ROWS = 32  # pictures in one forward pass
 
 

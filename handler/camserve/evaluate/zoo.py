@@ -78,7 +78,10 @@ def try_out(entry: Entry) -> Row:
 def _measure(name: str, network: nn.Module) -> Row:
     size = _input_size(network)
     scores = Scores(wake(network)).eval()
-    _calibrate(scores, size)
+    try:
+        _calibrate(scores, size)
+    except Exception as error:
+        return Row(name, reason=f"takes no pictures of shape (N, 3, {size[0]}, {size[1]}): {_word(error)}", built=False)
     start = time.perf_counter()
     layer = find_layer(scores, size)
     seconds = time.perf_counter() - start
@@ -131,12 +134,10 @@ def wake(network: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _calibrate(network: nn.Module, size: tuple[int, int]) -> None:
     """Take batch normalisation's statistics from noise, without which deep random networks fade out."""
-    layers = [each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    if not layers:
-        return
-    for layer in layers:
-        layer.momentum = 1.0
-        layer.train()
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.momentum = 1.0
+            layer.train()
     network(torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2)))
     network.eval()
 
