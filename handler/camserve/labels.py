@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from camserve.errors import ConfigError, UnknownClass, nearest, quote
 
+INDEX = re.compile(r"[+-]?[0-9]+")
 MOST_DIGITS = 20  # of a class index; Python refuses to read thousands
 
 
@@ -44,7 +46,7 @@ class Labels:
         A label counts exactly, then in any case, then by one of its comma-separated synonyms.
         UnknownClass: nothing or more than one class fits; the message names the nearest.
         """
-        if (index := asked.strip()).lstrip("+-").isdecimal():
+        if INDEX.fullmatch(index := asked.strip()):
             if len(index) > MOST_DIGITS or not 0 <= int(index) < len(self):
                 raise UnknownClass(f"class index {quote(index)} is not in 0..{len(self) - 1}")
             return int(index)
