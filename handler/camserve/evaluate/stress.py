@@ -38,7 +38,7 @@ GROWTH_LIMIT = 20_000_000  # bytes
 WARM_UP = 1_500  # requests; the allocator takes about a thousand to reach its size
 SAMPLES = 20
 FLOOD = 200  # requests at once, about three times the queue
-LEAKED = 100_000  # bytes a forward pass, in the planted leak
+LEAKED = 1_000_000  # bytes a forward pass, in the planted leak
 
 LEAKY = f"""
 import torch
