@@ -14,6 +14,7 @@ import hostile
 pytestmark = pytest.mark.server
 
 RECOVERY_SECONDS = 60
+LOST = (500, 507)  # what TorchServe itself answers for the batch of a worker that died: both were seen
 
 
 def picture(red, green=50):
@@ -117,7 +118,7 @@ def test_a_killed_worker_costs_at_most_the_batch_in_flight(unsafe):
         psutil.Process(worker).kill()
         statuses = [each.result().status_code for each in pending]
     assert statuses.count(200) >= len(bodies) - 8
-    assert set(statuses) <= {200, 500}
+    assert set(statuses) <= {200, *LOST}
     wait_until_ready(unsafe, worker)
 
 
