@@ -268,6 +268,7 @@ OPTION_NAMES = (
     "size",
     "top_k",
     "details",
+    "compat",
     "palette",
     "opacity",
 )

@@ -271,12 +271,23 @@ def test_captum_draws_the_same_gradcam(name: str, device: str, ledger: dict[str,
 
 @every_device
 @every_case
-def test_the_compatible_view_is_what_users_of_pytorch_grad_cam_see(name: str, device: str) -> None:
+def test_the_compatible_view_is_what_users_of_pytorch_grad_cam_see(
+    name: str, device: str, ledger: dict[str, float]
+) -> None:
     view = their_pass(name, device).view
     size = (view.shape[1], view.shape[2])
     assert float((pytorch_grad_cam_view(pgc("GradCAM", name, device), size) - view).abs().max()) < 1e-6
-    if not reads_after_an_edit(name):
-        assert float((pytorch_grad_cam_view(ours("gradcam", name, device), size).cpu() - view).abs().max()) < 2e-6
+    if reads_after_an_edit(name):
+        return
+    seen, targets = seen_of(name, device), targets_of(name, device)
+    weights = seen.gradients(targets).double().mean(dim=(2, 3), keepdim=True)
+    exact = pytorch_grad_cam_view((weights * seen.activations[targets.rows].double()).sum(dim=1), size).cpu()
+    found = pytorch_grad_cam_view(ours("gradcam", name, device), size).cpu()
+    ledger[f"compat: {name}, from exact arithmetic"] = largest = float((found - exact).abs().max())
+    ledger[f"compat: {name}, pytorch-grad-cam from exact arithmetic"] = rounding = float((view - exact).abs().max())
+    ledger[f"compat: {name}, pytorch-grad-cam"] = apart = float((found - view).abs().max())
+    assert largest < 1e-6
+    assert apart < 1e-6 + (rounding if rounding > 1e-6 else 0)  # theirs alone is 1.3e-6 off on SqueezeNet
 
 
 # Where the libraries differ from us, from each other, or from their paper

@@ -120,7 +120,7 @@ def test_the_maps_of_several_layers_are_fused_on_the_finest_grid(photo):
 def test_contrast_and_five_targets_share_one_forward_pass(photo):
     pipeline = build(EYE)
     passes = []
-    handle = pipeline._network.register_forward_hook(lambda *_: passes.append(1))
+    handle = pipeline.network.register_forward_hook(lambda *_: passes.append(1))
     ask(pipeline, photo, target="top:3", contrast="next", evidence="signed")
     handle.remove()
     assert len(passes) == 1

@@ -16,7 +16,7 @@ SETTINGS = load_settings(
         "model": {"factory": "a:b"},
         "input": {},
         "layers": [{"name": "last"}, {"name": "first"}],
-        "methods": ["gradcam", "hirescam", "layercam", "xgradcam"],
+        "methods": ["gradcam", "hirescam", "layercam", "xgradcam", "eigencam"],
     }
 )
 MENU = Menu(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
@@ -56,6 +56,8 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("size", "512", "size", 512),
         ("top_k", 3, "top_k", 3),
         ("details", "all", "details", frozenset({"signs", "channels", "timing"})),
+        ("compat", "pytorch-grad-cam", "compat", "pytorch-grad-cam"),
+        ("compat", "none", "compat", None),
         ("palette", "viridis", "palette", "viridis"),
         ("opacity", 0.25, "opacity", 0.25),
     ],
@@ -95,6 +97,10 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"size": "100.5"}, "whole number"),
         ({"opacity": "nan"}, "0 to 1"),
         ({"evidence": "for,against"}, "takes one value"),
+        ({"compat": "captum"}, "not one of: none, pytorch-grad-cam"),
+        ({"compat": "pytorch-grad-cam", "method": "gradcam,eigencam"}, "not for eigencam"),
+        ({"compat": "pytorch-grad-cam", "evidence": "signed"}, "no signed maps"),
+        ({"compat": "pytorch-grad-cam", "layer": "last,first"}, "ask for one layer"),
         ({"layer": "middle"}, "not one of: last, first"),
     ],
 )

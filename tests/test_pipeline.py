@@ -121,7 +121,7 @@ def test_bad_rows_fail_alone_and_good_rows_are_unchanged(pipeline, photo):
 
 
 def test_evidence_that_is_not_there_is_said_not_hidden(pipeline, photo):
-    pipeline._network.head.weight.data *= -1
+    pipeline.network.head.weight.data *= -1
     ((_, answer),) = told(pipeline, RawRequest(photo(50, 60, 70)))
     (explanation,) = answer["explanations"]
     assert explanation["status"] == "blank"
@@ -181,7 +181,7 @@ def test_pictures_come_as_data_uris_and_timing_on_request(pipeline, photo):
 
 
 def test_the_network_is_given_back_as_it_was(pipeline, photo):
-    network = pipeline._network
+    network = pipeline.network
     told(pipeline, RawRequest(photo(50, 100, 200)), RawRequest(photo(255, 255, 255)))
     assert not network.pool._forward_hooks
     assert network.head.weight.requires_grad

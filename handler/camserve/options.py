@@ -17,6 +17,9 @@ HEADER_PREFIX = "x-camserve-"
 EVIDENCE = ("for", "against", "signed")
 DETAILS = ("signs", "channels", "timing")
 FORMATS = ("grid", "heatmap", "overlay", "mask", "boxes")
+COMPATS = ("none", "pytorch-grad-cam")
+# Those whose raw maps are the same there: an eigen map's sign is arbitrary there, others follow other equations.
+COMPARABLE = ("gradcam", "hirescam", "layercam", "xgradcam")
 PALETTES = ("turbo", "viridis", "jet")
 PICTURE_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/*": "JPEG"}
 TEXT_TYPES = ("application/json", "application/*", "text/html", "text/*", "*/*")
@@ -54,9 +57,23 @@ class Menu:
             raise BadOption(
                 "the maps of several layers are fused by their maximum, which has no sign: ask for one layer"
             )
+        if options.compat is not None:
+            _check_comparable(options)
         maps = _count(options.targets) * len(options.methods)
         if maps > self.settings.limits.max_maps:
             raise BadOption(f"targets x methods ask for {maps} maps; the limit is {self.settings.limits.max_maps}")
+
+
+def _check_comparable(options: Options) -> None:
+    """Refuse what the other library does not draw, or draws differently."""
+    asked = f"option 'compat': {options.compat}"
+    for method in options.methods:
+        if method not in COMPARABLE:
+            raise BadOption(f"{asked} draws the same raw map for {', '.join(COMPARABLE)} alone, not for {method}")
+    if options.evidence == "signed":
+        raise BadOption(f"{asked} knows no signed maps: ask for evidence for or against")
+    if len(options.layers) > 1:
+        raise BadOption(f"{asked} fuses layers in another way: ask for one layer")
 
 
 Parser = Callable[[object, Menu], dict[str, object]]
@@ -215,6 +232,11 @@ def _top_k(value: object, menu: Menu) -> dict[str, object]:
     return {"top_k": _whole(value, "top_k", 1, menu.settings.limits.max_top_k)}
 
 
+def _compat(value: object, _menu: Menu) -> dict[str, object]:
+    asked = _one_among(value, "compat", COMPATS)
+    return {"compat": None if asked == "none" else asked}
+
+
 def _details(value: object, _menu: Menu) -> dict[str, object]:
     asked = _among(value, "details", (*DETAILS, "all", "none"))
     if "all" in asked:
@@ -233,6 +255,7 @@ PARSERS: Mapping[str, Parser] = {
     "size": _size,
     "top_k": _top_k,
     "details": _details,
+    "compat": _compat,
     "palette": lambda value, _: {"palette": _one_among(value, "palette", PALETTES)},
     "opacity": lambda value, _: {"opacity": _number(value, "opacity", 0, 1)},
 }

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from camserve.cams import METHODS
+from camserve.cams.compat import pytorch_grad_cam_view
 from camserve.capture import Capture
 from camserve.classifier import DTYPES, Classifier, inside, load_classifier
 from camserve.decode import decode, harden_pillow
@@ -47,13 +48,13 @@ class Pipeline:
         self.labels = classifier.labels
         self.model = model
         self.monitor = monitor
-        self._network = classifier.network
+        self.network = classifier.network
         self._device = classifier.device
         self._dtype = DTYPES[settings.runtime.precision]
         self._heads = classifier.heads
         self._layers = {layer.name: layer for layer in settings.layers}
         self._menu = Menu(settings, classifier.labels)
-        Capture(self._network, settings.layers)
+        Capture(self.network, settings.layers)
 
     def card(self) -> dict[str, object]:
         """Return what a client may know of the model: classes, layers, methods, input, options and limits."""
@@ -119,7 +120,7 @@ class Pipeline:
         with self.monitor.stage("preprocess"):
             batch = preprocess([request.picture for request in requests], self.settings.input, self._device)
         model = self.settings.model
-        with Capture(self._network, self._layers_for(requests), self._heads) as capture:
+        with Capture(self.network, self._layers_for(requests), self._heads) as capture:
             with self.monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 seen = capture.forward(batch.pixels.to(self._dtype), tape)
@@ -163,6 +164,11 @@ class Pipeline:
     def _write(self, answer: Answer) -> Response:
         with self.monitor.stage("render"):
             options = answer.request.options
+            if options.compat is not None:
+                seen_alike = (
+                    as_others_see(each, options.compat, self.settings.input.size) for each in answer.explanations
+                )
+                answer = replace(answer, explanations=tuple(seen_alike))
             if options.picture and answer.explanations and answer.explanations[0].grid is not None:
                 drawn = draw("overlay", self._scene(answer, answer.explanations[0]))
                 return show(answer.explanations[0], CONTENT_TYPES[options.picture], encode(drawn, options.picture))
@@ -198,6 +204,14 @@ def _shown(
 ) -> Shown:
     scores = np.stack([each.scores for each in outlooks])
     return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), batch.pixels, tales)
+
+
+def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:
+    """Replace the grid by the map (H, W) of ``size`` that another library would return."""
+    if explanation.grid is None:
+        return explanation
+    raw = torch.from_numpy(explanation.grid * explanation.scale)
+    return replace(explanation, grid=pytorch_grad_cam_view(raw[None], size)[0].numpy(), compat=library)
 
 
 def _is_full(requests: Sequence[Request]) -> bool:

@@ -15,6 +15,8 @@ from camserve.values import Answer, Caution, Explanation, Prediction, Response
 
 JSON_TYPE = "application/json"
 KEYS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
+GRID_DIGITS = 4
+COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6
 WITHOUT_PICTURES = Caution(
     "OPTION_REDUCED", "the answer was too long: its pictures were left out; ask for a smaller size"
 )
@@ -127,6 +129,7 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
 
 def _explanation(explanation: Explanation) -> dict[str, Any]:
     contrast = explanation.contrast
+    digits = GRID_DIGITS if explanation.compat is None else COMPAT_DIGITS
     written: dict[str, Any] = {
         "status": explanation.status,
         "method": explanation.method,
@@ -134,12 +137,14 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
         "evidence": explanation.evidence,
         "target": {**_prediction(explanation.target.prediction), "asked": explanation.target.asked},
         "contrast": None if contrast is None else _prediction(contrast),
-        "grid": None if explanation.grid is None else round_all(explanation.grid, 4),
+        "grid": None if explanation.grid is None else round_all(explanation.grid, digits),
         "scale": significant(explanation.scale),
         "boxes": [[_pixel(side) for side in box] for box in explanation.boxes],
         "images": dict(explanation.images),
         "balance": _rounded(explanation.balance),
     }
+    if explanation.compat is not None:
+        written["compat"] = explanation.compat
     return {**written, **explanation.details}
 
 

@@ -107,6 +107,7 @@ class Defaults:
     evidence: str = "for"
     format: str = "grid"
     top_k: str = "5"
+    compat: str = "none"
     palette: str = "turbo"
     opacity: str = "0.6"
 

@@ -106,6 +106,7 @@ class Options:
     size: int | None = None  # longest side of drawn pictures, pixels
     top_k: int = 5
     details: frozenset[str] = frozenset()
+    compat: str | None = None  # the library as whose users see it the map is shown
     palette: str = "turbo"
     opacity: float = 0.6
     picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
@@ -170,6 +171,7 @@ class Explanation:
     contrast: Prediction | None = None
     grid: np.ndarray | None = None  # (h, w) float32: 0..1, or -1..1 when signed
     scale: float = 0.0  # grid * scale is the raw map
+    compat: str | None = None  # the grid is what this library returns, at the input's resolution
     boxes: tuple[Box, ...] = ()  # in the uploaded picture's pixels
     images: Mapping[str, str] = field(default_factory=dict)  # format -> data URI
     balance: Mapping[str, float | None] = field(default_factory=dict)

@@ -1,12 +1,17 @@
 """The whole way through a real TorchServe."""
 
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from camserve.decode import decode
+from camserve.preprocess import preprocess
 from camserve.unpack import open_archive
 from camserve.values import RawRequest
 
@@ -51,6 +56,28 @@ def test_coffee_is_espresso_and_the_map_lies_on_the_cup(post, coffee):
     # The cup, by hand: its rim and saucer fill x 150 to 440, y 80 to 330 of the 600 x 400 photo.
     assert 150 < x < 440
     assert 80 < y < 330
+
+
+def test_a_compatible_answer_is_the_map_that_pytorch_grad_cam_returns(post, pipeline, chelsea):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own imports
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    told = post(PREDICT, files={"data": chelsea}, data={"compat": "pytorch-grad-cam", "target": "tiger cat"}).json()
+    (explanation,) = told["explanations"]
+    assert explanation["compat"] == "pytorch-grad-cam"
+    network = pipeline.network
+    cut = preprocess([decode(chelsea, pipeline.settings.limits)], pipeline.settings.input, torch.device("cpu")).pixels
+    cut.requires_grad_()  # the parameters are frozen
+    # The target layer is the second call of a shared module, which they cannot name: they look at what it hands on.
+    layer = torch.nn.Identity()
+    handle = network.get_submodule("_avg_pooling").register_forward_pre_hook(lambda _, given: layer(*given))
+    with GradCAM(network, [layer]) as theirs:
+        expected = theirs(cut, [ClassifierOutputTarget(explanation["target"]["index"])])[0]
+    handle.remove()
+    found = np.array(explanation["grid"])
+    assert found.shape == expected.shape == (224, 224)
+    assert np.abs(found - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize(("accept", "kind"), [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP")])

@@ -23,7 +23,7 @@ EXAMPLE = """examples:
   camserve explain photo.jpg --archive model_store/imagenet.mar --out why.png
   camserve explain photo.jpg --url http://127.0.0.1:8080/predictions/imagenet --token TOKEN --target espresso
 """
-OPTIONS = ("target", "contrast", "method", "layer", "evidence", "format", "size", "top_k", "details")
+OPTIONS = ("target", "contrast", "method", "layer", "evidence", "format", "size", "top_k", "compat", "details")
 STYLE = ("palette", "opacity")
 
 Told = dict[str, Any]
