@@ -161,7 +161,6 @@ def resized_jpeg(width, height):
 
 # The header alone must get these refused: 413.
 SIZE_BOMBS = {
-    """Return name -> picture whose header alone must get it refused: 413."""
     "png 1-bit 169 Mpx": lambda: encode(Image.new("1", (13_000, 13_000)), "PNG"),
     "png header 177 Mpx": lambda: wide_png(13_300, 13_300),
     "png header 4 Gpx": lambda: wide_png(65_535, 65_535),
@@ -187,7 +186,6 @@ def deflated():
 
 # Small or legal files that would keep a decoder busy for seconds, or whose texts are megabytes.
 TIME_BOMBS = {
-    """Return name -> small or legal file that would keep a decoder busy for seconds, or its text for megabytes."""
     "bmp rle padding": lambda: bmp(5_000, 5_000, 1, b"\x01\x00\x00\x00" * 5_000),
     "bmp rle empty runs": lambda: bmp(1_000, 1_000, 1, b"\x01\x00" * 1_000_000),
     "jpeg 2,000 scans": lambda: many_scans(1_000, 2_000),
@@ -215,7 +213,6 @@ def long_exif():
 
 # Odd files that must be answered with 200 or 4xx, never more.
 ODDITIES = {
-    """Return name -> odd file that must be answered with 200 or 4xx, never more."""
     "png 10,000 chunks": lambda: png(chunk(b"teSt", b"") * 10_000),
     "gif 300 frames": lambda: animation(300),
     "jpeg exif": lambda: encode(Image.new("RGB", (40, 20)), "JPEG", exif=long_exif()),

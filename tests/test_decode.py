@@ -37,6 +37,36 @@ def test_every_accepted_format_is_recognised_by_its_first_bytes(encoded, kind):
     assert np.abs(np.asarray(picture.image).mean(axis=(0, 1)) - (200, 10, 10)).max() < 4
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_no_finer_than_needed_and_keeps_its_own_size(coffee, orientation):
+    large = Image.open(BytesIO(coffee)).resize((3000, 2000), Image.Resampling.LANCZOS)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = BytesIO()
+    large.save(buffer, "JPEG", quality=90, exif=exif)
+    upright = (3000, 2000) if orientation == 1 else (2000, 3000)
+    asked = []
+
+    def enough(width, height):
+        asked.append((width, height))
+        return (width // 5, height // 5)
+
+    picture = decode(buffer.getvalue(), LIMITS, enough)
+    assert asked == [upright]
+    assert (picture.width, picture.height) == upright
+    assert picture.image.size == (upright[0] // 4, upright[1] // 4)
+    whole = decode(buffer.getvalue(), LIMITS)
+    assert whole.image.size == upright
+    apart = np.abs(np.asarray(picture.image, int) - np.asarray(whole.image.resize(picture.image.size, Image.BOX)))
+    assert apart.mean() < 1
+
+
+def test_a_webp_that_would_take_too_much_memory_is_refused_from_its_header(encoded):
+    assert decode(encoded(4000, 2000, kind="WEBP"), LIMITS).width == 4000
+    with pytest.raises(TooManyPixels, match="the WEBP picture is 5000 x 4000 pixels; the limit is 16000000"):
+        decode(encoded(5000, 4000, kind="WEBP"), LIMITS)
+
+
 @pytest.mark.parametrize("wrap", [str, "data:image/png;base64,{}".format, lambda text: text[:40] + "\r\n" + text[40:]])
 def test_base64_text_is_decoded(encoded, wrap):
     text = base64.b64encode(encoded(16, 16)).decode()

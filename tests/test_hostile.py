@@ -165,17 +165,19 @@ def test_many_segments_chunks_blocks_and_scans_within_reason_are_fine():
     assert decode(hostile.jpeg() + b"\xff\xda\x00\x04" * 10_000, LIMITS).width == 32
 
 
-def test_large_pictures_of_a_batch_are_not_all_held_at_once(pipeline, monkeypatch, encoded):
+def test_large_pictures_of_a_batch_are_let_go_before_the_network_runs(pipeline, monkeypatch, encoded):
     held = []
     answers = pipeline._answers
-    monkeypatch.setattr(pipeline, "_answers", lambda requests: held.append(len(requests)) or answers(requests))
-    monkeypatch.setattr("camserve.pipeline.BATCH_PIXELS", 10_000)
-    row = RawRequest(encoded(100, 60), {"explain": "false"})
-    assert [answer.status for answer in pipeline.answer([row] * 5)] == [200] * 5
-    assert held == [2, 2, 1]
+    monkeypatch.setattr(
+        pipeline, "_answers", lambda asked: held.append([each.picture.image.size for each in asked]) or answers(asked)
+    )
+    data = encoded(2000, 1000)
+    rows = [RawRequest(data), RawRequest(data, {"format": "overlay"}), RawRequest(data, {"format": "mask", "size": 40})]
+    assert [answer.status for answer in pipeline.answer(rows)] == [200] * 3
+    assert held == [[(1, 1), (1024, 512), (40, 20)]]
     monkeypatch.setattr("camserve.pipeline.BATCH_ROWS", 1)
-    pipeline.answer([row, RawRequest(b"nothing"), row])
-    assert held == [2, 2, 1, 1, 1, 0]
+    pipeline.answer([rows[0], RawRequest(b"nothing"), rows[0]])
+    assert [len(each) for each in held] == [3, 1, 0, 1]
 
 
 json_values = st.recursive(

@@ -1,10 +1,13 @@
 """Each row stands alone: whatever one of them is, its neighbours are answered as if it were not there."""
 
 import json
+from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from camserve.classifier import Classifier
@@ -14,6 +17,7 @@ from camserve.pipeline import Pipeline
 from camserve.respond import ModelName
 from camserve.scores import Scores
 from camserve.settings import load_settings
+from camserve.unpack import open_archive
 from camserve.values import RawRequest
 
 NAMES = ["red", "green", "blue"]
@@ -80,10 +84,6 @@ def test_an_answer_has_the_shape_of_the_contract(pipeline, photo):
 
 
 def test_the_map_of_a_requested_class_is_its_own(pipeline, encoded):
-    from io import BytesIO
-
-    from PIL import Image
-
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:4, 4:8, 0] = 100
     pixels[8:12, 12:, 1] = 200
@@ -223,3 +223,33 @@ def test_a_one_logit_network_is_explained_for_and_against(photo):
     assert warm["probability"] + cold["probability"] == pytest.approx(1)
     assert answer["explanations"][0]["status"] == "ok"
     assert answer["explanations"][1]["status"] == "blank"
+
+
+def test_a_reduced_jpeg_changes_its_answer_by_less_than_the_stated_tolerance(imagenet, coffee, chelsea):
+    """Photos of 9 Mpx and 5 Mpx, which are decoded at a quarter of their size."""
+    with open_archive(imagenet) as pipeline:
+        for photo in (coffee, chelsea):
+            image = Image.open(BytesIO(photo)).convert("RGB")
+            large = image.resize((image.width * 6, image.height * 6), Image.Resampling.LANCZOS)
+            grain = np.random.default_rng(1).normal(0, 8, (large.height, large.width, 3))  # as a camera's
+            large = Image.fromarray(np.clip(np.asarray(large) + grain, 0, 255).astype(np.uint8))
+            jpeg, bmp = BytesIO(), BytesIO()
+            large.save(jpeg, "JPEG", quality=92)
+            Image.open(jpeg).save(bmp, "BMP")  # the same pixels, of which no decoder leaves any out
+            rows = [RawRequest(each.getvalue(), {"format": "grid,boxes"}) for each in (jpeg, bmp)]
+            pipeline.settings = replace(pipeline.settings, limits=replace(pipeline.settings.limits, max_bytes=10**8))
+            (_, reduced), (_, whole) = told(pipeline, *rows)
+            assert reduced["input"]["region"] == whole["input"]["region"]
+            got, wanted = reduced["predictions"][0], whole["predictions"][0]
+            assert got["index"] == wanted["index"]
+            assert got["probability"] == pytest.approx(wanted["probability"], abs=0.01)
+            grids = [np.array(each["explanations"][0]["grid"]) for each in (reduced, whole)]
+            assert np.abs(grids[0] - grids[1]).max() < 0.02
+
+
+def test_a_warm_pipeline_has_run_every_batch_size_that_can_come(pipeline):
+    sizes = []
+    handle = pipeline.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    pipeline.warm_up(20)
+    handle.remove()
+    assert sizes == [1, 2, 3, 4, 5, 6, 7, 8, 16, 20]

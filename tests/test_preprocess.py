@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from camserve.errors import ConfigError
-from camserve.preprocess import preprocess, seen_region
+from camserve.preprocess import enough, fit, normalise, seen_region, shrink
 from camserve.settings import InputSpec
 from camserve.values import Picture
 
@@ -15,7 +15,11 @@ CPU = torch.device("cpu")
 def photo(width, height):
     generator = np.random.default_rng(width * height)
     small = Image.fromarray(generator.integers(0, 255, (12, 12, 3), np.uint8))
-    return Picture(small.resize((width, height), Image.Resampling.BICUBIC), "PNG")
+    return Picture(small.resize((width, height), Image.Resampling.BICUBIC), "PNG", width, height)
+
+
+def pixels_of(pictures, spec):
+    return normalise([fit(picture, spec)[0] for picture in pictures], spec, CPU)
 
 
 @pytest.mark.parametrize("size", [(600, 400), (400, 600), (451, 300), (256, 256), (224, 900), (100, 80)])
@@ -26,7 +30,7 @@ def test_pixels_are_those_of_torchvision(size, interpolation):
     reference = Compose(
         [Resize(256, InterpolationMode(interpolation)), CenterCrop(224), ToTensor(), Normalize(spec.mean, spec.std)]
     )(picture.image)
-    ours = preprocess([picture], spec, CPU).pixels[0]
+    (ours,) = pixels_of([picture], spec)
     levels = (ours - reference).abs() * torch.tensor(spec.std).view(3, 1, 1) * 255
     assert levels.max() < 2.01  # one rounding in each of the two passes of a resize
     assert levels.mean() < 0.02
@@ -41,18 +45,33 @@ def test_the_region_is_the_part_that_survives():
 def test_a_marked_pixel_lies_where_the_region_says():
     image = Image.new("RGB", (600, 400))
     image.paste("white", (300, 200, 320, 220))
-    batch = preprocess([Picture(image, "PNG")], InputSpec(mean=(0.0,) * 3, std=(1.0,) * 3), CPU)
-    left, top, right, bottom = batch.regions[0]
-    row, column = np.argwhere(batch.pixels[0, 0].numpy() > 0.5).mean(axis=0) + 0.5
+    pixels, (left, top, right, bottom) = fit(Picture(image, "PNG", *image.size), InputSpec())
+    row, column = np.argwhere(pixels[:, :, 0] > 127).mean(axis=0) + 0.5
     assert left + column * (right - left) / 224 == pytest.approx(310, abs=1)
     assert top + row * (bottom - top) / 224 == pytest.approx(210, abs=1)
 
 
 def test_a_batch_holds_its_pictures_in_order():
     pictures = [photo(300, 200), photo(200, 300)]
-    both = preprocess(pictures, InputSpec(), CPU).pixels
+    both = pixels_of(pictures, InputSpec())
     for row, picture in enumerate(pictures):
-        assert torch.equal(both[row], preprocess([picture], InputSpec(), CPU).pixels[0])
+        assert torch.equal(both[row], pixels_of([picture], InputSpec())[0])
+
+
+def test_a_reduced_picture_is_cut_where_the_whole_one_is():
+    whole = photo(1200, 800)
+    half = Picture(whole.image.resize((600, 400), Image.Resampling.BOX), "JPEG", 1200, 800)
+    assert enough(1200, 800, InputSpec()) == (768, 512)
+    (pixels, region), (fewer, same) = fit(whole, InputSpec()), fit(half, InputSpec())
+    assert region == same
+    assert np.abs(pixels.astype(int) - fewer).max() <= 2
+
+
+def test_a_picture_is_shrunk_to_its_longest_side_and_never_enlarged():
+    image = Image.new("RGB", (600, 400))
+    assert shrink(image, 300).size == (300, 200)
+    assert shrink(image, 1).size == (1, 1)
+    assert shrink(image, 1000) is image
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
     assert layer.grid == (2, 2)
     with Capture(network(), (Layer("layer4"),)) as capture:
         from camserve.decode import decode
-        from camserve.preprocess import preprocess
+        from camserve.preprocess import fit, normalise
         from camserve.settings import Limits
 
-        batch = preprocess([decode(chelsea, Limits())], GEOMETRY, torch.device("cpu"))
-        (seen,) = capture.forward(batch.pixels)
+        pixels = normalise([fit(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
+        (seen,) = capture.forward(pixels)
     best = int(seen.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
     expected = METHODS["gradcam"].run(seen, Targets(torch.tensor([0]), torch.eye(1000)[[best]]))[0].clamp(min=0)

@@ -7,6 +7,8 @@ every map; a backward pass runs through the tail only.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, OutOfTime
 from camserve.tail import Head, NotReplayable, Tape
 from camserve.values import Layer, Targets
 
@@ -156,6 +158,12 @@ class Seen:
         self._output = output
         self._tape = tape
         self._gradients: dict[int, tuple[Targets, Tensor]] = {}
+        self.until = math.inf  # time.monotonic() after which no further pass is begun
+
+    def check_time(self) -> None:
+        """Stop what takes too long. OutOfTime: it is later than ``until``."""
+        if time.monotonic() > self.until:
+            raise OutOfTime(f"the time for the explanations at '{self.layer.name}' is over")
 
     def targeted(self, targets: Targets, scores: Tensor | None = None) -> Tensor:
         """Return the value (T,) of each target: its weighted sum of its row's scores, or of others (N, C)."""
@@ -163,15 +171,23 @@ class Seen:
 
     @torch.no_grad()
     def rerun(self, pixels: Tensor) -> Tensor:
-        """Return the scores (M, C) float32 of other pixels (M, 3, H, W): the whole network runs again."""
+        """Return the scores (M, C) float32 of other pixels (M, 3, H, W): the whole network runs again.
+
+        OutOfTime: between two of its passes.
+        """
+        scores = []
         with Capture(self.network, ()):
-            return torch.cat([self.network(part) for part in torch.split(pixels, RERUN_BATCH)]).float()
+            for part in torch.split(pixels, RERUN_BATCH):
+                self.check_time()
+                scores.append(self.network(part))
+        return torch.cat(scores).float()
 
     def rescore(self, activations: Tensor) -> Tensor:
         """Return the scores (N, C) that other activations (N, K, h, w) would get: the tail alone is run again.
 
-        ConfigError: the tail was not recorded, or cannot be run again.
+        ConfigError: the tail was not recorded, or cannot be run again. OutOfTime.
         """
+        self.check_time()
         if self.head is not None:
             return self.head.scores(activations)
         if self._tape is None:
@@ -187,6 +203,7 @@ class Seen:
         """Return d target / d activation, (T, K, h, w) float32: one tail-backward per target of a row.
 
         Where the tail's closed form is known there is no backward pass. ConfigError: no gradient reaches the layer.
+        OutOfTime: between two passes.
         """
         if self.head is not None:
             return self.head.gradients(targets.weights, self.activations.shape[2:])
@@ -203,6 +220,7 @@ class Seen:
         gradients = self.activations.new_empty((len(targets.rows), *self.activations.shape[1:]))
         # Rows do not mix, so one backward pass serves one target of every row at once.
         for slot in slots(targets.rows):
+            self.check_time()
             rows = targets.rows[slot]
             wanted = (targets.weights[slot].to(self._scores) * self._scores[rows]).sum()
             (gradient,) = torch.autograd.grad(wanted, self._output, retain_graph=True, allow_unused=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import threading
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from io import BytesIO
 
 import numpy as np
@@ -41,20 +43,30 @@ MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
 MAX_PARTS = 30_000  # chunks, segments or blocks in one file; Pillow walks over them in Python
 MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pass over the whole picture
 BAND = 256  # rows converted at a time
+LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
+MAX_WEBP_PIXELS = 16_000_000  # each takes 16 bytes while a WebP is decoded, and there is no smaller way
+ROTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
 JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
 
 
+Enough = Callable[[int, int], tuple[int, int]]
+one_large = threading.Lock()
+
+
 def harden_pillow() -> None:
-    """Make Pillow refuse, rather than warn of, pictures that unpack to more than they should."""
+    """Make Pillow refuse, rather than warn of, pictures that unpack to more than they should; load its decoders."""
+    Image.init()
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
 
 
-def decode(image: object, limits: Limits) -> Picture:
+def decode(image: object, limits: Limits, enough: Enough = lambda width, height: (width, height)) -> Picture:
     """Decode bytes, or their base64 text, into an upright RGB picture; only the first frame counts.
 
+    ``enough`` says, for an upright width and height, how many pixels across and down are worth decoding: a larger
+    JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than that.
     MissingImage, BadBase64, TooManyBytes, UnsupportedFormat, TooManyPixels, ImageTooSmall, BadImage.
     """
     data = _as_bytes(image, limits)
@@ -62,19 +74,31 @@ def decode(image: object, limits: Limits) -> Picture:
     _check_parts(kind, data)
     try:
         with Image.open(BytesIO(data), formats=[kind]) as opened:
-            _check_size(opened.width, opened.height, limits)
+            _check_size(kind, opened.width, opened.height, limits)
             _check_codec(opened)
+            size = _reduce(opened, enough) if kind == "JPEG" else None
             frames = 2 if getattr(opened, "is_animated", False) else 1
-            opened.seek(0)
-            opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            return Picture(to_rgb(opened), kind, frames)
+            with one_large if opened.width * opened.height > LARGE else nullcontext():
+                opened.seek(0)
+                opened.load()
+                ImageOps.exif_transpose(opened, in_place=True)
+                upright = to_rgb(opened)
+                return Picture(upright, kind, *(size or upright.size), frames)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooManyPixels(f"the picture would unpack to more than {limits.max_pixels} pixels") from None
     except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes
         raise BadImage(f"the {kind} picture is truncated or corrupt ({type(error).__name__})") from None
+
+
+def _reduce(opened: Image.Image, enough: Enough) -> tuple[int, int]:
+    """Let a JPEG be decoded no finer than needed; return its own width and height, upright."""
+    sideways = opened.getexif().get(ROTATION) in SIDEWAYS
+    size = opened.size[::-1] if sideways else opened.size
+    needed = enough(*size)
+    opened.draft(None, needed[::-1] if sideways else needed)
+    return size
 
 
 def _as_bytes(image: object, limits: Limits) -> bytes:
@@ -113,13 +137,14 @@ def sniff(data: bytes) -> str:
     raise UnsupportedFormat("the picture is not JPEG, PNG, WebP, GIF or BMP; base64 goes into JSON as {'data': '...'}")
 
 
-def _check_size(width: int, height: int, limits: Limits) -> None:
+def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
     if width < limits.min_side or height < limits.min_side:
         raise ImageTooSmall(f"the picture is {width} x {height} pixels; each side must have {limits.min_side} or more")
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+    most = min(limits.max_pixels, MAX_WEBP_PIXELS) if kind == "WEBP" else limits.max_pixels
+    if width * height > most or max(width, height) > limits.max_side:
         raise TooManyPixels(
-            f"the picture is {width} x {height} pixels; the limit is {limits.max_pixels} pixels in all "
-            f"and {limits.max_side} a side"
+            f"the {kind} picture is {width} x {height} pixels; the limit is {most} pixels in all and "
+            f"{limits.max_side} a side"
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")

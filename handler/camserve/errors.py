@@ -2,6 +2,7 @@
 
 CamserveError
 |-- ConfigError              an operator's mistake: settings, archive, command line
+|-- OutOfTime                an explanation took too long; the prediction stands
 `-- RequestError             one row's fault; its neighbours never notice
     |-- MissingImage   400   |-- TooManyBytes       413
     |-- BadBase64      400   |-- TooManyPixels      413
@@ -29,6 +30,10 @@ class CamserveError(Exception):
 
 class ConfigError(CamserveError):
     """What an operator wrote cannot work; the message names the key, the value and the way out."""
+
+
+class OutOfTime(CamserveError):
+    """An explanation has used up its time."""
 
 
 class RequestError(CamserveError):

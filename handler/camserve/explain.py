@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from camserve.cams import METHODS, Map, Method, measure
 from camserve.cams.evidence import channels, share_of_score, signs
 from camserve.cams.fuse import fuse
 from camserve.capture import Seen
+from camserve.errors import OutOfTime
 from camserve.predict import Outlook
 from camserve.values import Caution, Explanation, Options, Prediction, Target, Targets
 
@@ -29,6 +31,9 @@ NO_POSITIVE_EVIDENCE = Caution(
     "against it, or evidence=signed for both",
 )
 EXPLANATION_FAILED = Caution("EXPLANATION_FAILED", "this map could not be computed; the prediction stands")
+OUT_OF_TIME = Caution(
+    "OUT_OF_TIME", "this map was given up when its time was over; the prediction stands: ask for a cheaper method"
+)
 FAILS_SANITY_CHECK = Caution(
     "FAILS_SANITY_CHECK",
     "this method hardly depends on the class or the weights (Adebayo et al. 2018): it shows edges, not evidence",
@@ -49,6 +54,7 @@ class Question:
     layers: tuple[str, ...]  # several: their maps are fused
     evidence: str
     details: frozenset[str] = frozenset()
+    until: float = math.inf  # time.monotonic() after which no pass is begun for it
 
     def functional(self, classes: int) -> np.ndarray:
         """Return the weights (C,) of the scores whose evidence is asked for."""
@@ -64,7 +70,7 @@ class Question:
         return Explanation(status, self.method, layer, self.evidence, self.target, self.contrast, warnings=warnings)
 
 
-def questions(row: int, outlook: Outlook, options: Options, layer: str) -> list[Question]:
+def questions(row: int, outlook: Outlook, options: Options, layer: str, until: float = math.inf) -> list[Question]:
     """Return the maps that one row asks for, at its own layers or else at ``layer``."""
     return [
         Question(
@@ -75,6 +81,7 @@ def questions(row: int, outlook: Outlook, options: Options, layer: str) -> list[
             options.layers or (layer,),
             options.evidence,
             options.details,
+            until,
         )
         for method in options.methods
         for target in outlook.targets(options)
@@ -82,23 +89,32 @@ def questions(row: int, outlook: Outlook, options: Options, layer: str) -> list[
 
 
 def explain(seen: Mapping[str, Seen], asked: Sequence[Question]) -> list[Explanation]:
-    """Answer each question; those of one method and the same layers share their passes.
+    """Answer each question; those of one method, the same layers and the same time share their passes.
 
-    A method that fails on all of them is tried again one by one, so that a failure stays alone.
+    A method that fails on all of them is tried again one by one, so that a failure stays alone. Cheap methods
+    come first, so that an expensive one cannot use up their time.
     """
-    groups: dict[tuple[tuple[str, ...], str], list[int]] = {}
-    for number, question in enumerate(asked):
-        groups.setdefault((question.layers, question.method), []).append(number)
+    groups: dict[tuple[tuple[str, ...], str, float], list[int]] = {}
+    for number, question in sorted(enumerate(asked), key=lambda each: _cost(each[1])):
+        groups.setdefault((question.layers, question.method, question.until), []).append(number)
     found: dict[int, Explanation] = {}
     shared: dict[tuple[object, ...], Targets] = {}
-    for (layers, method), numbers in groups.items():
+    for (layers, method, until), numbers in groups.items():
         chosen = [asked[number] for number in numbers]
         # Methods that ask the same questions share one Targets, and so its backward pass.
         key = tuple((each.row, each.target, each.contrast, each.evidence) for each in chosen)
         targets = shared.setdefault(key, _targets(seen[layers[0]], chosen))
         looked = [seen[layer] for layer in layers]
+        for each in looked:
+            each.until = until
         found.update(zip(numbers, _attempt(looked, METHODS[method], chosen, targets)))
     return [found[number] for number in range(len(asked))]
+
+
+def _cost(question: Question) -> tuple[int, float]:
+    """Rank by what comes first: one pass, many runs of the tail, many of the network; the urgent before the rest."""
+    method = METHODS[question.method]
+    return 2 * method.reruns + method.tape, question.until
 
 
 def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
@@ -111,6 +127,8 @@ def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
 def _attempt(seen: list[Seen], method: Method, chosen: Sequence[Question], targets: Targets) -> list[Explanation]:
     try:
         return _answers(seen, method, chosen, targets)
+    except OutOfTime:
+        return [each.answer("skipped", OUT_OF_TIME) for each in chosen]
     except Exception:
         logger.exception("method %s failed on %d questions", chosen[0].method, len(chosen))
         if len(chosen) == 1:

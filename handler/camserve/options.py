@@ -16,7 +16,9 @@ from camserve.values import Condition, Options, RawRequest, Wanted
 HEADER_PREFIX = "x-camserve-"
 EVIDENCE = ("for", "against", "signed")
 DETAILS = ("signs", "channels", "timing")
+TEXT_FORMATS = {"grid", "boxes"}  # nothing is drawn for these
 FORMATS = ("grid", "heatmap", "overlay", "mask", "boxes")
+MAX_DEADLINE_MS = 600_000
 COMPATS = ("none", "pytorch-grad-cam")
 # Those whose raw maps are the same there: an eigen map's sign is arbitrary there, others follow other equations.
 COMPARABLE = ("gradcam", "hirescam", "layercam", "xgradcam")
@@ -232,6 +234,10 @@ def _top_k(value: object, menu: Menu) -> dict[str, object]:
     return {"top_k": _whole(value, "top_k", 1, menu.settings.limits.max_top_k)}
 
 
+def _deadline_ms(value: object, _menu: Menu) -> dict[str, object]:
+    return {"deadline_ms": _whole(value, "deadline_ms", 1, MAX_DEADLINE_MS)}
+
+
 def _compat(value: object, _menu: Menu) -> dict[str, object]:
     asked = _one_among(value, "compat", COMPATS)
     return {"compat": None if asked == "none" else asked}
@@ -255,6 +261,7 @@ PARSERS: Mapping[str, Parser] = {
     "size": _size,
     "top_k": _top_k,
     "details": _details,
+    "deadline_ms": _deadline_ms,
     "compat": _compat,
     "palette": lambda value, _: {"palette": _one_among(value, "palette", PALETTES)},
     "opacity": lambda value, _: {"opacity": _number(value, "opacity", 0, 1)},

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from camserve.cams import METHODS
 from camserve.cams.compat import pytorch_grad_cam_view
@@ -21,13 +27,14 @@ from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestErro
 from camserve.explain import explain, questions
 from camserve.labels import Labels
 from camserve.monitor import Monitor, Shown, Watch, load_baseline
-from camserve.options import PARSERS, Menu
+from camserve.monitor.audit import THUMBNAIL
+from camserve.options import PARSERS, TEXT_FORMATS, Menu
 from camserve.predict import Outlook, look
-from camserve.preprocess import preprocess
+from camserve.preprocess import enough, fit, normalise, shrink
 from camserve.render import CONTENT_TYPES, Scene, boxes, draw, encode
 from camserve.respond import ModelName, data_uri, refuse, respond, show
 from camserve.settings import Settings
-from camserve.values import Answer, Batch, Box, Caution, Explanation, Layer, RawRequest, Request, Response
+from camserve.values import Answer, Caution, Explanation, Layer, Options, RawRequest, Request, Response
 
 Result = TypeVar("Result")
 
@@ -35,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_FRAME_ONLY = Caution("FIRST_FRAME_ONLY", "the picture is animated: only its first frame was looked at")
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
-BATCH_PIXELS = 20_000_000  # of uploaded pictures held at once, give or take one picture
+NOTHING = Image.new("RGB", (1, 1))  # in the place of a picture that nobody will draw
 BATCH_ROWS = 32  # pictures in one forward pass
 
 
@@ -54,6 +61,7 @@ class Pipeline:
         self._heads = classifier.heads
         self._layers = {layer.name: layer for layer in settings.layers}
         self._menu = Menu(settings, classifier.labels)
+        self._decoders = ThreadPoolExecutor(torch.get_num_threads(), "decoder")
         Capture(self.network, settings.layers)
 
     def card(self) -> dict[str, object]:
@@ -72,26 +80,33 @@ class Pipeline:
             "limits": dataclasses.asdict(settings.limits),
         }
 
+    def warm_up(self, most: int) -> None:
+        """Answer batches of every size up to ``most`` (above 8: only doublings), before anybody waits for one.
+
+        Libraries choose and compile their kernels, and the allocator grows to its size, at the first of each size.
+        """
+        height, width = self.settings.input.size
+        buffer = BytesIO()
+        Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG")
+        doublings = [8 << step for step in range(1, 32) if 8 << step < most]
+        for size in (*range(1, min(most, 8) + 1), *doublings, *([most] if most > 8 else [])):
+            self.answer([RawRequest(buffer.getvalue())] * size)
+
     def answer(self, rows: Sequence[RawRequest]) -> list[Response]:
         """Answer every row, in order; a bad row gets its own refusal and nothing is raised.
 
-        Pictures that together would not fit into memory are answered, and let go, group by group.
+        More rows than one forward pass should hold are answered group by group.
         """
-        self.monitor.begin()
-        responses: list[Response] = []
-        group: list[tuple[RawRequest, Request | RequestError]] = []
-        for row in rows:
-            group.append((row, attempt(self._accept, row)))
-            if _is_full([each for _, each in group if isinstance(each, Request)]):
-                responses += self._respond_all(group)
-                group = []
-                self.monitor.begin()
-        return responses + self._respond_all(group)
+        arrival = time.monotonic()
+        groups = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+        return [response for group in groups for response in self._respond_all(group, arrival)]
 
-    def _respond_all(self, group: Sequence[tuple[RawRequest, Request | RequestError]]) -> list[Response]:
-        rows = [row for row, _ in group]
-        answers = iter(self._answers([each for _, each in group if isinstance(each, Request)]))
-        outcomes = [each if isinstance(each, RequestError) else next(answers) for _, each in group]
+    def _respond_all(self, rows: Sequence[RawRequest], arrival: float) -> list[Response]:
+        self.monitor.begin()
+        with self.monitor.stage("decode"):
+            accepted = self._in_threads(lambda row: attempt(self._accept, row, arrival), rows)
+        answers = iter(self._answers([each for each in accepted if isinstance(each, Request)]))
+        outcomes = [each if isinstance(each, RequestError) else next(answers) for each in accepted]
         written = [attempt(self._write, each) if isinstance(each, Answer) else each for each in outcomes]
         ends = [last if isinstance(last, RequestError) else first for first, last in zip(outcomes, written)]
         self.monitor.end(rows, ends)
@@ -99,10 +114,32 @@ class Pipeline:
             each if isinstance(each, Response) else refuse(each, row.request_id) for row, each in zip(rows, written)
         ]
 
-    def _accept(self, row: RawRequest) -> Request:
-        with self.monitor.stage("decode"):
-            options = self._menu.options(row)
-            return Request(decode(row.image, self.settings.limits), options, row.request_id)
+    def _in_threads(self, work: Callable[[RawRequest], Result], rows: Sequence[RawRequest]) -> list[Result]:
+        """Decoders and resizing let go of Python's lock, so that rows need not wait for one another."""
+        return [work(row) for row in rows] if len(rows) == 1 else list(self._decoders.map(work, rows))
+
+    def _accept(self, row: RawRequest, arrival: float) -> Request:
+        options = self._menu.options(row)
+        spec = self.settings.input
+
+        def needed(width: int, height: int) -> tuple[int, int]:
+            seen, kept = enough(width, height, spec), self._kept_side(options, width, height) / max(width, height)
+            return max(seen[0], math.ceil(width * kept)), max(seen[1], math.ceil(height * kept))
+
+        picture = decode(row.image, self.settings.limits, needed)
+        pixels, region = fit(picture, spec)
+        # From here on nobody needs the picture larger than it will be drawn: a batch of them could fill the memory.
+        kept = self._kept_side(options, picture.width, picture.height)
+        small = shrink(picture.image, kept) if kept else NOTHING
+        until = math.inf if options.deadline_ms is None else arrival + options.deadline_ms / 1000
+        return Request(replace(picture, image=small), pixels, region, options, row.request_id, until)
+
+    def _kept_side(self, options: Options, width: int, height: int) -> int:
+        """Return how long the longer side of a picture must stay for what will be drawn of it; 0: nothing will."""
+        if options.picture or set(options.formats) - TEXT_FORMATS:
+            return options.size or min(self.settings.limits.max_picture_side, max(width, height))
+        audit = self.settings.monitoring.audit
+        return THUMBNAIL if audit is not None and audit.pictures else 0
 
     def _answers(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         """Answer good rows together; where that fails, in halves, until the culprit stands alone."""
@@ -118,28 +155,31 @@ class Pipeline:
 
     def _run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         with self.monitor.stage("preprocess"):
-            batch = preprocess([request.picture for request in requests], self.settings.input, self._device)
+            pixels = normalise([request.pixels for request in requests], self.settings.input, self._device)
         model = self.settings.model
         with Capture(self.network, self._layers_for(requests), self._heads) as capture:
             with self.monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
-                seen = capture.forward(batch.pixels.to(self._dtype), tape)
+                seen = capture.forward(pixels.to(self._dtype), tape)
                 outlooks = look(seen[0].scores, self.labels, model.task, model.threshold)
+            latest = time.monotonic() + self.settings.limits.explain_ms / 1000
             asked = [
                 question
                 for row, (request, outlook) in enumerate(zip(requests, outlooks))
                 if outlook.finite and request.options.explain is not False
-                for question in questions(row, outlook, request.options, self.settings.layers[0].name)
+                for question in questions(
+                    row, outlook, request.options, self.settings.layers[0].name, min(request.until, latest)
+                )
             ]
             wanted = [each for each in asked if outlooks[each.row].meets(requests[each.row].options.explain)]
             with self.monitor.stage("explain"):
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
         told = [explained.get(question) or question.answer("skipped") for question in asked]
         tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
-        cautions = self.monitor.look(lambda: _shown(requests, outlooks, batch, tales))
+        cautions = self.monitor.look(lambda: _shown(requests, outlooks, pixels, tales))
         return [
-            self._answer(request, outlook, region, tale, cautions.get(id(request), ()))
-            for request, outlook, region, tale in zip(requests, outlooks, batch.regions, tales)
+            self._answer(request, outlook, tale, cautions.get(id(request), ()))
+            for request, outlook, tale in zip(requests, outlooks, tales)
         ]
 
     def _layers_for(self, requests: Sequence[Request]) -> tuple[Layer, ...]:
@@ -151,7 +191,6 @@ class Pipeline:
         self,
         request: Request,
         outlook: Outlook,
-        region: Box,
         explanations: list[Explanation],
         cautions: tuple[Caution, ...],
     ) -> Answer | RequestError:
@@ -159,7 +198,7 @@ class Pipeline:
             return ModelFailed("the model's scores for this picture are not finite numbers")
         warnings = (FIRST_FRAME_ONLY,) if request.picture.frames > 1 else ()
         top = outlook.top(request.options.top_k)
-        return Answer(request, region, top, tuple(explanations), (*warnings, *cautions))
+        return Answer(request, top, tuple(explanations), (*warnings, *cautions))
 
     def _write(self, answer: Answer) -> Response:
         with self.monitor.stage("render"):
@@ -185,9 +224,9 @@ class Pipeline:
         images = {
             name: data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
             for name in formats
-            if name not in ("grid", "boxes")
+            if name not in TEXT_FORMATS
         }
-        found = boxes(explanation.grid, answer.region) if "boxes" in formats else []
+        found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
         grid = explanation.grid if "grid" in formats else None
         return replace(explanation, images=images, boxes=tuple(found), grid=grid)
 
@@ -195,15 +234,18 @@ class Pipeline:
         assert explanation.grid is not None
         options = answer.request.options
         picture = answer.request.picture
-        size = options.size or min(self.settings.limits.max_picture_side, max(picture.width, picture.height))
-        return Scene(picture.image, answer.region, explanation.grid, options.palette, options.opacity, size)
+        left, top, right, bottom = answer.request.region
+        across, down = picture.image.width / picture.width, picture.image.height / picture.height
+        region = (left * across, top * down, right * across, bottom * down)
+        size = self._kept_side(options, picture.width, picture.height)
+        return Scene(picture.image, region, explanation.grid, options.palette, options.opacity, size)
 
 
 def _shown(
-    requests: Sequence[Request], outlooks: Sequence[Outlook], batch: Batch, tales: Sequence[Sequence[Explanation]]
+    requests: Sequence[Request], outlooks: Sequence[Outlook], pixels: Tensor, tales: Sequence[Sequence[Explanation]]
 ) -> Shown:
     scores = np.stack([each.scores for each in outlooks])
-    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), batch.pixels, tales)
+    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), pixels, tales)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:
@@ -212,11 +254,6 @@ def as_others_see(explanation: Explanation, library: str, size: tuple[int, int])
         return explanation
     raw = torch.from_numpy(explanation.grid * explanation.scale)
     return replace(explanation, grid=pytorch_grad_cam_view(raw[None], size)[0].numpy(), compat=library)
-
-
-def _is_full(requests: Sequence[Request]) -> bool:
-    pixels = sum(each.picture.width * each.picture.height for each in requests)
-    return pixels >= BATCH_PIXELS or len(requests) >= BATCH_ROWS
 
 
 def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from camserve.settings import InputSpec
-from camserve.values import Batch, Box, Picture
+from camserve.values import Box, Picture
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -19,17 +20,44 @@ RESAMPLING = {
 }
 
 
-def preprocess(pictures: Sequence[Picture], spec: InputSpec, device: torch.device) -> Batch:
-    """Resize, crop and normalise: (N, 3, H, W) float32 on ``device``, and the region each row shows.
+def enough(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
+    """Return how many pixels across and down of a picture are worth decoding: twice those that resizing leaves."""
+    across, down = _resized(width, height, spec)
+    return 2 * across, 2 * down
+
+
+def fit(picture: Picture, spec: InputSpec) -> tuple[np.ndarray, Box]:
+    """Resize and crop: (H, W, 3) uint8 of the network's size, and the part of the uploaded picture that it shows.
 
     The geometry is torchvision's Resize and CenterCrop on PIL pictures.
     """
-    regions = tuple(seen_region(picture.width, picture.height, spec) for picture in pictures)
-    rows = [_fit(picture.image, region, spec) for picture, region in zip(pictures, regions)]
-    pixels = torch.from_numpy(np.stack(rows)).to(device).permute(0, 3, 1, 2)
+    height, width = spec.size
+    image = picture.image
+    region = seen_region(picture.width, picture.height, spec)
+    across, down = image.width / picture.width, image.height / picture.height  # less than 1 where it was reduced
+    left, top, right, bottom = region[0] * across, region[1] * down, region[2] * across, region[3] * down
+    # Resizing the region alone gives the pixels that resize-then-crop gives, without the rest.
+    box = (max(0.0, left), max(0.0, top), min(image.width, right), min(image.height, bottom))
+    return np.asarray(image.resize((width, height), RESAMPLING[spec.interpolation], box=box)), region
+
+
+def normalise(rows: Sequence[np.ndarray], spec: InputSpec, device: torch.device) -> Tensor:
+    """Return (N, 3, H, W) float32 on ``device``, channels last in memory, of (H, W, 3) uint8 rows: one upload."""
+    stacked = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.stack(rows, out=stacked.numpy())
+    pixels = stacked.to(device, non_blocking=True).permute(0, 3, 1, 2)
     mean = torch.tensor(spec.mean, device=device).view(1, 3, 1, 1) * 255
     std = torch.tensor(spec.std, device=device).view(1, 3, 1, 1) * 255
-    return Batch((pixels.float() - mean) / std, regions)  # channels last in memory, as pictures are
+    return (pixels.float() - mean) / std
+
+
+def shrink(image: Image.Image, longest: int) -> Image.Image:
+    """Return a picture whose longest side has at most so many pixels."""
+    scale = longest / max(image.size)
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def seen_region(width: int, height: int, spec: InputSpec) -> Box:
@@ -50,10 +78,3 @@ def _resized(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
     if width <= height:
         return short, int(short * height / width)
     return int(short * width / height), short
-
-
-def _fit(image: Image.Image, region: Box, spec: InputSpec) -> np.ndarray:
-    height, width = spec.size
-    # Resizing the region alone gives the pixels that resize-then-crop gives, without the rest.
-    box = (max(0.0, region[0]), max(0.0, region[1]), min(image.width, region[2]), min(image.height, region[3]))
-    return np.asarray(image.resize((width, height), RESAMPLING[spec.interpolation], box=box))

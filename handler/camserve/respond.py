@@ -107,7 +107,7 @@ def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
             "width": picture.width,
             "height": picture.height,
             "format": picture.format,
-            "region": [_pixel(side) for side in answer.region],
+            "region": [_pixel(side) for side in answer.request.region],
         },
         "predictions": [_prediction(each) for each in answer.predictions],
         "explanations": [_explanation(each) for each in answer.explanations],

@@ -90,7 +90,7 @@ class RuntimeSpec:
 
     precision: str = "fp32"  # fp32, bf16, fp16: of weights and activations
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
-    threads: Optional[int] = None  # of torch in one worker; null: torch's own choice
+    threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
 
     def __post_init__(self) -> None:
         _one_of(self.precision, PRECISIONS, "runtime.precision")
@@ -128,6 +128,7 @@ class Limits:
     max_top_k: int = 100
     max_instances: int = 16  # pictures in one KServe body
     max_response_bytes: int = 6_000_000
+    explain_ms: int = 10_000  # for the explanations of one batch, which are then given up
 
 
 @dataclass(frozen=True)

@@ -49,29 +49,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: upright, RGB."""
+    """An uploaded picture, decoded: upright, RGB."""
 
-    image: Image.Image
+    image: Image.Image  # perhaps smaller than what was uploaded: no finer than anyone needs
     format: str  # JPEG, PNG, ...
+    width: int  # of what was uploaded, in pixels after EXIF rotation
+    height: int
     frames: int = 1
-
-    @property
-    def width(self) -> int:
-        """Width in pixels after EXIF rotation."""
-        return self.image.width
-
-    @property
-    def height(self) -> int:
-        """Height in pixels after EXIF rotation."""
-        return self.image.height
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures as the network wants them."""
-
-    pixels: Tensor  # (N, 3, H, W) float32, normalised
-    regions: tuple[Box, ...]  # what part of each uploaded picture its row of pixels shows
 
 
 @dataclass(frozen=True)
@@ -106,6 +90,7 @@ class Options:
     size: int | None = None  # longest side of drawn pictures, pixels
     top_k: int = 5
     details: frozenset[str] = frozenset()
+    deadline_ms: int | None = None  # after which the answer comes without what is not explained yet
     compat: str | None = None  # the library as whose users see it the map is shown
     palette: str = "turbo"
     opacity: float = 0.6
@@ -114,11 +99,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Request:
-    """One accepted row: its picture and its questions."""
+    """One accepted row: what the network is to see, and what is asked about it."""
 
     picture: Picture
+    pixels: np.ndarray  # (H, W, 3) uint8, of the network's own size
+    region: Box  # the part of the uploaded picture that they show
     options: Options
     request_id: str
+    until: float  # time.monotonic() after which no pass is begun for its explanations
 
 
 @dataclass(frozen=True)
@@ -184,7 +172,6 @@ class Answer:
     """Everything that one row is told."""
 
     request: Request
-    region: Box
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...] = ()
     warnings: tuple[Caution, ...] = ()

@@ -46,6 +46,7 @@ def faulty_archive(tmp_path_factory):
     (folder / "faulty.yaml").write_text(
         f"name: faulty\nfactory: Net\nmodel_file: {HERE / 'faulty_network.py'}\nweights: net.pt\nlabels: labels.txt\n"
         "preprocess: {resize: 64, crop: 64, mean: [0, 0, 0], std: [1, 1, 1]}\nlayer: features\n"
+        "methods: [gradcam, layercam]\n"
         "serving: {responseTimeout: 10, batchSize: 8, maxBatchDelay: 200, minWorkers: 1, maxWorkers: 1}\n"
     )
     return build_archive(load_recipe(folder / "faulty.yaml"), folder / "store", lambda line: None)

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 # The red of a picture of one colour, and what it does.
-FINE, RAISES, NOT_A_NUMBER, CUDA_MEMORY, HOST_MEMORY, SLEEPS, BACKWARD_MEMORY, BACKWARD_NAN, PRINTS = range(200, 209)
+(FINE, RAISES, NOT_A_NUMBER, CUDA_MEMORY, HOST_MEMORY, SLEEPS, BACKWARD_MEMORY, BACKWARD_NAN, PRINTS, SLOW) = range(
+    200, 210
+)
 SLEEP_SECONDS = 14
+SLOW_SECONDS = 0.5  # for each backward pass
 PLANTED = (
     b"cam_batches_total.Count:31337|#ModelVersion:1.0,ModelName:faulty,Level:Model|#type:COUNTER|#hostname:h,1700000000"
 )
@@ -29,6 +32,8 @@ class Trap(torch.autograd.Function):
         asked = gradient.flatten(1).abs().sum(1) > 0
         if (asked & (reds == BACKWARD_MEMORY)).any():
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if (asked & (reds == SLOW)).any():
+            time.sleep(SLOW_SECONDS)
         gradient = gradient.clone()
         gradient[asked & (reds == BACKWARD_NAN)] = torch.nan
         return gradient, None

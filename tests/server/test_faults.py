@@ -25,6 +25,23 @@ def ask(server, body, **options):
     return requests.post(f"{server.inference.url}/predictions/faulty", files={"data": body}, data=options, timeout=60)
 
 
+def test_an_explanation_that_takes_too_long_is_given_up_and_the_prediction_stands(unsafe):
+    """Three targets cost three backward passes of half a second each; a pass that has begun is finished."""
+    body, worker = picture(faults.SLOW), pid_of(unsafe)
+    classes = {"method": "gradcam,layercam", "target": "top:3", "evidence": "signed"}
+    with ThreadPoolExecutor(3) as pool:
+        hurried = pool.submit(ask, unsafe, body, **classes, deadline_ms="700")
+        patient = pool.submit(ask, unsafe, body, **classes)
+        other = pool.submit(ask, unsafe, picture(faults.FINE), target="top:3", evidence="signed")
+    answer = hurried.result().json()
+    assert [each["status"] for each in answer["explanations"]] == ["skipped"] * 6
+    assert {each["code"] for each in answer["warnings"]} == {"OUT_OF_TIME"}
+    assert answer["predictions"] == patient.result().json()["predictions"]
+    assert [each["status"] for each in patient.result().json()["explanations"]] == ["ok"] * 6
+    assert [each["status"] for each in other.result().json()["explanations"]] == ["ok"] * 3
+    assert pid_of(unsafe) == worker
+
+
 def together(server, bodies):
     with ThreadPoolExecutor(len(bodies)) as pool:
         return list(pool.map(lambda body: ask(server, body), bodies))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from camserve.decode import decode
-from camserve.preprocess import preprocess
+from camserve.preprocess import fit, normalise
 from camserve.unpack import open_archive
 from camserve.values import RawRequest
 
@@ -67,7 +67,8 @@ def test_a_compatible_answer_is_the_map_that_pytorch_grad_cam_returns(post, pipe
     (explanation,) = told["explanations"]
     assert explanation["compat"] == "pytorch-grad-cam"
     network = pipeline.network
-    cut = preprocess([decode(chelsea, pipeline.settings.limits)], pipeline.settings.input, torch.device("cpu")).pixels
+    spec = pipeline.settings.input
+    cut = normalise([fit(decode(chelsea, pipeline.settings.limits), spec)[0]], spec, torch.device("cpu"))
     cut.requires_grad_()  # the parameters are frozen
     # The target layer is the second call of a shared module, which they cannot name: they look at what it hands on.
     layer = torch.nn.Identity()

@@ -60,13 +60,17 @@ def smoothing_noise(pixels: Tensor) -> Tensor:
 
 
 def pixel_gradients(seen: Seen, targets: Targets, pixels: Tensor) -> Tensor:
-    """Return d target / d pixel, (T, 3, H, W) float32, at ``pixels`` (T, 3, H, W): a pass of the whole network."""
+    """Return d target / d pixel, (T, 3, H, W) float32, at ``pixels`` (T, 3, H, W): a pass of the whole network.
+
+    OutOfTime: between two of its passes.
+    """
     chunks = zip(torch.split(pixels, TOGETHER), torch.split(targets.weights, TOGETHER))
     with Capture(seen.network, ()):
         return torch.cat([_gradients(seen, part, weights) for part, weights in chunks])
 
 
 def _gradients(seen: Seen, pixels: Tensor, weights: Tensor) -> Tensor:
+    seen.check_time()
     with torch.inference_mode(False), torch.enable_grad():
         watched = pixels.detach().requires_grad_()
         scores = seen.network(watched.clone())  # whose first operator may work in place

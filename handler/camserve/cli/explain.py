@@ -16,6 +16,7 @@ import requests
 from PIL import Image
 
 from camserve.errors import CamserveError, ConfigError
+from camserve.options import PARSERS
 from camserve.unpack import open_archive
 from camserve.values import RawRequest
 
@@ -23,8 +24,6 @@ EXAMPLE = """examples:
   camserve explain photo.jpg --archive model_store/imagenet.mar --out why.png
   camserve explain photo.jpg --url http://127.0.0.1:8080/predictions/imagenet --token TOKEN --target espresso
 """
-OPTIONS = ("target", "contrast", "method", "layer", "evidence", "format", "size", "top_k", "compat", "details")
-STYLE = ("palette", "opacity")
 
 Told = dict[str, Any]
 Ask = Callable[[Path, dict[str, object]], Told]
@@ -50,14 +49,14 @@ def add(commands: Any) -> None:
     parser.add_argument("--token", help="the server's inference token (key_file.json)")
     parser.add_argument("--out", type=Path, help="where the overlay goes; a folder for several photos")
     parser.add_argument("--json", action="store_true", help="print the answer, or a list of answers")
-    for name in OPTIONS + STYLE:
+    for name in PARSERS:
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"request option {name}")
     parser.set_defaults(run=run)
 
 
 def run(asked: argparse.Namespace) -> int:
     """Ask about every photo and show the answers."""
-    options = {name: getattr(asked, name) for name in OPTIONS + STYLE if getattr(asked, name) is not None}
+    options = {name: getattr(asked, name) for name in PARSERS if getattr(asked, name) is not None}
     if asked.out:
         options["format"] = ",".join(dict.fromkeys([*options.get("format", "grid").split(","), "overlay"]))
     with _archive(asked.archive) if asked.archive else _server(asked.url, asked.token) as ask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +19,7 @@ from camserve.logs import guard_logs
 from camserve.monitor import Recorder, live_recorders
 from camserve.pipeline import Pipeline, attempt
 from camserve.respond import JSON_TYPE, refuse, write_json
-from camserve.settings import load_settings
+from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
 
 FORM_TYPE = "application/x-www-form-urlencoded"
@@ -42,13 +43,14 @@ class TorchServeHandler:
         try:
             self._pipeline = load_archive(
                 Path(properties["model_dir"]),
-                load_settings((context.model_yaml_config or {}).get("camserve")),
+                _settings(context.model_yaml_config or {}),
                 model["modelName"],
                 model["modelVersion"],
                 device_of(properties.get("gpu_id")),
             )
         except ConfigError as error:
             raise RuntimeError(f"camserve: {error}") from None
+        self._pipeline.warm_up(int(properties.get("batch_size") or 1))
         self._pipeline.monitor.report_to(*_recorders(self._pipeline, context))
 
     def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[bytes]:
@@ -97,6 +99,15 @@ class TorchServeHandler:
             return Envelope((request,), lambda answers: answers[0])
         model = self._pipeline.model
         return open_body(request, body, model.name, model.version, self._pipeline.settings.limits)
+
+
+def _settings(config: Mapping[str, Any]) -> Settings:
+    """Read the archive's settings; a worker takes its share of the cores where nothing else is said."""
+    settings = load_settings(config.get("camserve"))
+    if settings.runtime.threads is not None:
+        return settings
+    share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))
+    return dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, threads=share))
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:

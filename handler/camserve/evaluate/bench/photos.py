@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camserve.preprocess import preprocess
+from camserve.preprocess import fit, normalise
 from camserve.recipe import find_file
 from camserve.settings import InputSpec
 from camserve.values import Picture
@@ -44,4 +44,4 @@ def jpegs(count: int) -> list[bytes]:
 def pixels(count: int, side: int, device: torch.device) -> Tensor:
     """Return the same photos as a network wants them, (N, 3, side, side) float32."""
     spec = InputSpec(resize=side, crop=side)
-    return preprocess([Picture(picture, "JPEG") for picture in pictures(count)], spec, device).pixels
+    return normalise([fit(Picture(each, "JPEG", *each.size), spec)[0] for each in pictures(count)], spec, device)
