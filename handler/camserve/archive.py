@@ -25,8 +25,9 @@ from PIL import Image
 from torch import nn
 
 import camserve
-from camserve.classifier import build_network, fill
-from camserve.errors import ConfigError
+from camserve.classifier import build_network, fill, load_classifier, write_compiled
+from camserve.compiled import TAIL, TRUNK
+from camserve.errors import ConfigError, NotHere
 from camserve.golden import GOLDEN, record
 from camserve.monitor.baseline import BASELINE
 from camserve.pipeline import load_pipeline
@@ -42,7 +43,7 @@ from camserve.recipe import (
     stage_program,
 )
 from camserve.scores import Scores
-from camserve.settings import InputSpec, ModelSpec, Settings, load_settings
+from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
 from camserve.values import Layer, RawRequest
 from camserve.weights import sha256
 
@@ -52,6 +53,7 @@ NOT_SERVED = {"archive", "recipe", "probe", "unpack", "server", "doctor", "evalu
 ENTRY = "gradcam_handler.py"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program.pt2"
+STORED = (WEIGHTS, PROGRAM, TRUNK, TAIL)
 LABELS = "labels.txt"
 PATTERN = "samples/pattern.png"
 EXPECTED_TOLERANCE = 0.02  # of a probability
@@ -125,10 +127,26 @@ def _stage_model(recipe: Recipe, content: Path, report: Report) -> tuple[nn.Modu
         limits=recipe.limits,
         samples=_stage_samples(content, recipe),
     )
+    if settings.runtime.mode == "aot":
+        settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
     block = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
     config = {**SERVING, **recipe.serving, "camserve": block}
     (content / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return network, load_settings(block)
+
+
+def _stage_compiled(content: Path, settings: Settings, report: Report) -> CompiledSpec:
+    """Compile the trunk for this machine, on its GPU if it has one."""
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    eager = dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, mode="eager"))
+    network = load_classifier(content, eager, device).network
+    assert isinstance(network, Scores)
+    try:
+        spec = write_compiled(network, settings, device, content)
+    except NotHere as error:
+        raise ConfigError(f"runtime.mode aot: {error}") from None
+    report(f"compiled the trunk for {spec.machine}")
+    return spec
 
 
 def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
@@ -246,7 +264,7 @@ def _zip(folder: Path, target: Path) -> Path:
                 entry = zipfile.ZipInfo(name, EPOCH)
                 entry.external_attr = 0o644 << 16
                 # Weights hardly shrink, and stored ones load faster.
-                entry.compress_type = zipfile.ZIP_STORED if name in (WEIGHTS, PROGRAM) else zipfile.ZIP_DEFLATED
+                entry.compress_type = zipfile.ZIP_STORED if name in STORED else zipfile.ZIP_DEFLATED
                 archive.writestr(entry, _dated(path.read_bytes()) if name == MANIFEST else path.read_bytes())
     return target
 

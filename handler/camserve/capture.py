@@ -25,7 +25,7 @@ RERUN_BATCH = 16  # pictures in one pass of a method's own
 
 
 class Capture:
-    """Borrow a network for one forward pass and give it back as it was.
+    """Borrow a network for a forward pass, as often as wanted, and give it back as it was.
 
     Inside the ``with`` block the network is in eval mode, its parameters are frozen and the target
     layers are watched. Leaving it, by an exception too, restores modes and ``requires_grad`` and
@@ -37,20 +37,23 @@ class Capture:
     def __init__(self, network: nn.Module, layers: tuple[Layer, ...], heads: Mapping[str, Head] | None = None) -> None:
         """Name what to borrow, and the closed form of the tail for layers that have one, by layer name.
 
-        Where every layer has one, no autograd graph is built at all. ConfigError: the network has no such module.
+        Where every layer has one, no autograd graph is built at all. The network is walked once, here: it must not
+        get other modules or parameters. ConfigError: the network has no such module.
         """
         modules = dict(network.named_modules())
         for layer in layers:
             if layer.name not in modules:
                 raise ConfigError(f"the network has no module named '{layer.name}'")
         self._network = network
+        self._modules = list(network.modules())
+        self._parameters = list(network.parameters())
         self._heads = heads or {}
         self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
 
     def __enter__(self) -> Capture:
         """Freeze the network and start to watch."""
-        self._training = [module for module in self._network.modules() if module.training]
-        self._unfrozen = [each for each in self._network.parameters() if each.requires_grad]
+        self._training = [module for module in self._modules if module.training]
+        self._unfrozen = [each for each in self._parameters if each.requires_grad]
         self._set(training=False, frozen=True)
         self._handles = [module.register_forward_hook(watch) for module, watch in self._watches]
         return self
@@ -84,7 +87,10 @@ class Capture:
             finally:
                 for _, watch in self._watches:
                     watch.end()
-        return tuple(self._seen(watch, scores, pixels) for _, watch in self._watches)
+        seen = tuple(self._seen(watch, scores, pixels) for _, watch in self._watches)
+        for _, watch in self._watches:
+            watch.forget()
+        return seen
 
     def _seen(self, watch: _Watch, scores: Tensor, pixels: Tensor) -> Seen:
         output = watch.output()
@@ -100,15 +106,20 @@ class _Watch:
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
         self._stack: ExitStack | None = None  # None: a pass of a method's own, not to be watched
+        self.forget()
 
     def begin(self, stack: ExitStack, record: bool) -> None:
         self._stack, self._record = stack, record
-        self._calls = 0
-        self._output: Tensor | None = None
-        self.tape: Tape | None = None
+        self.forget()
 
     def end(self) -> None:
         self._stack = None
+
+    def forget(self) -> None:
+        """Hold on to nothing of the last pass."""
+        self._calls = 0
+        self._output: Tensor | None = None
+        self.tape: Tape | None = None
 
     def output(self) -> Tensor:
         if self._output is None:

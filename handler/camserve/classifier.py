@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +15,18 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from camserve.errors import ConfigError
+from camserve.compiled import TAIL, TRUNK, machine, read_halves, write_halves
+from camserve.errors import ConfigError, NotHere
 from camserve.head import find_head
 from camserve.labels import Labels, load_labels
 from camserve.program import SUFFIX, load_program
 from camserve.scores import Scores
-from camserve.settings import ModelSpec, RuntimeSpec, Settings
+from camserve.settings import CompiledSpec, ModelSpec, RuntimeSpec, Settings
+from camserve.split import example, split
 from camserve.tail import Head
 from camserve.weights import load_weights, sha256
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,7 +59,45 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
     probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
     heads = {name: head for name, head in probed.items() if head is not None}
     prepare(network, settings.runtime)
-    return Classifier(network, labels, device, heads)
+    return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
+
+
+def _accelerated(network: Scores, folder: Path, settings: Settings, device: torch.device) -> nn.Module:
+    """Return the network with a compiled trunk if the settings ask for one.
+
+    Where that does not work here the network itself is returned and one warning says why. ConfigError: the
+    archive's compiled files are not those that it was built with.
+    """
+    (layer, *_), mode = settings.layers, settings.runtime.mode
+    if mode == "eager":
+        return network
+    try:
+        if mode == "aot":
+            _check_compiled(folder, settings.compiled, device)
+            return read_halves(network, layer, folder)
+        with tempfile.TemporaryDirectory(prefix="camserve-compiled-") as made:
+            write_compiled(network, settings, device, Path(made))
+            return read_halves(network, layer, Path(made))
+    except NotHere as error:
+        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
+        return network
+
+
+def write_compiled(network: Scores, settings: Settings, device: torch.device, folder: Path) -> CompiledSpec:
+    """Compile a prepared network into ``folder``. NotHere: it cannot be compiled on this machine."""
+    pixels = example(settings.input.size, DTYPES[settings.runtime.precision], device)
+    write_halves(*split(network, settings.layers[0], pixels), pixels, folder)
+    return CompiledSpec(machine(device), sha256(folder / TRUNK), sha256(folder / TAIL))
+
+
+def _check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> None:
+    if spec is None:
+        raise ConfigError("runtime.mode aot needs an archive that was built with it")
+    for name, expected in ((TRUNK, spec.trunk_sha256), (TAIL, spec.tail_sha256)):
+        if (found := sha256(inside(folder, name))) != expected:
+            raise ConfigError(f"{name} has the SHA-256 {found[:12]}..., not {expected[:12]}...")
+    if (here := machine(device)) != spec.machine:
+        raise NotHere(f"it was compiled for {spec.machine}, and this is {here}")
 
 
 def prepare(network: nn.Module, runtime: RuntimeSpec) -> None:

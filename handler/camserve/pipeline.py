@@ -34,7 +34,7 @@ from camserve.preprocess import enough, fit, normalise, shrink
 from camserve.render import CONTENT_TYPES, Scene, boxes, draw, encode
 from camserve.respond import ModelName, data_uri, refuse, respond, show
 from camserve.settings import Settings
-from camserve.values import Answer, Caution, Explanation, Layer, Options, RawRequest, Request, Response
+from camserve.values import Answer, Caution, Explanation, Options, RawRequest, Request, Response
 
 Result = TypeVar("Result")
 
@@ -62,7 +62,8 @@ class Pipeline:
         self._layers = {layer.name: layer for layer in settings.layers}
         self._menu = Menu(settings, classifier.labels)
         self._decoders = ThreadPoolExecutor(torch.get_num_threads(), "decoder")
-        Capture(self.network, settings.layers)
+        self._captures: dict[tuple[str, ...], Capture] = {}
+        self._capture(tuple(self._layers))
 
     def card(self) -> dict[str, object]:
         """Return what a client may know of the model: classes, layers, methods, input, options and limits."""
@@ -157,7 +158,7 @@ class Pipeline:
         with self.monitor.stage("preprocess"):
             pixels = normalise([request.pixels for request in requests], self.settings.input, self._device)
         model = self.settings.model
-        with Capture(self.network, self._layers_for(requests), self._heads) as capture:
+        with self._capture(self._layers_for(requests)) as capture:
             with self.monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 seen = capture.forward(pixels.to(self._dtype), tape)
@@ -182,10 +183,17 @@ class Pipeline:
             for request, outlook, tale in zip(requests, outlooks, tales)
         ]
 
-    def _layers_for(self, requests: Sequence[Request]) -> tuple[Layer, ...]:
+    def _capture(self, names: tuple[str, ...]) -> Capture:
+        """Return what watches these layers: made once, since looking the network over takes time."""
+        if names not in self._captures:
+            layers = tuple(self._layers[name] for name in names)
+            self._captures[names] = Capture(self.network, layers, self._heads)
+        return self._captures[names]
+
+    def _layers_for(self, requests: Sequence[Request]) -> tuple[str, ...]:
         first = (self.settings.layers[0].name,)
-        asked = [name for request in requests for name in request.options.layers or first]
-        return tuple(self._layers[name] for name in dict.fromkeys(asked))
+        asked = {name for request in requests for name in request.options.layers or first}
+        return tuple(name for name in self._layers if name in asked)
 
     def _answer(
         self,

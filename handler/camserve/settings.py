@@ -19,6 +19,7 @@ Spec = TypeVar("Spec")
 
 TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+MODES = ("eager", "compile", "aot")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
 ENVELOPES = ("plain", "cloudevents")
@@ -88,13 +89,24 @@ class InputSpec:
 class RuntimeSpec:
     """How the network is run. Maps are always summed in float32."""
 
+    mode: str = "eager"  # compile: the trunk becomes native code when the archive is loaded; aot: when it is built
     precision: str = "fp32"  # fp32, bf16, fp16: of weights and activations
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
 
     def __post_init__(self) -> None:
+        _one_of(self.mode, MODES, "runtime.mode")
         _one_of(self.precision, PRECISIONS, "runtime.precision")
         _require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
+
+
+@dataclass(frozen=True)
+class CompiledSpec:
+    """What an archive of mode aot carries, and the only kind of machine that can run it."""
+
+    machine: str
+    trunk_sha256: str
+    tail_sha256: str
 
 
 @dataclass(frozen=True)
@@ -171,6 +183,7 @@ class Settings:
     layers: tuple[Layer, ...]  # the first is the default target layer
     labels: str = "labels.txt"
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
+    compiled: Optional[CompiledSpec] = None
     methods: tuple[str, ...] = ("gradcam",)
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
@@ -181,6 +194,8 @@ class Settings:
     def __post_init__(self) -> None:
         _require(bool(self.layers), "layers must name at least one target layer")
         _one_of(self.selftest, SELFTESTS, "selftest")
+        if self.runtime.mode != "eager":
+            _require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:
             _one_of(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
 

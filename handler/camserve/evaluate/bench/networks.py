@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,19 +62,20 @@ class Subject:
 
     def explained(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
         """Return the scores and Grad-CAM of the ``classes`` best classes of each row, on the host."""
-        with self._capture() as capture:
+        with self._capture as capture:
             (seen,) = capture.forward(batch.to(self.dtype))
             signed = METHODS["gradcam"].run(seen, best(seen.scores, classes))
             return seen.scores.cpu().numpy(), [measure(each, "for") for each in signed.cpu().numpy()]
 
     def served(self, batch: Tensor, labels: Labels) -> list[Explanation]:
         """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
-        with self._capture() as capture:
+        with self._capture as capture:
             (seen,) = capture.forward(batch.to(self.dtype))
             outlooks = enumerate(look(seen.scores, labels, "multiclass", 0.5))
             asked = [each for row, one in outlooks for each in questions(row, one, Options(), self.layer.name)]
             return explain({self.layer.name: seen}, asked)
 
+    @cached_property
     def _capture(self) -> Capture:
         return Capture(self.network, (self.layer,), {self.layer.name: self.head} if self.head else {})
 
