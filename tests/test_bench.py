@@ -360,7 +360,7 @@ def test_the_naive_handler_is_python():
 
 def test_an_archive_that_cannot_be_packed_says_why(tmp_path):
     with pytest.raises(ConfigError, match=r"torch-model-archiver failed: FileNotFoundError.*network\.py"):
-        pack("stock", "image_classifier", Parts("none", tmp_path, {}, RuntimeSpec()))
+        pack("stock", "image_classifier", Parts("none", tmp_path, {}))
 
 
 # the command

@@ -62,10 +62,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--batches", type=counts, help="photos a batch, as a library (1,8,32)")
     parser.add_argument("--pairs", type=count, help="most runs of each kind, as a library (%(default)s)")
     parser.add_argument("--threads", type=count, help="of torch, in workers too (torch's own choice)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of camserve's own networks (%(default)s)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of camserve's own networks, as a library (%(default)s)"
+    )
     parser.add_argument("--delay", type=count, metavar="MS", help="maxBatchDelay with --server (%(default)s)")
     parser.add_argument("--batch-size", type=count, help="batchSize with --server (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 6 with --server")
+    parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 8 with --server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--docs", action="store_true", help=f"write tables and pictures into {DOCS}")
     parser.set_defaults(run=run, **DEFAULTS)
@@ -96,7 +98,7 @@ def bench_engine(asked: argparse.Namespace) -> Report:
     deadline = time.monotonic() + QUICK_SECONDS if asked.quick else float("inf")
     where = setting(device)
     classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if asked.quick else (CLASSES, models)
-    runtime = RuntimeSpec(asked.precision)
+    runtime = RuntimeSpec(precision=asked.precision)
     plan = engine.Plan(models, asked.batches, effort, classes, in_depth, runtime, device, deadline)
     cells = list(engine.measure_all(plan, say))
     return engine_report(name, cells, command_of(asked), where)
@@ -110,10 +112,10 @@ def bench_server(asked: argparse.Namespace) -> Report:
     where = {**setting(torch.device("cpu")), **{name: str(each) for name, each in serving.items()}}
     plan = served.QUICK if asked.quick else served.FULL
     with tempfile.TemporaryDirectory(prefix="camserve-bench-") as folder:
-        say(f"building three archives of {model}")
-        archives = build_archives(Parts(model, Path(folder) / "store", serving, RuntimeSpec(asked.precision)))
+        say(f"building archives of {model}")
+        archives = build_archives(Parts(model, Path(folder) / "store", serving), say)
         with served.running(archives, Path(folder) / "servers", say) as contenders:
-            findings = served.measure(contenders, plan, asked.precision == PRECISIONS[0], say)
+            findings = served.measure(contenders, plan, say)
     return served_report(findings, model, command_of(asked), where)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
 
 OURS, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
+AOT, BF16 = "camserve-aot", "camserve-bf16"
+RUNTIMES = {OURS: RuntimeSpec(), AOT: RuntimeSpec(mode="aot"), BF16: RuntimeSpec(mode="aot", precision="bf16")}
 
 MODEL_FILE = """\
 import torch
@@ -77,7 +80,6 @@ class Parts:
     model: str  # torchvision's name
     folder: Path
     serving: dict[str, Any]  # TorchServe's own settings, the same for all
-    runtime: RuntimeSpec  # of ours; the others know none
 
     @property
     def model_file(self) -> Path:
@@ -90,8 +92,8 @@ class Parts:
         return self.folder / "network.pt"
 
 
-def build_archives(parts: Parts) -> dict[str, Path]:
-    """Write the three archives, by name. ConfigError: a builder failed."""
+def build_archives(parts: Parts, say: Callable[[str], None]) -> dict[str, Path]:
+    """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
     parts.folder.mkdir(parents=True, exist_ok=True)
     parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
     network = settle(build(parts.model))
@@ -99,21 +101,25 @@ def build_archives(parts: Parts) -> dict[str, Path]:
     layer = f"network.{find_layer(Scores(network).eval(), (SIDE, SIDE)).name}"
     handler = parts.folder / "naive_handler.py"
     handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
-    return {
-        OURS: _ours(parts),
-        STOCK: pack(STOCK, "image_classifier", parts),
-        NAIVE: pack(NAIVE, str(handler), parts),
-    }
+    archives = {STOCK: pack(STOCK, "image_classifier", parts), NAIVE: pack(NAIVE, str(handler), parts)}
+    for name, runtime in RUNTIMES.items():
+        try:
+            archives[name] = _ours(name, parts, runtime)
+        except ConfigError as error:
+            if runtime.mode == "eager":
+                raise
+            say(f"{name} is left out: {error}")
+    return archives
 
 
-def _ours(parts: Parts) -> Path:
+def _ours(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
     recipe = Recipe(
-        OURS,
+        name,
         str(parts.weights),
         factory="Network",
         model_file=str(parts.model_file),
         serving=parts.serving,
-        runtime=parts.runtime,
+        runtime=runtime,
     )
     return build_archive(recipe, parts.folder, lambda _: None)
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from camserve.errors import ConfigError
-from camserve.evaluate.bench.contenders import NAIVE, OURS, STOCK
+from camserve.evaluate.bench.contenders import AOT, BF16, NAIVE, OURS, STOCK
 from camserve.evaluate.bench.load import Client, Load, Reply, ask, closed_loop, fixed_rate
 from camserve.evaluate.bench.pairs import Spread, paired, spread
 from camserve.evaluate.bench.photos import jpegs
@@ -43,12 +43,16 @@ PLAIN = Workload("camserve, plain", OURS, {"X-Camserve-Explain": "false"})
 PICTURE = Workload("camserve, overlay picture", OURS, {"Accept": "image/jpeg", "X-Camserve-Size": PICTURE_SIDE})
 STOCK_PLAIN = Workload("image_classifier, plain", STOCK)
 NAIVE_EXPLAINED = Workload("pytorch-grad-cam, explained", NAIVE)
-WORKLOADS = (EXPLAINED, STOCK_PLAIN, PLAIN, NAIVE_EXPLAINED, PICTURE)
-ASKED = (EXPLAINED, PLAIN, STOCK_PLAIN, NAIVE_EXPLAINED)  # before anything is timed
-ALONE = (EXPLAINED, PLAIN, STOCK_PLAIN)
-LOADED = (EXPLAINED, STOCK_PLAIN, NAIVE_EXPLAINED)
+COMPILED = Workload("camserve aot, explained", AOT)
+HALVED = Workload("camserve aot bf16, explained", BF16)
+WORKLOADS = (EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, PLAIN, NAIVE_EXPLAINED, PICTURE)
+ASKED = (EXPLAINED, PLAIN, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)  # all of one precision, before anything is timed
+ALONE = (EXPLAINED, PLAIN, COMPILED, HALVED, STOCK_PLAIN)
+LOADED = (EXPLAINED, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)
 RATIOS = (
     (EXPLAINED, STOCK_PLAIN),
+    (COMPILED, STOCK_PLAIN),
+    (HALVED, STOCK_PLAIN),
     (EXPLAINED, PLAIN),
     (EXPLAINED, NAIVE_EXPLAINED),
     (PICTURE, EXPLAINED),
@@ -139,21 +143,19 @@ def running(archives: Mapping[str, Path], folder: Path, say: Say) -> Iterator[di
         yield started
 
 
-def measure(contenders: Mapping[str, Contender], plan: Plan, exact: bool, say: Say) -> Findings:
-    """Measure everything; only one server works at a time.
-
-    ConfigError: the servers predict different classes, where they must be ``exact``.
-    """
+def measure(contenders: Mapping[str, Contender], plan: Plan, say: Say) -> Findings:
+    """Measure everything; only one server works at a time. ConfigError: the servers predict different classes."""
     photos = jpegs(PHOTOS)
     say("comparing predictions, and warming up")
     agreed = agreement(contenders, photos)
-    if exact and agreed < 1:
+    if agreed < 1:
         raise ConfigError(f"the servers predict the same class for {agreed:.0%} of the photos only")
-    for workload in WORKLOADS:
+    workloads, single = _among(WORKLOADS, contenders), _among(ALONE, contenders)
+    for workload in workloads:
         closed_loop(contenders[workload.server].client(workload), photos, CONNECTIONS, WARM_SECONDS)
-    many = _rounds(contenders, WORKLOADS, photos, CONNECTIONS, (plan.rounds, plan.seconds), say)
-    alone = _rounds(contenders, ALONE, photos, 1, (plan.rounds, plan.alone_seconds), say)
-    turns = {workload.name: _turn(many[workload.name]) for workload in WORKLOADS}
+    many = _rounds(contenders, workloads, photos, CONNECTIONS, (plan.rounds, plan.seconds), say)
+    alone = _rounds(contenders, single, photos, 1, (plan.rounds, plan.alone_seconds), say)
+    turns = {workload.name: _turn(many[workload.name]) for workload in workloads}
     rates = {name: [each.throughput for each in loads] for name, loads in many.items()}
     middles = {name: [each.percentile(50) for each in loads] for name, loads in alone.items()}
     loaded = list(_loaded(contenders, turns, photos, plan, say))
@@ -161,7 +163,11 @@ def measure(contenders: Mapping[str, Contender], plan: Plan, exact: bool, say: S
     return Findings(
         agreed,
         turns,
-        {f"{one.name} / {other.name}": paired(rates, one.name, other.name) for one, other in RATIOS},
+        {
+            f"{one.name} / {other.name}": paired(rates, one.name, other.name)
+            for one, other in RATIOS
+            if one in workloads
+        },
         {name: spread(values) for name, values in middles.items()},
         paired(middles, EXPLAINED.name, PLAIN.name),
         loaded,
@@ -172,10 +178,15 @@ def measure(contenders: Mapping[str, Contender], plan: Plan, exact: bool, say: S
     )
 
 
+def _among(workloads: Sequence[Workload], contenders: Mapping[str, Contender]) -> list[Workload]:
+    return [each for each in workloads if each.server in contenders]
+
+
 def agreement(contenders: Mapping[str, Contender], photos: Sequence[bytes]) -> float:
     """Return the share of photos of which all handlers find the same class. ConfigError: a server refuses one."""
     found = [
-        {best_class(ask(contenders[workload.server].client(workload), photo)) for workload in ASKED} for photo in photos
+        {best_class(ask(contenders[each.server].client(each), photo)) for each in _among(ASKED, contenders)}
+        for photo in photos
     ]
     return sum(len(classes) == 1 for classes in found) / len(found)
 
@@ -223,7 +234,7 @@ def _loaded(
 ) -> Iterator[Loaded]:
     for share in plan.shares:
         say(f"latency at {share:.0%} of what each can do")
-        for workload in LOADED:
+        for workload in _among(LOADED, contenders):
             rate = share * turns[workload.name].throughput.median
             load = fixed_rate(contenders[workload.server].client(workload), photos, rate, plan.load_seconds)
             yield Loaded(workload.name, rate, load.percentile(50), load.percentile(99), load.failed)
