@@ -22,7 +22,8 @@ from camserve.archive import build_archive
 from camserve.cli import main
 from camserve.engines.metrics import TorchServeSink
 from camserve.errors import BadImage, ConfigError
-from camserve.evaluate.records import read_records, read_truth, score, wilson
+from camserve.evaluate.audit_log import read_audit
+from camserve.evaluate.records import read_truth, score, wilson
 from camserve.monitor import signals
 from camserve.monitor.audit import Audit, sampled
 from camserve.monitor.baseline import (
@@ -619,11 +620,15 @@ def ask(archive, recorder, bodies, options=None):
     recorder.close()
 
 
+def written(folder):
+    return [record.told for record in read_audit(folder.glob("audit-*.jsonl"))]
+
+
 def test_a_record_says_what_was_asked_and_never_shows_it(watched, audit):
     recorder, folder, dropped = audit()
     body = photo(1)
     ask(watched, recorder, [body, b"no picture"])
-    good, bad = read_records(folder)
+    good, bad = written(folder)
     assert good["request_id"] == "id-0"
     assert (good["outcome"], good["reason"], good["model"]["name"]) == ("ok", "sampled", "pets")
     assert good["input"]["format"] == "PNG"
@@ -665,7 +670,7 @@ def test_the_sample_is_a_share_and_the_same_everywhere():
 def test_telling_requests_are_kept_beside_the_sample_up_to_a_rate(watched, audit):
     recorder, folder, dropped = audit(rate=0.0, per_minute=3)
     ask(watched, recorder, [b"no picture"] * 10 + [photo(number) for number in range(20)])
-    reasons = [record["reason"] for record in read_records(folder)]
+    reasons = [record["reason"] for record in written(folder)]
     # A minute may end while this runs, and each kind then gets its rate again.
     assert 3 <= reasons.count("error") <= 6
     assert set(reasons) <= {"error", "blank", "ood", "low_margin"}
@@ -680,7 +685,7 @@ def test_files_rotate_below_their_cap(watched, audit):
     assert len(files) >= 2
     assert sum(path.stat().st_size for path in files) <= 40_000
     assert not dropped
-    assert read_records(folder)[-1]["request_id"] == "id-59"
+    assert written(folder)[-1]["request_id"] == "id-59"
 
 
 @pytest.mark.parametrize("changes", [{"min_free_bytes": 10**18}, {"directory": "/proc/nowhere"}, {"max_bytes": 8}])
@@ -709,16 +714,14 @@ def test_labels_that_come_later_give_accuracy_and_calibration(tmp_path, capsys):
         confidence = 0.95 if number < 60 else 0.55
         best = {"index": 1, "label": "dog", "probability": confidence}
         base = {"schema": 1, "time": f"2026-01-01T00:00:{number % 60:02d}", "request_id": str(number)}
-        reason = "sampled" if number < 90 else "low_margin"
-        lines.append(
-            json.dumps({**base, "reason": reason, "outcome": "ok", "predictions": [best], "model": {"name": "m"}})
-        )
+        base |= {"reason": "sampled" if number < 90 else "low_margin", "model": {"name": "m", "version": "1"}}
+        lines.append(json.dumps({**base, "outcome": "ok", "predictions": [best]}))
     (folder / "audit-1-x.jsonl").write_text("\n".join(lines) + '\n{"cut')
     truth = tmp_path / "truth.csv"
     # Right: 57 of the first 60 and 18 of the 30 that follow; the last ten do not count.
     wrong = {0, 1, 2, *range(60, 72), *range(90, 100)}
     truth.write_text("request_id,class_index\n" + "".join(f"{n},{0 if n in wrong else 1}\n" for n in range(100)))
-    found = score(read_records(folder), read_truth(truth))
+    found = score(read_audit(folder.glob("audit-*.jsonl")), read_truth(truth))
     assert found.labelled == 90
     assert found.accuracy == pytest.approx(75 / 90)
     assert found.calibration_error == pytest.approx((60 * 0.0 + 30 * 0.05) / 90, abs=1e-9)

@@ -98,7 +98,8 @@ def test_a_cloud_event_is_its_record(tmp_path, records):
 def test_a_line_cut_by_a_crash_is_left_out_and_another_fault_is_named(tmp_path):
     good = json.dumps(line(0, {"confidence": 0.5}))
     (tmp_path / "cut.jsonl").write_text(good + "\n" + good[:50])
-    assert len(read_audit([tmp_path / "cut.jsonl"])) == 1
+    (tmp_path / "first.jsonl").write_text(good[:50])  # killed over the first line of a new file
+    assert len(read_audit([tmp_path / "cut.jsonl", tmp_path / "first.jsonl"])) == 1
     (tmp_path / "bad.jsonl").write_text("{}\n" + good)
     with pytest.raises(ConfigError, match=r"bad.jsonl, line 1"):
         read_audit([tmp_path / "bad.jsonl"])

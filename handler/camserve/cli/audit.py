@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from camserve.errors import ConfigError
-from camserve.evaluate.records import Score, flatten, read_records, read_truth, score
+from camserve.evaluate.audit_log import Record, read_audit
+from camserve.evaluate.records import Score, flatten, read_truth, score
 
 EXAMPLE = """examples:
   camserve audit to-parquet /var/log/camserve --out requests.parquet
@@ -47,7 +48,7 @@ def to_parquet(asked: argparse.Namespace) -> int:
     except ImportError:
         raise ConfigError("this needs pyarrow: pip install pyarrow") from None
     truth = {} if asked.labels is None else read_truth(asked.labels)
-    rows = [flatten(record) for record in read_records(asked.folder)]
+    rows = [flatten(record) for record in _records(asked.folder)]
     columns = sorted({name for row in rows for name in row})
     table = {name: [row.get(name) for row in rows] for name in columns}
     if truth:
@@ -59,9 +60,13 @@ def to_parquet(asked: argparse.Namespace) -> int:
 
 def to_score(asked: argparse.Namespace) -> int:
     """Print accuracy and calibration."""
-    found = score(read_records(asked.folder), read_truth(asked.labels))
+    found = score(_records(asked.folder), read_truth(asked.labels))
     print(json.dumps(dataclasses.asdict(found)) if asked.json else "\n".join(lines(found)))
     return 0
+
+
+def _records(folder: Path) -> list[Record]:
+    return read_audit(sorted(folder.glob("audit-*.jsonl")))
 
 
 def lines(found: Score) -> list[str]:

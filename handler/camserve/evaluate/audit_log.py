@@ -27,6 +27,7 @@ CLASSES_TOLD = ("predictions", "another mix of subjects")  # its family and the 
 class Record:
     """One audited request."""
 
+    told: Mapping[str, Any]  # as it was written
     instant: float  # seconds since 1970
     request_id: str
     model: str
@@ -47,15 +48,16 @@ def read_audit(paths: Iterable[Path]) -> list[Record]:
     records = []
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        lines = text.splitlines()
         for number, line in enumerate(lines, 1):
             try:
                 records.append(_record(json.loads(line)))
             except (ValueError, LookupError, TypeError, AttributeError) as error:
-                if number == len(lines) > 1:
-                    continue  # the last line of a file that a worker was killed over
+                if number == len(lines) and not text.endswith("\n"):
+                    continue  # a worker was killed over it
                 raise ConfigError(f"{path}, line {number}, is no audit record: {error}") from None
     if not records:
         raise ConfigError("the audit files hold no records")
@@ -68,6 +70,7 @@ def _record(told: Mapping[str, Any]) -> Record:
     if told["schema"] != SCHEMA:
         raise ValueError(f"it is of schema {told['schema']}, not {SCHEMA}")
     return Record(
+        told=told,
         instant=datetime.fromisoformat(told["time"]).timestamp(),
         request_id=told["request_id"],
         model=told["model"]["name"],

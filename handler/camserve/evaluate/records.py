@@ -1,10 +1,10 @@
-"""The audit log, read back: records, and what labels that came later say of them."""
+"""What labels that came later say of audit records, and the records as rows of a table."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from camserve.errors import ConfigError
+from camserve.evaluate.audit_log import Record, sample_of
 
 CONFIDENCE_BINS = 10
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,6 @@ class Score:
     classes: Mapping[int, tuple[int, int]]  # true class index -> requests, right ones
 
 
-def read_records(folder: Path) -> list[Record]:
-    """Return every record of an audit folder, oldest first; CloudEvents are unwrapped. ConfigError: there are none.
-
-    A line that a crash cut short is passed over.
-    """
-    found = [record for path in sorted(folder.glob("audit-*.jsonl")) for record in _records(path)]
-    if not found:
-        raise ConfigError(f"there are no audit records in {folder}")
-    return sorted(found, key=lambda record: str(record["time"]))
-
-
-def _records(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            yield record["data"] if "specversion" in record else record
-
-
 def read_truth(path: Path) -> dict[str, int]:
     """Read a CSV of request_id and class_index. ConfigError: a column is missing, or an index is no number."""
     try:
@@ -83,9 +61,9 @@ def score(records: Sequence[Record], truth: Mapping[str, int]) -> Score:
     Only the sample counts: records kept because they were telling would make the model look worse than it is.
     """
     pairs = [
-        (record["predictions"][0], truth[record["request_id"]])
-        for record in records
-        if record["reason"] == "sampled" and record.get("predictions") and record["request_id"] in truth
+        (record.predictions[0], truth[record.request_id])
+        for record in sample_of(records)
+        if record.predictions and record.request_id in truth
     ]
     if not pairs:
         raise ConfigError("no sampled record has a label: request ids do not match")
@@ -122,14 +100,17 @@ def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def flatten(record: Record) -> Record:
+def flatten(record: Record) -> dict[str, Any]:
     """Return one flat row of a table: nested blocks become dotted columns, lists become JSON."""
-    flat: Record = {}
-    for name, value in record.items():
+    best = record.predictions[0] if record.predictions else {}
+    return {**_flat(record.told), **{f"best.{name}": value for name, value in best.items()}}
+
+
+def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in block.items():
         if isinstance(value, Mapping):
-            flat.update({f"{name}.{inner}": each for inner, each in flatten(dict(value)).items()})
+            flat.update({f"{name}.{inner}": each for inner, each in _flat(value).items()})
         else:
             flat[name] = json.dumps(value) if isinstance(value, list) else value
-    if record.get("predictions"):
-        flat.update({f"best.{name}": value for name, value in record["predictions"][0].items()})
     return flat
