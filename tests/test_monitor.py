@@ -27,6 +27,7 @@ from camserve.evaluate.records import read_truth, score, wilson
 from camserve.monitor import signals
 from camserve.monitor.audit import Audit, sampled
 from camserve.monitor.baseline import (
+    LEAST_IMAGES,
     Bins,
     Collector,
     Provenance,
@@ -38,7 +39,7 @@ from camserve.monitor.baseline import (
 )
 from camserve.monitor.counters import COUNTERS, GAUGES, MAX_SERIES, OUTCOMES, Binning, Counters
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import NAMES, Measured, thumbnails
+from camserve.monitor.measure import COLUMNS, NAMES, Measured, thumbnails
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.recipe import load_recipe
@@ -786,6 +787,17 @@ def test_a_reference_needs_pictures():
     empty = Measured((), np.zeros((0, len(SIGNALS))), np.zeros(0, np.int64), np.zeros(0, bool), None)
     with pytest.raises(ConfigError, match="0 could be read"):
         make_baseline([empty], {}, Provenance("", "", "", "", "", "", 0), None)
+
+
+def test_a_blank_map_costs_the_least_baseline_no_signal():
+    values = np.random.default_rng(0).uniform(size=(LEAST_IMAGES, len(SIGNALS)))
+    blank = np.arange(LEAST_IMAGES) == 7
+    values[np.ix_(blank, COLUMNS["explanations"])] = np.nan
+    seen = Measured((), values, np.zeros(LEAST_IMAGES, np.int64), blank, None)
+    made = make_baseline([seen], {}, Provenance("", "", "", "", "", "", LEAST_IMAGES), None)
+    assert set(made.signals) == set(SIGNALS)
+    assert sum(made.signals["area"].counts) == LEAST_IMAGES - 1
+    assert made.shares["blank"] == 1 / LEAST_IMAGES
 
 
 def test_classes_that_were_frequent_by_luck_do_not_drift_when_they_are_counted_again():
