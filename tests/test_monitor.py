@@ -152,11 +152,11 @@ def test_signals_of_a_map_of_two_by_two():
     view = Maps(np.array([[[3.0, 1.0], [0.0, 0.0]]], np.float32), np.array([0.2]))
     assert measure("log_mass", view) == pytest.approx(np.log(4))
     assert measure("peak", view) == 3
-    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
-    assert measure("map_entropy", view) == pytest.approx(entropy / np.log(4), abs=1e-6)
     assert measure("area", view) == pytest.approx(1 / (4 * (0.75**2 + 0.25**2)))
     assert measure("centroid_x", view) == pytest.approx(0.75 * 0.25 + 0.25 * 0.75)
     assert measure("centroid_y", view) == pytest.approx(0.25)
+    # Across: .75 * .25^2 + .25 * .75^2 - .375^2 between the cells, .5^2 / 12 within one. Down: within alone.
+    assert measure("elongation", view) == pytest.approx(np.log((0.046875 + 1 / 48) / (1 / 48)) / 2)
     assert measure("border", view) == pytest.approx(1)
     assert measure("negative", view) == 0.2
 
@@ -166,6 +166,18 @@ def test_the_border_of_a_map_is_its_outer_ring():
     raw[0, 1, 2], raw[0, 3, 2], raw[0, 2, 4] = 6, 1, 3
     assert measure("border", Maps(raw, np.zeros(1))) == pytest.approx(0.4)
     assert measure("centroid_x", Maps(raw, np.zeros(1))) == pytest.approx(0.7 * 0.5 + 0.3 * 0.9)
+
+
+def test_a_map_on_its_side_is_as_much_higher_as_it_was_wide():
+    raw = np.random.default_rng(0).uniform(size=(1, 7, 7)).astype(np.float32) ** 4
+    wide = np.zeros((1, 7, 7), np.float32)
+    wide[0, 3] = 1
+    for each in (raw, wide):
+        turned = Maps(each.transpose(0, 2, 1).copy(), np.zeros(1))
+        assert measure("elongation", turned) == pytest.approx(-measure("elongation", Maps(each, np.zeros(1))))
+    assert measure("elongation", Maps(wide, np.zeros(1))) == pytest.approx(
+        np.log(7)
+    )  # evenly over all columns of a row
 
 
 def test_signals_of_scores():
@@ -214,10 +226,10 @@ def test_a_signal_of_a_batch_is_that_of_its_rows_alone_and_keeps_its_bounds(watc
         assert known.max() <= high + 1e-6
 
 
-def test_one_class_and_one_cell_have_no_entropy():
+def test_one_class_has_no_entropy_and_one_cell_no_shape():
     assert measure("entropy", Predictions(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))) == pytest.approx(0)
     assert measure("margin", Predictions(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))) == 1
-    assert measure("map_entropy", Maps(np.ones((1, 1, 1), np.float32), np.zeros(1))) == pytest.approx(0, abs=1e-9)
+    assert measure("elongation", Maps(np.ones((1, 1, 1), np.float32), np.zeros(1))) == pytest.approx(0, abs=1e-9)
 
 
 # The baseline

@@ -59,7 +59,7 @@ class Maps:
 
     @cached_property
     def places(self) -> Column:
-        """Mean column, mean row and outer share of each map, (M, 3)."""
+        """Mean column, mean row, outer share, mean square column and mean square row of each map, (M, 5)."""
         return self.shares @ _places(*self.raw.shape[1:])
 
     @property
@@ -70,10 +70,15 @@ class Maps:
 
 @lru_cache(maxsize=8)
 def _places(rows: int, columns: int) -> np.ndarray:
-    """Return (h * w, 3): the centre of each cell, across and down in 0..1, and 1 in the outer ring."""
+    """Return (h * w, 5): the centre of each cell, across and down in 0..1, 1 in the outer ring, and mean squares.
+
+    A cell's evidence lies anywhere in it, so that its mean square is more than the square of its centre.
+    """
     y, x = np.mgrid[:rows, :columns]
     outer = (x == 0) | (x == columns - 1) | (y == 0) | (y == rows - 1)
-    return np.stack([(x + 0.5) / columns, (y + 0.5) / rows, outer], axis=-1).reshape(-1, 3)
+    across, down = (x + 0.5) / columns, (y + 0.5) / rows
+    squares = across**2 + 1 / (12 * columns**2), down**2 + 1 / (12 * rows**2)
+    return np.stack([across, down, outer, *squares], axis=-1).reshape(-1, 5)
 
 
 @dataclass(frozen=True)
@@ -148,10 +153,6 @@ def _peak(seen: Maps) -> Column:
     return seen.raw.max(axis=(1, 2))
 
 
-def _map_entropy(seen: Maps) -> Column:
-    return -np.einsum("mp,mp->m", seen.shares, np.log(seen.shares + TINY)) / np.log(max(2, seen.cells))
-
-
 def _area(seen: Maps) -> Column:
     return 1 / (seen.cells * np.einsum("mp,mp->m", seen.shares, seen.shares))
 
@@ -162,6 +163,11 @@ def _centroid_x(seen: Maps) -> Column:
 
 def _centroid_y(seen: Maps) -> Column:
     return seen.places[:, 1]
+
+
+def _elongation(seen: Maps) -> Column:
+    x, y, _, xx, yy = seen.places.T
+    return np.log((xx - x * x) / (yy - y * y)) / 2
 
 
 def _border(seen: Maps) -> Column:
@@ -208,6 +214,7 @@ def _log_pixels(seen: Inputs) -> Column:
 
 UNIT = (0.0, 1.0)
 SUBJECT = "the subject changed, or the model looks at something else"
+SHAPE = "pictures are squeezed, stretched or turned before they are shown"
 CAMERA = "the camera, its place or the cropping before the upload changed"
 
 SIGNALS: Mapping[str, Signal] = {
@@ -237,9 +244,6 @@ SIGNALS: Mapping[str, Signal] = {
         "explanations", _log_mass, None, "ln score", "how much positive evidence the map holds", "weaker evidence"
     ),
     "peak": Signal("explanations", _peak, None, "score", "the strongest cell of the map", "weaker evidence"),
-    "map_entropy": Signal(
-        "explanations", _map_entropy, UNIT, "share of ln cells", "how evenly the evidence is spread", SUBJECT
-    ),
     "area": Signal(
         "explanations",
         _area,
@@ -253,6 +257,14 @@ SIGNALS: Mapping[str, Signal] = {
     ),
     "centroid_y": Signal(
         "explanations", _centroid_y, UNIT, "share of the height", "where the evidence lies, top to bottom", CAMERA
+    ),
+    "elongation": Signal(
+        "explanations",
+        _elongation,
+        None,
+        "ln width/height",
+        "how wide the evidence lies for its height: the ratio of its standard deviations across and down",
+        SHAPE,
     ),
     "border": Signal(
         "explanations", _border, UNIT, "share of the mass", "evidence in the outer ring of the map", CAMERA
