@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from camserve.errors import ConfigError
 from camserve.evaluate.drift import (
     ALARM_WINDOWS,
+    Z_ALARM,
     ball_radius,
     chi_square,
     chi_square_quantile,
@@ -17,6 +18,7 @@ from camserve.evaluate.drift import (
     log_e_detector,
     log_e_value,
     psi,
+    trend,
     worst_case,
     z_score,
 )
@@ -60,17 +62,66 @@ def test_equal_shares_are_no_drift():
     drift = compare(DECILES, DECILES * 3)
     assert drift.chi2 == pytest.approx(0)
     assert drift.psi == pytest.approx(0, abs=1e-6)
-    assert drift.z < -3
+    assert drift.omnibus < -3
+    assert drift.location == pytest.approx(0)
     assert not drift.alarms
 
 
-def test_a_dispersion_divides_the_chi_square():
+def test_the_trend_by_hand():
+    # Bins 0 and 1, 10 + 30 against 20 + 20: mean places .75 and .5, pooled variance 50/80 x 30/80, and 1/40 + 1/40.
+    found = trend(np.array([20, 20]), np.array([10, 30]))
+    assert found == pytest.approx(0.25 / math.sqrt(50 / 80 * 30 / 80 * 2 / 40))
+    assert found**2 == pytest.approx(chi_square(np.array([20, 20]), np.array([10, 30]))[0])  # two bins have no more
+
+
+def test_the_trend_is_cochrans_and_armitages():
+    reference, live = np.array([50, 3, 0, 80, 7]), np.array([20, 9, 0, 11, 4])
+    place = np.repeat(np.tile(np.arange(5), 2), [*reference, *live])
+    sample = np.repeat([0, 1], [reference.sum(), live.sum()])
+    r = stats.pearsonr(place, sample).statistic
+    assert trend(reference, live) == pytest.approx(r * math.sqrt(len(place)))
+    assert trend(reference[::-1], live[::-1]) == pytest.approx(-trend(reference, live))
+
+
+def test_the_trend_is_a_part_of_the_chi_square():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        reference, live = random.integers(0, 60, 10), random.integers(0, 20, 10)
+        assert trend(reference, live) ** 2 <= chi_square(reference, live)[0] + 1e-9
+
+
+@pytest.mark.parametrize("live", [np.zeros(3, int), np.array([0, 9, 0])])
+def test_a_window_without_requests_and_a_single_full_bin_have_no_trend(live):
+    assert trend(np.array([0, 20, 0]), live) == 0
+
+
+def test_a_move_of_all_values_is_seen_sooner_than_by_the_chi_square_alone():
+    live = np.arange(10) * 2 + 3
+    drift = compare(DECILES, live)
+    assert drift.omnibus < 3 < Z_ALARM < drift.z
+    assert (drift.moved, compare(DECILES, live[::-1]).moved) == ("higher", "lower")
+    assert compare(DECILES, live, ordered=False).z == drift.omnibus
+    assert compare(DECILES, np.array([30, 0] * 5)).moved == ""
+
+
+def test_p_counts_every_test_and_both_directions():
+    live = np.arange(10) * 2 + 3
+    ordered, classes = compare(DECILES, live), compare(DECILES, live, ordered=False)
+    assert ordered.p == pytest.approx(3 * stats.norm.sf(ordered.location))
+    assert classes.p == pytest.approx(stats.norm.sf(classes.omnibus))
+    assert compare(DECILES, DECILES).p == 1
+
+
+def test_a_dispersion_divides_the_square_of_its_test():
     live = np.array([160, 40] + [100] * 8)
-    assert compare(DECILES, live, 4.0).z == pytest.approx(z_score(chi_square(DECILES, live)[0] / 4, 9))
+    found = compare(DECILES, live, dispersions={"omnibus": 4.0, "location": 9.0})
+    assert found.omnibus == pytest.approx(z_score(chi_square(DECILES, live)[0] / 4, 9))
+    assert found.location == pytest.approx(trend(DECILES, live) / 3)
 
 
 def test_an_alarm_needs_evidence_size_and_requests():
     half = np.array([20] * 5 + [0] * 5)
+    assert compare(DECILES, half).location < -Z_ALARM
     assert compare(DECILES, half).alarms
     assert not compare(DECILES, half // 2).alarms  # 50 requests
     slight = np.array([11_000, 9_000] * 5)
@@ -79,14 +130,18 @@ def test_an_alarm_needs_evidence_size_and_requests():
     assert not drift.alarms  # PSI .01: certain, and too small to matter
 
 
-def test_the_chi_square_alarms_as_rarely_as_it_says():
+@pytest.mark.parametrize("test", ["omnibus", "location", "both"])
+def test_clean_windows_alarm_as_rarely_as_the_tests_say(test):
     random = np.random.default_rng(1)
     source = np.full(10, 0.1)
+    drifts = [compare(random.multinomial(1000, source), random.multinomial(200, source)) for _ in range(4000)]
     limit = stats.norm.isf(0.01)
-    alarms = sum(
-        compare(random.multinomial(1000, source), random.multinomial(200, source)).z > limit for _ in range(4000)
-    )
-    assert 20 <= alarms <= 66  # 40 expected; 6.3 a standard deviation
+    told = {
+        "omnibus": [each.omnibus > limit for each in drifts],
+        "location": [each.location > limit for each in drifts],
+        "both": [each.p < 0.01 for each in drifts],
+    }
+    assert 16 <= sum(told[test]) <= 66  # 40 expected, of both together somewhat fewer; 6.3 a standard deviation
 
 
 def brute_force(reference, live, radius):

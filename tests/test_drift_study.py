@@ -35,7 +35,9 @@ def test_only_the_family_that_was_moved_alarms(conditions):
     conditions["moved"].values[:, NAMES.index("confidence")] = conditions["clean"].values[:, NAMES.index("confidence")]
     found = power(conditions, DESIGN)
     assert found["clean"].max() <= 0.05
-    assert dict(zip(FAMILIES, found["moved"][:, 1])) == {"inputs": 0, "predictions": 0, "explanations": 1}
+    seen = dict(zip(FAMILIES, found["moved"][:, 1]))
+    assert seen["explanations"] == 1
+    assert max(seen["inputs"], seen["predictions"]) <= 0.05
 
 
 def test_the_estimate_is_right_where_confidence_tells_right_from_wrong(conditions):
@@ -60,9 +62,10 @@ def test_what_was_measured_is_kept(conditions, tmp_path):
 
 
 def test_the_table_has_a_row_for_every_shift(conditions):
-    lines = table(conditions, power(conditions, DESIGN), estimate_accuracy(conditions, DESIGN), 1)
+    lines = table(conditions, power(conditions, DESIGN), estimate_accuracy(conditions, DESIGN), [0, 1])
     assert len(lines) == 2 + len(conditions)
     assert lines[3].startswith("| moved: camera moved by 30 % of the width |")
+    assert lines[3].endswith("| 1.00 / 1.00 |  |")
 
 
 def test_a_folder_without_labels_is_refused(tmp_path):

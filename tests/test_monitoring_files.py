@@ -3,12 +3,17 @@
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from camserve.evaluate.audit_log import CLASSES
 from camserve.evaluate.dashboard import ROWS
+from camserve.evaluate.drift import compare
 from camserve.evaluate.panels import PANELS
 from camserve.monitor.counters import COUNTERS, GAUGES
 
@@ -30,6 +35,51 @@ def writer():
 def test_the_written_files_are_those_that_the_table_gives():
     for path, content in writer().files().items():
         assert (ROOT / path).read_text() == content, f"{path}: run scripts/monitoring"
+
+
+def drawn():
+    """Counts of features with many bins, few, an empty one, two, and of classes, which have no order."""
+    random = np.random.default_rng(5)
+    counts = {
+        "border": (random.integers(20, 90, 10), random.integers(0, 30, 10)),
+        "aspect": (np.array([80, 60, 0, 40, 9]), np.array([20, 50, 0, 10, 40])),
+        "sharpness": (np.array([300, 200]), np.array([40, 80])),
+        "class": (random.integers(5, 90, 20), random.integers(0, 30, 20)),
+    }
+    return {
+        feature: {f"c{bin_:04d}" if feature == CLASSES else f"b{bin_}": pair for bin_, pair in enumerate(zip(*each))}
+        for feature, each in counts.items()
+    }
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool of Debian's package prometheus")
+def test_the_rules_compute_what_python_computes(tmp_path):
+    series, expected = [], []
+    for feature, bins in drawn().items():
+        for bin_, (reference, live) in bins.items():
+            labels = f'{{feature="{feature}", bin="{bin_}", ModelName="m", ModelVersion="1"}}'
+            series.append({"series": f"cam_ref_count{labels}", "values": f"{reference}x120"})
+            series.append({"series": f"cam_bin_total{labels}", "values": f"0+{live}x120"})  # a minute
+        reference, live = (np.array(each) for each in zip(*bins.values()))
+        drift = compare(reference, 60 * live, feature != CLASSES)
+        found = {"omnibus_z": drift.omnibus, "location_z": drift.location, "drift_z": drift.z, "psi": drift.psi}
+        expected += [(f'cam:{metric}:1h{{feature="{feature}"}}', value) for metric, value in found.items()]
+    asked = [
+        {"expr": f"{expr} > -Inf", "eval_time": "2h", "exp_samples": []}
+        if value is None
+        else {"expr": f"count(abs({expr} - ({value!r})) < 1e-6)", "eval_time": "2h", "exp_samples": [{"value": 1}]}
+        for expr, value in expected
+    ]
+    told = {
+        "rule_files": [str(FOLDER / "signals.yml"), str(FOLDER / "rules.yml")],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(told))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_day_is_judged_like_the_hour():
@@ -61,7 +111,7 @@ def test_rules_and_panels_read_only_metrics_that_exist():
     used = set(re.findall(r"\b(cam_\w+)\b", written))
     assert used <= {*COUNTERS, *GAUGES, *WATCH}
     recorded = {rule["record"] for rules in RULES.values() for rule in rules if "record" in rule}
-    known = {*recorded, "cam:signal", "cam:dispersion"}
+    known = {*recorded, "cam:signal", "cam:bin_place", "cam:dispersion"}
     assert set(re.findall(r"\b(cam:[\w:]+)", written)) <= known
 
 

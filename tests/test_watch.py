@@ -10,6 +10,7 @@ import requests
 import yaml
 
 from camserve.cli import main
+from camserve.cli.calibrate import table
 from camserve.cli.watch import Board, serve
 from camserve.errors import ConfigError
 from camserve.evaluate.calibrate import calibrate, dispersion_rules
@@ -170,19 +171,27 @@ EVEN = {"area": {"b0": 700.0, "b1": 700.0, "b2": 700.0}}
 
 def test_independent_requests_have_a_dispersion_of_one():
     (found,) = calibrate(EVEN, windows(lambda random: [1 / 3] * 3))
-    assert found.dispersion == pytest.approx(1, abs=0.35)
+    assert found.dispersions == {"omnibus": pytest.approx(1, abs=0.35), "location": pytest.approx(1, abs=0.5)}
     assert found.alarms_before == 0
 
 
 def test_bursts_of_alike_pictures_are_calibrated_away():
     (found,) = calibrate(EVEN, windows(lambda random: random.dirichlet([12] * 3)))
-    assert found.dispersion > 4
+    assert min(found.dispersions.values()) > 4
     assert found.alarms_before > 0
     assert found.alarms_after == 0
     told = yaml.safe_load(yaml.safe_dump(dispersion_rules(SPOTS, [found])))
-    (rule,) = told["groups"][0]["rules"]
-    assert rule["record"] == "cam:dispersion"
-    assert rule["labels"] == {"ModelName": "m", "ModelVersion": "1", "feature": "area"}
+    labels = {"ModelName": "m", "ModelVersion": "1", "feature": "area"}
+    rules = told["groups"][0]["rules"]
+    assert [rule["labels"] for rule in rules] == [{**labels, "test": "omnibus"}, {**labels, "test": "location"}]
+    assert all(rule["record"] == "cam:dispersion" for rule in rules)
+
+
+def test_classes_have_no_order_to_calibrate():
+    drawn = [{"class": each["area"]} for each in windows(lambda random: [1 / 3] * 3)]
+    (found,) = calibrate({"class": EVEN["area"]}, drawn)
+    assert list(found.dispersions) == ["omnibus"]
+    assert "omnibus location" in table(SPOTS, [found])[1]
 
 
 def test_too_short_a_history_is_refused():

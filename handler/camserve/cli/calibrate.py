@@ -14,6 +14,7 @@ from camserve.errors import ConfigError
 from camserve.evaluate.audit_log import count_bins, read_audit, reference_bins, sample_of, windows_of
 from camserve.evaluate.calibrate import Calibration, calibrate, dispersion_rules, from_prometheus
 from camserve.evaluate.counts import Bins, Version
+from camserve.evaluate.drift import TESTS
 
 EXAMPLE = """examples:
   camserve calibrate --metrics-url http://127.0.0.1:9090 --days 14 --out config/monitoring
@@ -27,8 +28,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "calibrate",
         help="learn from clean traffic how much it varies",
-        description="Replay clean history: how often the drift rules would have raised a false alarm, and the factor a "
-        "feature by which its chi-square must be divided so that they would not.",
+        description="Replay clean history: how often the drift rules would have raised a false alarm, and by what "
+        "each feature's chi-square and location must be divided so that they would not.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,8 +73,11 @@ def _history(asked: argparse.Namespace) -> dict[Version, tuple[Bins, list[Bins]]
 
 def table(version: Version, found: list[Calibration]) -> list[str]:
     """Return the lines that show one version's calibration."""
-    lines = [f"{version}", f"  {'feature':<16} {'windows':>7} {'dispersion':>10} {'false alarms':>12} {'then':>5}"]
+    tests = " ".join(f"{test:>8}" for test in TESTS)
+    lines = [f"{version}", f"  {'feature':<16} {'windows':>7} {tests} {'false alarms':>12} {'then':>5}"]
     for each in found:
-        alarms = f"{each.alarms_before:>12} {each.alarms_after:>5}"
-        lines.append(f"  {each.feature:<16} {each.windows:>7} {each.dispersion:>10.2f} {alarms}")
+        factors = " ".join(f"{each.dispersions[test]:>8.2f}" if test in each.dispersions else " " * 8 for test in TESTS)
+        lines.append(
+            f"  {each.feature:<16} {each.windows:>7} {factors} {each.alarms_before:>12} {each.alarms_after:>5}"
+        )
     return lines

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from camserve.errors import ConfigError
+from camserve.evaluate.audit_log import CLASSES
 from camserve.evaluate.counts import Bins, Version, aligned, query
 from camserve.evaluate.drift import MINIMUM_REQUESTS, compare
 from camserve.evaluate.watcher import can_drift
@@ -23,9 +24,9 @@ class Calibration:
 
     feature: str
     windows: int  # with enough requests to judge
-    dispersion: float  # mean chi-square over its degrees of freedom; 1 for independent requests
+    dispersions: Mapping[str, float]  # by test, mean chi-square over its degrees of freedom; of independent requests, 1
     alarms_before: int  # windows in which the rules would have called drift
-    alarms_after: int  # the same with the chi-square divided by the dispersion
+    alarms_after: int  # the same with the chi-square divided by its dispersion
 
 
 def calibrate(reference: Bins, windows: Sequence[Bins]) -> list[Calibration]:
@@ -46,12 +47,15 @@ def _feature(feature: str, reference: Mapping[str, float], windows: Sequence[Bin
     pairs = [(m, n) for m, n in pairs if n.sum() >= MINIMUM_REQUESTS]
     if len(pairs) < FEWEST_WINDOWS or not can_drift(reference):
         return None
-    drifts = [compare(m, n) for m, n in pairs]
-    dispersion = max(1.0, float(np.mean([each.chi2 / each.degrees for each in drifts])))
-    after = [compare(m, n, dispersion) for m, n in pairs]
-    return Calibration(
-        feature, len(pairs), dispersion, sum(each.alarms for each in drifts), sum(each.alarms for each in after)
-    )
+    ordered = feature != CLASSES
+    drifts = [compare(m, n, ordered) for m, n in pairs]
+    squares = {"omnibus": [each.chi2 / each.degrees for each in drifts]}
+    if ordered:
+        squares["location"] = [each.location**2 for each in drifts if each.location is not None]
+    dispersions = {test: max(1.0, float(np.mean(each))) for test, each in squares.items()}
+    after = [compare(m, n, ordered, dispersions) for m, n in pairs]
+    before_and_after = (sum(each.alarms for each in looks) for looks in (drifts, after))
+    return Calibration(feature, len(pairs), dispersions, *before_and_after)
 
 
 def from_prometheus(url: str, start: float, end: float, step: float) -> dict[Version, tuple[Bins, list[Bins]]]:
@@ -80,13 +84,19 @@ def _increases(samples: Sequence[tuple[float, str]]) -> Iterable[tuple[float, fl
 
 
 def dispersion_rules(version: Version, found: Sequence[Calibration]) -> dict[str, object]:
-    """Return Prometheus rules that tell config/monitoring/rules.yml each feature's dispersion."""
+    """Return Prometheus rules that tell config/monitoring/rules.yml the dispersions of each feature's tests."""
     rules = [
         {
             "record": "cam:dispersion",
-            "expr": f"vector({each.dispersion:.4g})",
-            "labels": {"ModelName": version.model, "ModelVersion": version.version, "feature": each.feature},
+            "expr": f"vector({value:.4g})",
+            "labels": {
+                "ModelName": version.model,
+                "ModelVersion": version.version,
+                "feature": each.feature,
+                "test": test,
+            },
         }
         for each in found
+        for test, value in each.dispersions.items()
     ]
     return {"groups": [{"name": f"camserve-dispersion-{version.model}-{version.version}", "rules": rules}]}

@@ -232,11 +232,15 @@ def _variables() -> list[Json]:
 
 
 def signal_rules() -> Json:
-    """Return the rules that tell Prometheus each feature's family and what usually moves it."""
+    """Return the rules that tell Prometheus each feature's family, what usually moves it, and the order of bins."""
     told = {name: (each.family, each.cause) for name, each in SIGNALS.items()}
     told[CLASSES] = CLASSES_TOLD
     rules = [
         {"record": "cam:signal", "expr": "vector(1)", "labels": {"feature": name, "family": family, "cause": cause}}
         for name, (family, cause) in told.items()
+    ]
+    rules += [
+        {"record": "cam:bin_place", "expr": f"vector({place})", "labels": {"bin": f"b{place}"}}
+        for place in range(max(signal.bins for signal in SIGNALS.values()))
     ]
     return {"groups": [{"name": "camserve-signals", "rules": rules}]}

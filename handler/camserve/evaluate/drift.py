@@ -1,7 +1,7 @@
 """Has traffic left its reference? Tests on binned counts, which add up over workers, replicas and hours.
 
-A feature is K bins: the reference holds M requests, live traffic holds N. ``z_score`` and ``psi`` judge one window
-by itself; ``log_e_detector`` accumulates over windows and bounds how often clean traffic may raise an alarm at all.
+A feature is K bins: the reference holds M requests, live traffic holds N. ``compare`` judges one window by itself;
+``log_e_detector`` accumulates over windows and bounds how often clean traffic may raise an alarm at all.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from camserve.errors import ConfigError
 Z_ALARM = 4.5
 PSI_ALARM = 0.1
 MINIMUM_REQUESTS = 100
+TESTS = ("omnibus", "location")  # of a feature whose bins have an order; classes have the first alone
+ORDERED_SIDES = 3  # of these tests, each of which may raise an alarm: the second has two
 SMOOTHING = 0.5  # added to every bin, so that an empty one has a logarithm (Jeffreys' prior)
 ALARM_WINDOWS = 8760.0  # expected windows between false alarms: a year of hours
 STARTS = 168  # windows back at which a change may have begun: a week of hours
@@ -27,13 +29,32 @@ HALVINGS = 50
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one feature's window lies from its reference."""
+    """How far one feature's window lies from its reference, as two tests see it."""
 
     requests: int
     chi2: float
     degrees: int
-    z: float
+    omnibus: float  # normal deviate of the chi-square: any difference
+    location: float | None  # normal deviate of the trend: values lie higher, or lower; None: the bins have no order
     psi: float
+
+    @property
+    def z(self) -> float:
+        """The normal deviate of the test that speaks loudest."""
+        return self.omnibus if self.location is None else max(self.omnibus, abs(self.location))
+
+    @property
+    def moved(self) -> str:
+        """Where values went, if that is the loudest: "higher", "lower" or ""."""
+        if self.location is None or abs(self.location) < self.omnibus:
+            return ""
+        return "higher" if self.location > 0 else "lower"
+
+    @property
+    def p(self) -> float:
+        """The probability of such a z on clean traffic, corrected for the number of tests (Bonferroni)."""
+        sides = 1 if self.location is None else ORDERED_SIDES
+        return min(1.0, sides * math.erfc(self.z / math.sqrt(2)) / 2)
 
     @property
     def alarms(self) -> bool:
@@ -41,14 +62,36 @@ class Drift:
         return self.z > Z_ALARM and self.psi > PSI_ALARM and self.requests >= MINIMUM_REQUESTS
 
 
-def compare(reference: np.ndarray, live: np.ndarray, dispersion: float = 1.0) -> Drift:
-    """Compare (K,) live counts with (K,) reference counts; ``dispersion`` is what ``calibrate`` found on clean traffic.
+def compare(
+    reference: np.ndarray, live: np.ndarray, ordered: bool = True, dispersions: Mapping[str, float] | None = None
+) -> Drift:
+    """Compare (K,) live counts with (K,) reference counts; ``ordered`` says that bins follow from low to high.
 
-    ConfigError: the bins do not match, or the reference is empty.
+    ``dispersions`` holds, by test, what ``calibrate`` found on clean traffic. ConfigError: the bins do not match, or
+    the reference is empty.
     """
     _check(reference, live)
+    omnibus, location = ((dispersions or {}).get(test, 1.0) for test in TESTS)
     value, degrees = chi_square(reference, live)
-    return Drift(int(live.sum()), value, degrees, z_score(value / dispersion, degrees), psi(reference, live))
+    moved = trend(reference, live) / math.sqrt(location) if ordered else None
+    return Drift(int(live.sum()), value, degrees, z_score(value / omnibus, degrees), moved, psi(reference, live))
+
+
+def trend(reference: np.ndarray, live: np.ndarray) -> float:
+    """Return the normal deviate of (K,) live counts lying in higher bins than (K,) reference counts, 0 where alike.
+
+    Cochran 1954, Armitage 1955, with bins equally far apart, which makes quantile bins ranks. Its square is the first
+    of the K - 1 orthogonal components of the chi-square (Best and Rayner 1987): a move of all values one way, of which
+    the chi-square loses much among its many degrees of freedom, is here in one.
+    """
+    total, requests = float(reference.sum()), float(live.sum())
+    pooled = (reference + live) / (total + requests)
+    place = np.arange(len(pooled)) - pooled @ np.arange(len(pooled))
+    variance = float(pooled @ place**2)
+    if not requests or not variance:
+        return 0.0
+    apart = live @ place / requests - reference @ place / total
+    return float(apart / math.sqrt(variance * (1 / total + 1 / requests)))
 
 
 def chi_square(reference: np.ndarray, live: np.ndarray) -> tuple[float, int]:

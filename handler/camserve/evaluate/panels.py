@@ -65,7 +65,9 @@ class Traffic:
     def drift(self, feature: str, counts: Bins) -> Drift | None:
         """Compare one feature, if there are requests enough to judge."""
         m, n = aligned(self.reference[feature], counts[feature])
-        return compare(m, n) if n.sum() >= MINIMUM_REQUESTS and can_drift(self.reference[feature]) else None
+        if n.sum() < MINIMUM_REQUESTS or not can_drift(self.reference[feature]):
+            return None
+        return compare(m, n, feature != CLASSES)
 
     def means(self, name: str) -> Points:
         """Return a signal's mean in each window."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -68,7 +67,7 @@ def drifts(traffic: Traffic) -> dict[str, Drift]:
     for name, bins in traffic.reference.items():
         m, n = aligned(bins, traffic.live[name])
         if n.sum() and can_drift(bins):
-            found[name] = compare(m, n)
+            found[name] = compare(m, n, name != CLASSES)
     return dict(sorted(found.items(), key=lambda each: -each[1].z))
 
 
@@ -84,7 +83,7 @@ def holm(values: Sequence[float]) -> list[float]:
 def drift_table(traffic: Traffic) -> str:
     """Return the table of all features."""
     found = drifts(traffic)
-    sure = holm([math.erfc(each.z / math.sqrt(2)) / 2 for each in found.values()])
+    sure = holm([each.p for each in found.values()])
     rows = []
     for (name, each), p in zip(found.items(), sure):
         family, cause = (
@@ -95,9 +94,10 @@ def drift_table(traffic: Traffic) -> str:
         alarm = " class='alarm'" if each.psi > PSI_ALARM and p < SURE else ""
         rows.append(
             f"<tr{alarm}><td>{name}</td><td class='text'>{family}</td><td>{each.requests}</td><td>{each.z:.1f}</td>"
+            f"<td class='text'>{each.moved}</td>"
             f"<td>{each.psi:.3f}</td><td>{p:.2g}</td><td class='text'>{escape(cause) if alarm else ''}</td></tr>"
         )
-    head = "<tr><th>feature<th>family<th>requests<th>z<th>PSI<th>p (Holm)<th>likeliest cause</tr>"
+    head = "<tr><th>feature<th>family<th>requests<th>z<th>moved<th>PSI<th>p (Holm)<th>likeliest cause</tr>"
     note = f"<p>Red: PSI above {PSI_ALARM} and p below {SURE}. The alert rules ask for z above {Z_ALARM}.</p>"
     return f"{note}<table>{head}{''.join(rows)}</table>"
 
