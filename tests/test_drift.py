@@ -15,6 +15,7 @@ from camserve.evaluate.drift import (
     chi_square,
     chi_square_quantile,
     compare,
+    estimated_accuracy,
     log_e_detector,
     log_e_value,
     psi,
@@ -22,6 +23,7 @@ from camserve.evaluate.drift import (
     worst_case,
     z_score,
 )
+from camserve.monitor.baseline import quantile_bins
 
 DECILES = np.full(10, 200)  # a reference of 2,000 requests in ten equal bins
 
@@ -142,6 +144,13 @@ def test_clean_windows_alarm_as_rarely_as_the_tests_say(test):
         "both": [each.p < 0.01 for each in drifts],
     }
     assert 16 <= sum(told[test]) <= 66  # 40 expected, of both together somewhat fewer; 6.3 a standard deviation
+
+
+def test_the_estimate_is_the_mean_of_share_above_and_difference_of_confidences():
+    confidence = quantile_bins(np.array([0.2, 0.4, 0.8, 1.0]), 2)  # means .3 and .9, mean .6
+    # Three of four live answers in the lower bin: mean confidence .45, so .8 - .15; and .5 are above the threshold.
+    assert estimated_accuracy(0.8, 0.5, confidence, np.array([3, 1])) == pytest.approx((0.5 + 0.65) / 2)
+    assert estimated_accuracy(0.8, 0.8, confidence, np.array([1, 1])) == pytest.approx(0.8)
 
 
 def brute_force(reference, live, radius):

@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from camserve.errors import ConfigError
+from camserve.monitor.baseline import Bins
 
 Z_ALARM = 4.5
 PSI_ALARM = 0.1
@@ -128,6 +129,18 @@ def psi(reference: np.ndarray, live: np.ndarray) -> float:
 def _shares(counts: np.ndarray) -> np.ndarray:
     smoothed = counts + SMOOTHING
     return np.asarray(smoothed / smoothed.sum(), float)
+
+
+def estimated_accuracy(accuracy: float, above: float, confidence: Bins, live: np.ndarray) -> float:
+    """Estimate the accuracy of unlabelled traffic from that of the baseline: the mean of two estimates.
+
+    ``above`` is the share of answers above the baseline's threshold (average thresholded confidence, Garg et al. 2022,
+    arXiv:2201.04234); the other is the baseline's accuracy less the fall of the mean confidence (difference of
+    confidences, Guillory et al. 2021, arXiv:2107.03315), told from (K,) live counts in the bins of confidence. Under
+    a hard shift the first falls too low and the second stays too high.
+    """
+    change = float(live @ np.array(confidence.means) / live.sum()) - confidence.mean
+    return (above + accuracy + change) / 2
 
 
 def worst_case(reference: np.ndarray, live: np.ndarray, radius: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from camserve.evaluate.drift import ALARM_WINDOWS, ORDERED_SIDES, STARTS, compare, log_e_detector
+from camserve.evaluate.drift import ALARM_WINDOWS, ORDERED_SIDES, STARTS, compare, estimated_accuracy, log_e_detector
 from camserve.evaluate.drift_study import Condition
 from camserve.evaluate.shifts import SHIFTS
 from camserve.monitor.baseline import quantile_bins
@@ -69,7 +69,7 @@ class Estimate:
 
 
 def estimate_accuracy(conditions: Mapping[str, Condition], design: Design, seed: int = 0) -> dict[str, Estimate]:
-    """Learn the ATC threshold on the clean reference; estimate the accuracy on the largest window under each shift."""
+    """Learn threshold and bins on the clean reference; estimate the accuracy on the largest window under each shift."""
     random = np.random.default_rng(seed)
     column = NAMES.index("confidence")
     clean = conditions["clean"]
@@ -79,13 +79,18 @@ def estimate_accuracy(conditions: Mapping[str, Condition], design: Design, seed:
         others, known = np.split(order, [max(design.windows)])
         ordered = np.sort(clean.values[known, column])
         threshold = ordered[min(int((~clean.right[known]).sum()), len(known) - 1)]
+        bins = quantile_bins(clean.values[known, column], SIGNALS["confidence"].bins)
         for name, each in conditions.items():
-            found[name].append((each.right[others].mean(), (each.values[others, column] >= threshold).mean()))
+            seen = each.values[others, column]
+            live = np.bincount(np.searchsorted(bins.edges, seen, side="right"), minlength=len(bins.counts))
+            above = float((seen >= threshold).mean())
+            estimate = estimated_accuracy(float(clean.right[known].mean()), above, bins, live)
+            found[name].append((each.right[others].mean(), estimate))
     return {
         name: Estimate(
             float(np.mean([right for right, _ in pairs])),
-            float(np.mean([above for _, above in pairs])),
-            float(np.mean([abs(above - right) for right, above in pairs])),
+            float(np.mean([estimate for _, estimate in pairs])),
+            float(np.mean([abs(estimate - right) for right, estimate in pairs])),
         )
         for name, pairs in found.items()
     }

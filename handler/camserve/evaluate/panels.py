@@ -12,7 +12,15 @@ import camserve.evaluate.chart as chart
 from camserve.evaluate.audit_log import CLASSES, Record, class_names, count_bins, reference_bins, windows_of
 from camserve.evaluate.chart import Points
 from camserve.evaluate.counts import Bins, aligned
-from camserve.evaluate.drift import ALARM_WINDOWS, MINIMUM_REQUESTS, Z_ALARM, Drift, compare, log_e_detector
+from camserve.evaluate.drift import (
+    ALARM_WINDOWS,
+    MINIMUM_REQUESTS,
+    Z_ALARM,
+    Drift,
+    compare,
+    estimated_accuracy,
+    log_e_detector,
+)
 from camserve.evaluate.watcher import can_drift
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.signals import SIGNALS
@@ -133,14 +141,17 @@ def _mean_stage(records: Iterable[Record], name: str) -> float:
 
 
 def accuracy(traffic: Traffic) -> str:
-    """Share of answers above the ATC threshold, and the baseline's accuracy."""
+    """The accuracy as estimated without labels, and the baseline's."""
     known = traffic.baseline.accuracy
     if known is None:
         return chart.lines({})
-    series = {
-        "estimated": traffic.shares(lambda record: "atc" in record.flags, _answered),
-        "baseline": traffic.level(known.accuracy),
-    }
+    bins, reference = traffic.baseline.signals["confidence"], traffic.reference["confidence"]
+    estimated = [
+        (start, estimated_accuracy(known.accuracy, above, bins, live))
+        for start, above in traffic.shares(lambda record: "atc" in record.flags, _answered)
+        if (live := aligned(reference, traffic.counted[start]["confidence"])[1]).any()
+    ]
+    series = {"estimated": estimated, "baseline": traffic.level(known.accuracy)}
     return chart.lines(series, low=0.0, high=1.0)
 
 
