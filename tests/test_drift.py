@@ -103,6 +103,7 @@ def test_a_move_of_all_values_is_seen_sooner_than_by_the_chi_square_alone():
     assert drift.omnibus < 3 < Z_ALARM < drift.z
     assert (drift.moved, compare(DECILES, live[::-1]).moved) == ("higher", "lower")
     assert compare(DECILES, live, ordered=False).z == drift.omnibus
+    assert compare(DECILES, np.array([0] * 8 + [60, 60])).moved == "higher"  # where the chi-square is louder
     assert compare(DECILES, np.array([30, 0] * 5)).moved == ""
 
 

@@ -46,8 +46,8 @@ class Drift:
 
     @property
     def moved(self) -> str:
-        """Where values went, if that is the loudest: "higher", "lower" or ""."""
-        if self.location is None or abs(self.location) < self.omnibus:
+        """Where values went, if the location test is above the alarm level: "higher", "lower" or ""."""
+        if self.location is None or abs(self.location) <= Z_ALARM:
             return ""
         return "higher" if self.location > 0 else "lower"
 
