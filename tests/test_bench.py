@@ -13,7 +13,7 @@ import torch
 
 from camserve.cli import bench, main
 from camserve.errors import ConfigError
-from camserve.evaluate.bench import engine, memory, plots
+from camserve.evaluate.bench import batching, engine, memory, plots
 from camserve.evaluate.bench.contenders import NAIVE_HANDLER, Parts, pack
 from camserve.evaluate.bench.engine import TOO_DEAR, Cell, Plan, measure
 from camserve.evaluate.bench.engine_report import engine_report
@@ -391,3 +391,13 @@ def test_the_command_that_made_a_figure_is_told_without_where_it_was_written(cap
     main(["bench", "--engine", "--quick", "--models", "vgg16", "--batches", "1,4", "--pairs", "15"])
     assert seen == ["camserve bench --engine --quick --models vgg16 --batches 1,4"]
     assert "camserve bench: engine" in capsys.readouterr().out
+
+
+def test_batching_tries_every_size_and_every_delay_once_and_tells_all():
+    tried = batching.choices()
+    assert len(tried) == len(set(tried)) == 7
+    assert {size for size, _ in tried} == {1, 4, 8, 16}
+    assert {delay for _, delay in tried} == {1, 5, 10, 20}
+    found = [batching.Choice(size, delay, 20.5, 400.4, 800.0, 99.9, 61.2) for size, delay in tried]
+    text = batching.batching_report(found, "resnet50", "camserve bench --batching", {}).text()
+    assert "| 8         | 10               | 20.50            | 400    | 800    | 100" in text

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from camserve.errors import ConfigError, nearest, quote
-from camserve.evaluate.bench import engine, served
+from camserve.evaluate.bench import batching, engine, served
 from camserve.evaluate.bench.contenders import Parts, build_archives
 from camserve.evaluate.bench.engine_report import engine_report
 from camserve.evaluate.bench.networks import MODELS
@@ -31,6 +31,7 @@ EXAMPLE = """examples:
 NOT_ON_A_GPU = Table("On a GPU", ("explained / plain",), [("not measured: no CUDA device",)])
 DOCS = Path("docs/bench")
 QUICK_SECONDS = 300.0
+TURN, QUICK_TURN = 15.0, 6.0  # seconds of one load with --batching
 QUICK_MODELS = MODELS[:1]  # whose memory, and other libraries, a quick run looks at
 CLASSES, QUICK_CLASSES = (1, 3, 5), (1, 5)
 DEFAULTS: dict[str, Any] = {
@@ -58,6 +59,7 @@ def add(commands: Any) -> None:
     which.add_argument("--engine", action="store_true", help="as a library, beside captum, pytorch-grad-cam, torch-cam")
     which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
     which.add_argument("--server", action="store_true", help="beside TorchServe's image_classifier and a naive handler")
+    which.add_argument("--batching", action="store_true", help="camserve alone, under several batchSize, maxBatchDelay")
     parser.add_argument("--models", help=f"of torchvision ({','.join(MODELS)}; with --server {MODELS[0]})")
     parser.add_argument("--batches", type=counts, help="photos a batch, as a library (1,8,32)")
     parser.add_argument("--pairs", type=count, help="most runs of each kind, as a library (%(default)s)")
@@ -78,7 +80,7 @@ def run(asked: argparse.Namespace) -> int:
     if asked.threads is not None:
         torch.set_num_threads(asked.threads)
         os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # what the workers go by
-    report = bench_server(asked) if asked.server else bench_engine(asked)
+    report = bench_server(asked) if asked.server else bench_batching(asked) if asked.batching else bench_engine(asked)
     print(report.text(), flush=True)
     if asked.json:
         write_json(report, asked.json)
@@ -119,6 +121,14 @@ def bench_server(asked: argparse.Namespace) -> Report:
     return served_report(findings, model, command_of(asked), where)
 
 
+def bench_batching(asked: argparse.Namespace) -> Report:
+    """Measure our own archive on a real TorchServe under several settings of its queue."""
+    (model,) = models_of(asked.models, MODELS[:1])[:1]
+    where = setting(torch.device("cpu"))
+    found = batching.measure(model, QUICK_TURN if asked.quick else TURN, say)
+    return batching.batching_report(found, model, command_of(asked), where)
+
+
 def count(text: str) -> int:
     """Read a number that is at least 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -146,7 +156,7 @@ def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
 def command_of(asked: argparse.Namespace) -> str:
     """Return the command line that measures the same again."""
     words = ["camserve", "bench"]
-    words += [f"--{name}" for name in ("engine", "gpu", "server", "quick") if getattr(asked, name)]
+    words += [f"--{name}" for name in ("engine", "gpu", "server", "batching", "quick") if getattr(asked, name)]
     for name, usual in DEFAULTS.items():
         given = getattr(asked, name)
         if given != usual:

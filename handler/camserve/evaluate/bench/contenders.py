@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from camserve.archive import build_archive
 from camserve.errors import ConfigError
@@ -94,10 +95,7 @@ class Parts:
 
 def build_archives(parts: Parts, say: Callable[[str], None]) -> dict[str, Path]:
     """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
-    parts.folder.mkdir(parents=True, exist_ok=True)
-    parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
-    network = settle(build(parts.model))
-    torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, parts.weights)
+    network = _write_parts(parts)
     layer = f"network.{find_layer(Scores(network).eval(), (SIDE, SIDE)).name}"
     handler = parts.folder / "naive_handler.py"
     handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
@@ -110,6 +108,21 @@ def build_archives(parts: Parts, say: Callable[[str], None]) -> dict[str, Path]:
                 raise
             say(f"{name} is left out: {error}")
     return archives
+
+
+def build_ours(parts: Parts) -> Path:
+    """Write our eager archive alone. ConfigError: the builder failed."""
+    _write_parts(parts)
+    return _ours(OURS, parts, RUNTIMES[OURS])
+
+
+def _write_parts(parts: Parts) -> nn.Module:
+    """Write the model file and the weights, and return the network."""
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
+    network = settle(build(parts.model))
+    torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, parts.weights)
+    return network
 
 
 def _ours(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
