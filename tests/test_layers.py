@@ -13,7 +13,7 @@ FLOORS = [
     "values errors",
     "settings labels weights logs tail scores program",
     "capture",
-    "head split",
+    "head split fold",
     "compiled",
     "decode options preprocess classifier predict cams render respond monitor probe recipe",
     "explain",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from camserve.compiled import TAIL, TRUNK, machine, read_halves, write_halves
 from camserve.errors import ConfigError, NotHere
+from camserve.fold import fold
 from camserve.head import find_head
 from camserve.labels import Labels, load_labels
 from camserve.program import SUFFIX, load_program
@@ -56,9 +59,10 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
         fill(network, load_weights(path))
     network = Scores(network, settings.model.task == "binary").eval().requires_grad_(False).to(device)
     labels = load_labels(inside(folder, settings.labels))
+    layers = [layer.name for layer in settings.layers]
     probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
     heads = {name: head for name, head in probed.items() if head is not None}
-    prepare(network, settings.runtime)
+    prepare(network, settings.runtime, layers, settings.input.size)
     return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
 
 
@@ -100,11 +104,19 @@ def _check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.devic
         raise NotHere(f"it was compiled for {spec.machine}, and this is {here}")
 
 
-def prepare(network: nn.Module, runtime: RuntimeSpec) -> None:
-    """Bring a network into the precision and memory layout that it is to run in."""
+def prepare(network: Scores, runtime: RuntimeSpec, layers: Collection[str], size: tuple[int, int]) -> None:
+    """Bring a float32 network into the form in which it is to run; what ``layers`` give stays what it is."""
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    if runtime.precision == "fp32":
+        device = next((each.device for each in network.parameters()), torch.device("cpu"))
+        fold(network, layers, example(size, torch.float32, device))
+    # In a shorter precision normalisation keeps its own numbers: rounding them, or weights folded with them, costs
+    # accuracy.
+    exact = [(each, copy.deepcopy(each.state_dict())) for each in network.modules() if isinstance(each, _BatchNorm)]
     network.to(DTYPES[runtime.precision])
+    for module, numbers in exact:
+        module.float().load_state_dict(numbers)
     if runtime.channels_last:
         network.to(memory_format=torch.channels_last)
 

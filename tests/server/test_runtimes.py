@@ -25,12 +25,12 @@ pytestmark = pytest.mark.server  # a compiler takes its time
 DATA = Path(os.environ.get("CAMSERVE_DATA", "")) / "imagenet-val-500"
 ESPRESSO, TIGER_CAT = 967, 282
 BATCH = 20
-ACCURACY = 0.002  # 0.2 points
-RUNTIMES = {  # largest difference of a probability at the median photo, least correlation of its map
-    "eager, channels first": (RuntimeSpec(channels_last=False), 1e-5, 0.99999),
-    "compiled": (RuntimeSpec(mode="compile"), 1e-5, 0.99999),
-    "bf16": (RuntimeSpec(precision="bf16"), 0.02, 0.99),
-    "compiled bf16": (RuntimeSpec(mode="compile", precision="bf16"), 0.02, 0.99),
+RUNTIMES = {  # most points of accuracy, difference of a probability at the median photo, correlation of its map
+    "eager, channels first": (RuntimeSpec(channels_last=False), 0.0, 1e-5, 0.99999),
+    "compiled": (RuntimeSpec(mode="compile"), 0.0, 1e-5, 0.99999),
+    "bf16": (RuntimeSpec(precision="bf16"), 0.2, 0.02, 0.99),
+    # The compiler folds normalisation into rounded weights.
+    "compiled bf16": (RuntimeSpec(mode="compile", precision="bf16"), 0.4, 0.02, 0.98),
 }
 
 
@@ -76,7 +76,7 @@ def reference(answer):
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_runtime_gives_the_classes_probabilities_and_maps_of_eager_float32(name, answer, reference, photos):
-    runtime, probability, correlation = RUNTIMES[name]
+    runtime, points, probability, correlation = RUNTIMES[name]
     (best, known, maps), (was_best, was_known, was_maps) = answer(runtime), reference
     accuracy, was_accuracy = ((each == photos.classes).mean() for each in (best, was_best))
     apart = np.abs(known - was_known)
@@ -87,7 +87,7 @@ def test_a_runtime_gives_the_classes_probabilities_and_maps_of_eager_float32(nam
         f"probability apart {np.median(apart):.1e} (most {apart.max():.1e}), "
         f"maps correlate {np.median(alike):.5f} (1 % quantile {np.quantile(alike, 0.01):.5f})"
     )
-    assert abs(accuracy - was_accuracy) <= ACCURACY
+    assert 100 * abs(accuracy - was_accuracy) <= points + 1e-9
     assert np.median(apart) <= probability
     assert np.median(alike) >= correlation
     assert np.mean(alike >= correlation) >= 0.95

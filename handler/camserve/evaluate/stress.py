@@ -100,9 +100,12 @@ class Load:
             return Counter(pool.map(lambda number: self.ask(number, mixed), numbers))
 
     def worker(self) -> psutil.Process | None:
-        """Return the first worker that is READY."""
+        """Return the first worker that is READY, and alive: TorchServe is the last to know."""
         ready = [each for each in self.server.workers(self.model) if each["status"] == "READY"]
-        return psutil.Process(int(ready[0]["pid"])) if ready else None
+        try:
+            return psutil.Process(int(ready[0]["pid"])) if ready else None
+        except psutil.NoSuchProcess:
+            return None
 
 
 def kills(load: Load, count: int) -> Row:

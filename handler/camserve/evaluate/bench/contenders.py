@@ -24,8 +24,13 @@ from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
 
 OURS, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
-AOT, BF16 = "camserve-aot", "camserve-bf16"
-RUNTIMES = {OURS: RuntimeSpec(), AOT: RuntimeSpec(mode="aot"), BF16: RuntimeSpec(mode="aot", precision="bf16")}
+AOT, BF16, AOT_BF16 = "camserve-aot", "camserve-bf16", "camserve-aot-bf16"
+RUNTIMES = {
+    OURS: RuntimeSpec(),
+    AOT: RuntimeSpec(mode="aot"),
+    BF16: RuntimeSpec(precision="bf16"),
+    AOT_BF16: RuntimeSpec(mode="aot", precision="bf16"),
+}
 
 MODEL_FILE = """\
 import torch

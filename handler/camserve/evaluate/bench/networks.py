@@ -122,5 +122,5 @@ def load(
     """Bring a network whose layer is known into the form in which it is served."""
     network.requires_grad_(False).to(device)
     head = find_head(network, layer, (side, side))
-    prepare(network, runtime)
+    prepare(network, runtime, [layer.name], (side, side))
     return Subject(name, network, layer, head, runtime)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from camserve.errors import ConfigError
-from camserve.evaluate.bench.contenders import AOT, BF16, NAIVE, OURS, STOCK
+from camserve.evaluate.bench.contenders import AOT, AOT_BF16, BF16, NAIVE, OURS, STOCK
 from camserve.evaluate.bench.load import Client, Load, Reply, ask, closed_loop, fixed_rate
 from camserve.evaluate.bench.pairs import Spread, paired, spread
 from camserve.evaluate.bench.photos import jpegs
@@ -44,8 +44,9 @@ PICTURE = Workload("camserve, overlay picture", OURS, {"Accept": "image/jpeg", "
 STOCK_PLAIN = Workload("image_classifier, plain", STOCK)
 NAIVE_EXPLAINED = Workload("pytorch-grad-cam, explained", NAIVE)
 COMPILED = Workload("camserve aot, explained", AOT)
-HALVED = Workload("camserve aot bf16, explained", BF16)
-WORKLOADS = (EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, PLAIN, NAIVE_EXPLAINED, PICTURE)
+HALVED = Workload("camserve bf16, explained", BF16)
+COMPILED_HALVED = Workload("camserve aot bf16, explained", AOT_BF16)
+WORKLOADS = (EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, COMPILED_HALVED, PLAIN, NAIVE_EXPLAINED, PICTURE)
 ASKED = (EXPLAINED, PLAIN, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)  # all of one precision, before anything is timed
 ALONE = (EXPLAINED, PLAIN, COMPILED, HALVED, STOCK_PLAIN)
 LOADED = (EXPLAINED, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)
@@ -53,6 +54,7 @@ RATIOS = (
     (EXPLAINED, STOCK_PLAIN),
     (COMPILED, STOCK_PLAIN),
     (HALVED, STOCK_PLAIN),
+    (COMPILED_HALVED, STOCK_PLAIN),
     (EXPLAINED, PLAIN),
     (EXPLAINED, NAIVE_EXPLAINED),
     (PICTURE, EXPLAINED),
