@@ -7,8 +7,8 @@ import binascii
 import re
 import threading
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -62,14 +62,31 @@ def harden_pillow() -> None:
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
 
 
-def decode(image: object, limits: Limits, enough: Enough = lambda width, height: (width, height)) -> Picture:
+def whole(width: int, height: int) -> tuple[int, int]:
+    """Ask for every pixel of a picture."""
+    return width, height
+
+
+def decode(image: object, limits: Limits, enough: Enough = whole) -> Picture:
+    """Decode as ``decoding`` does, for those who have no other pictures in memory."""
+    with decoding(image, limits, enough) as picture:
+        return picture
+
+
+@contextmanager
+def decoding(image: object, limits: Limits, enough: Enough) -> Iterator[Picture]:
     """Decode bytes, or their base64 text, into an upright RGB picture; only the first frame counts.
 
     ``enough`` says, for an upright width and height, how many pixels across and down are worth decoding: a larger
-    JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than that.
+    JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than that. Other threads wait with large
+    pictures of their own until the block is left.
     MissingImage, BadBase64, TooManyBytes, UnsupportedFormat, TooManyPixels, ImageTooSmall, BadImage.
     """
-    data = _as_bytes(image, limits)
+    with ExitStack() as stack:
+        yield _decode(_as_bytes(image, limits), limits, enough, stack)
+
+
+def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Picture:
     kind = sniff(data)
     _check_parts(kind, data)
     try:
@@ -78,12 +95,13 @@ def decode(image: object, limits: Limits, enough: Enough = lambda width, height:
             _check_codec(opened)
             size = _reduce(opened, enough) if kind == "JPEG" else None
             frames = 2 if getattr(opened, "is_animated", False) else 1
-            with one_large if opened.width * opened.height > LARGE else nullcontext():
-                opened.seek(0)
-                opened.load()
-                ImageOps.exif_transpose(opened, in_place=True)
-                upright = to_rgb(opened)
-                return Picture(upright, kind, *(size or upright.size), frames)
+            if opened.width * opened.height > LARGE:
+                stack.enter_context(one_large)
+            opened.seek(0)
+            opened.load()
+            ImageOps.exif_transpose(opened, in_place=True)
+            upright = to_rgb(opened)
+            return Picture(upright, kind, *(size or upright.size), frames)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

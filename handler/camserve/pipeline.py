@@ -22,7 +22,7 @@ from camserve.cams import METHODS
 from camserve.cams.compat import pytorch_grad_cam_view
 from camserve.capture import Capture
 from camserve.classifier import DTYPES, Classifier, inside, load_classifier
-from camserve.decode import decode, harden_pillow
+from camserve.decode import decoding, harden_pillow
 from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestError
 from camserve.explain import explain, questions
 from camserve.labels import Labels
@@ -127,13 +127,13 @@ class Pipeline:
             seen, kept = enough(width, height, spec), self._kept_side(options, width, height) / max(width, height)
             return max(seen[0], math.ceil(width * kept)), max(seen[1], math.ceil(height * kept))
 
-        picture = decode(row.image, self.settings.limits, needed)
-        pixels, region = fit(picture, spec)
-        # From here on nobody needs the picture larger than it will be drawn: a batch of them could fill the memory.
-        kept = self._kept_side(options, picture.width, picture.height)
-        small = shrink(picture.image, kept) if kept else NOTHING
+        with decoding(row.image, self.settings.limits, needed) as picture:
+            pixels, region = fit(picture, spec)
+            # From here on nobody needs the picture larger than it will be drawn: a batch of them could fill the memory.
+            kept = self._kept_side(options, picture.width, picture.height)
+            picture = replace(picture, image=shrink(picture.image, kept) if kept else NOTHING)
         until = math.inf if options.deadline_ms is None else arrival + options.deadline_ms / 1000
-        return Request(replace(picture, image=small), pixels, region, options, row.request_id, until)
+        return Request(picture, pixels, region, options, row.request_id, until)
 
     def _kept_side(self, options: Options, width: int, height: int) -> int:
         """Return how long the longer side of a picture must stay for what will be drawn of it; 0: nothing will."""

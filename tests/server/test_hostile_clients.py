@@ -135,8 +135,12 @@ def test_files_that_keep_decoders_busy_are_refused(send, worker, small, warm, na
     assert peak.growth <= 100 * MEGABYTE
 
 
-def test_legal_pictures_of_25_megapixels_are_answered_within_their_memory(send, worker, encoded, warm):
-    large = encoded(5_000, 4_990, color=(120, 90, 60))
+@pytest.mark.parametrize(
+    ("kind", "height", "mode"),
+    [("PNG", 4_990, "RGB"), ("PNG", 4_990, "RGBA"), ("JPEG", 4_990, "RGB"), ("WEBP", 3_190, "RGB")],
+)
+def test_the_largest_legal_pictures_are_answered_within_their_memory(send, worker, encoded, warm, kind, height, mode):
+    large = encoded(5_000, height, mode, kind, color=(120, 90, 60))
     with Peak(worker) as peak:
         answers = send([large] * BATCH, explain="false")
     assert [answer.status_code for answer in answers] == [200] * BATCH

@@ -17,6 +17,7 @@ from camserve.evaluate.drift_study import Photos, read_photos
 from camserve.pipeline import load_pipeline
 from camserve.recipe import find_file
 from camserve.settings import RuntimeSpec
+from camserve.split import Split
 from camserve.unpack import read_contents
 from camserve.values import RawRequest
 
@@ -53,6 +54,7 @@ def answer(imagenet, photos, tmp_path_factory):
         """Return every photo's best class, probability of its true class or 0, and map of its true class."""
         changed = replace(settings, runtime=runtime)
         pipeline = load_pipeline(folder, changed, "imagenet", "1.0", torch.device("cpu"))
+        assert isinstance(pipeline.network, Split) == (runtime.mode != "eager")
         rows = [
             RawRequest(path.read_bytes(), {"target": str(truth), "evidence": "signed", "top_k": "100"})
             for path, truth in zip(photos.paths, photos.classes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from camserve.respond import JSON_TYPE, refuse, write_json
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
 
+M_ARENA_MAX = -8  # of malloc.h
 FORM_TYPE = "application/x-www-form-urlencoded"
 ROUTE_FIELD = "model_name"  # of /invocations, which hands its own parameter on
 LOST_BODY = (
@@ -38,6 +41,7 @@ class TorchServeHandler:
     def initialize(self, context: Any) -> None:
         """Load the unpacked archive. RuntimeError, which TorchServe reports: one line says what is wrong."""
         guard_logs()
+        share_heap()
         properties = context.system_properties
         model = context.manifest["model"]
         try:
@@ -108,6 +112,12 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         return settings
     share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))
     return dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, threads=share))
+
+
+def share_heap() -> None:
+    """Let all threads of this worker share one heap, so that what one decoder lets go of serves the others (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
