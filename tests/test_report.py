@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from io import BytesIO
 from xml.etree import ElementTree
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camserve.cli import main
+from camserve.cli.report import instant
 from camserve.errors import ConfigError
 from camserve.evaluate import chart
 from camserve.evaluate.audit_log import count_bins, read_audit, reference_bins, sample_of
 from camserve.evaluate.panels import PANELS, Traffic
-from camserve.evaluate.report import drifting, drifts, holm, report, worst
+from camserve.evaluate.report import drifting, drifts, report, worst
 from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual, quantile_bins
 from camserve.monitor.signals import SIGNALS
 
@@ -130,11 +133,6 @@ def test_the_examples_show_the_drift_and_the_worst(baseline, records):
     assert [record.reason for record, _ in worst(records)[:2]] == ["ood", "ood"]
 
 
-def test_holms_correction_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-
-
 @pytest.mark.parametrize("title", PANELS)
 def test_every_panel_is_well_formed(baseline, records, title):
     drawn = ElementTree.fromstring(PANELS[title](Traffic(sample_of(records), baseline)))
@@ -149,6 +147,29 @@ def test_the_report_is_one_file_that_asks_for_nothing(baseline, records):
     assert "&lt;cat&gt;" in told
     assert told.replace("http://www.w3.org/2000/svg", "").count("http") == 0
     assert "tr class='alarm'><td>border" in told
+
+
+def test_the_report_compares_with_a_clean_period(baseline, records):
+    told = report(records, baseline, "m 1", instant("2027-01-15T12:00"))
+    section = told.partition("<h2>After the clean period</h2>")[2].partition("<h2>")[0]
+    assert re.findall(r"<tr class='alarm'><td>(\w+)<", section) == ["border"]
+    assert "Values after 01-15 12:00 UTC" in section
+    assert "A classifier tells the periods apart. Its score follows border (+" in section
+    assert "After the clean period" not in report(records, baseline, "m 1")
+
+
+def test_a_report_of_one_clean_day_says_that_nothing_changed(baseline, records):
+    noon = instant("2027-01-15T12:00")
+    clean = [record for record in records if record.instant < noon]
+    section = report(clean, baseline, "m 1", instant("2027-01-15T12:00+02:00")).partition("After the clean")[2]
+    assert "class='alarm'" not in section.partition("<h2>")[0]
+    assert "A classifier cannot tell the periods apart." in section
+
+
+def test_a_wrong_time_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["report", "a.jsonl", "--baseline", "m.mar", "--clean-until", "noon"])
+    assert "'noon' is not a time such as 2027-01-15T12:00" in capsys.readouterr().err
 
 
 def test_a_line_chart_puts_points_where_they_belong():

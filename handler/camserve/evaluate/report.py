@@ -14,6 +14,7 @@ from camserve.evaluate.audit_log import CLASSES, CLASSES_TOLD, Record, bin_of, s
 from camserve.evaluate.counts import aligned
 from camserve.evaluate.drift import PSI_ALARM, SMOOTHING, Z_ALARM, Drift, compare
 from camserve.evaluate.panels import PANELS, Traffic
+from camserve.evaluate.periods import Comparison, Separation, compare_periods, holm
 from camserve.evaluate.watcher import can_drift
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.signals import SIGNALS
@@ -34,12 +35,19 @@ td:first-child,th:first-child,td.text{text-align:left}tr.alarm td{background:#fd
 """
 
 
-def report(records: Sequence[Record], baseline: Baseline, name: str) -> str:
-    """Return the HTML of one version's records. The tables and curves rest on the blind sample alone."""
+def report(records: Sequence[Record], baseline: Baseline, name: str, clean_until: float | None = None) -> str:
+    """Return the HTML of one version's records. The tables and curves rest on the blind sample alone.
+
+    ``clean_until``, in seconds since 1970, ends a period that the rest is compared with, beside the baseline.
+    ConfigError: a period has too few requests.
+    """
     sample = sample_of(records)
     traffic = Traffic(sample, baseline)
     body = [f"<h1>{escape(name)}: what the model looked at</h1>", _summary(records, traffic)]
-    body += ["<h2>Drift by feature</h2>", drift_table(traffic), "<h2>Panels</h2>", _panels(traffic)]
+    body += ["<h2>Drift by feature</h2>", drift_table(traffic)]
+    if clean_until is not None:
+        body += ["<h2>After the clean period</h2>", change_table(compare_periods(sample, clean_until))]
+    body += ["<h2>Panels</h2>", _panels(traffic)]
     body += ["<h2>Classes</h2>", _slices(traffic)]
     body += ["<h2>Drifting examples</h2>", _examples(drifting(traffic), "how typical of the drift")]
     body += ["<h2>Worst examples</h2>", _examples(worst(records), "energy")]
@@ -71,15 +79,6 @@ def drifts(traffic: Traffic) -> dict[str, Drift]:
     return dict(sorted(found.items(), key=lambda each: -each[1].z))
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979)."""
-    order = np.argsort(values)
-    corrected = np.maximum.accumulate([(len(values) - rank) * values[at] for rank, at in enumerate(order)])
-    back = np.empty(len(values))
-    back[order] = np.minimum(corrected, 1.0)
-    return back.tolist()
-
-
 def drift_table(traffic: Traffic) -> str:
     """Return the table of all features."""
     found = drifts(traffic)
@@ -100,6 +99,38 @@ def drift_table(traffic: Traffic) -> str:
     head = "<tr><th>feature<th>family<th>requests<th>z<th>moved<th>PSI<th>p (Holm)<th>likeliest cause</tr>"
     note = f"<p>Red: PSI above {PSI_ALARM} and p below {SURE}. The alert rules ask for z above {Z_ALARM}.</p>"
     return f"{note}<table>{head}{''.join(rows)}</table>"
+
+
+def change_table(found: Comparison) -> str:
+    """Return the table of all signals after the clean period, and what a classifier makes of them together."""
+    rows = []
+    for each in found.changes:
+        signal = SIGNALS[each.signal]
+        alarm = " class='alarm'" if each.p < SURE else ""
+        (clean, later), (before, after) = each.requests, each.medians
+        rows.append(
+            f"<tr{alarm}><td>{each.signal}</td><td class='text'>{signal.family}"
+            f"</td><td>{clean}</td><td>{later}</td><td>{before:.3g}</td><td>{after:.3g}</td><td>{each.distance:.3f}</td>"
+            f"<td>{each.p:.2g}</td><td class='text'>{escape(signal.cause) if alarm else ''}</td></tr>"
+        )
+    head = (
+        "<tr><th>signal<th>family<th>clean<th>later<th>median, clean<th>median, later<th>distance (KS)<th>p (Holm)"
+        "<th>likeliest cause</tr>"
+    )
+    note = (
+        f"<p>Values after {chart.clock(found.until)} UTC against those before, by the Kolmogorov-Smirnov test. "
+        f"Red: p below {SURE}.</p>"
+    )
+    return f"{note}<table>{head}{''.join(rows)}</table><p>{_told_apart(found.separation)}</p>"
+
+
+def _told_apart(found: Separation) -> str:
+    clean, later = found.requests
+    told = f"All signals together: AUC {found.auc:.3f}, p {found.p:.2g}, {later} later requests against {clean}. "
+    if found.p >= SURE:
+        return told + "A classifier cannot tell the periods apart."
+    relies = ", ".join(f"{name} ({value:+.2f})" for name, value in found.relies.items())
+    return f"<b>{told}A classifier tells the periods apart. Its score follows {relies}.</b>"
 
 
 def _panels(traffic: Traffic) -> str:
