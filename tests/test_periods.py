@@ -88,7 +88,7 @@ def test_many_small_moves_are_found_together_that_no_signal_shows_alone():
     assert found.separation.auc == pytest.approx(stats.norm.cdf(0.12 * len(NAMES) ** 0.5 / 2**0.5), abs=0.05)
 
 
-def test_a_relation_between_signals_that_broke_is_found_together():
+def test_a_small_move_against_a_signal_that_is_usually_followed_is_found_together():
     random = np.random.default_rng(4)
     margin = random.normal(size=(600, 1))
     values = np.concatenate([margin, margin + 0.1 * random.normal(size=(600, 1))], axis=1)
