@@ -11,15 +11,18 @@ import time
 import types
 import warnings
 import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from camserve.archive import build_archive
 from camserve.cli import main
+from camserve.decode import MAGIC, sniff
 from camserve.engines.metrics import TorchServeSink
 from camserve.errors import BadImage, ConfigError
 from camserve.evaluate.audit_log import read_audit
@@ -37,7 +40,7 @@ from camserve.monitor.baseline import (
     quantile_bins,
     read_baseline,
 )
-from camserve.monitor.counters import COUNTERS, GAUGES, MAX_SERIES, OUTCOMES, Binning, Counters
+from camserve.monitor.counters import COUNTERS, GAUGES, MAX_SERIES, OUTCOMES, PICTURE_FORMATS, Binning, Counters
 from camserve.monitor.live import live_recorders
 from camserve.monitor.measure import COLUMNS, NAMES, Measured, thumbnails
 from camserve.monitor.recorder import Finished
@@ -440,6 +443,28 @@ def test_outcomes_are_counted_by_code(watched, counting):
     latency = [each for (name, _), each in sink.counts.items() if name == "cam_latency_milliseconds_total"]
     assert latency == sorted(latency)
     assert latency[-1] == 5
+
+
+def test_pictures_are_counted_by_format(watched, counting):
+    sink = Sink()
+    with open_archive(watched) as pipeline:
+        counters = counting(sink, pipeline.monitor.baseline)
+        pipeline.monitor.report_to(counters)
+        bodies = [*(encoded(kind) for kind in PICTURE_FORMATS), encoded("PNG"), photo(1)[:60], b"no picture"]
+        pipeline.answer([RawRequest(body) for body in bodies])
+    counters.flush()
+    told = {labels: each for (metric, labels), each in sink.counts.items() if metric == "cam_inputs_total"}
+    assert told == {**dict.fromkeys(((kind,) for kind in PICTURE_FORMATS), 1), ("PNG",): 2}
+
+
+def encoded(kind):
+    buffer = BytesIO()
+    Image.open(BytesIO(photo(1))).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_every_format_that_is_decoded_has_a_series():
+    assert {sniff(encoded(kind)) for kind in PICTURE_FORMATS} == {*(kind for kind, _ in MAGIC), "WEBP"}
 
 
 def test_every_refusal_has_a_series():

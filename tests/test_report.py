@@ -61,6 +61,7 @@ def line(number, signals, reason="sampled", outcome="ok", picture=False):
             ],
             "explanations": [{"status": "ok"}],
             "timing_ms": {"decode": 2.0, "all": 9.0},
+            "input": {"format": "PNG" if number % 4 else "JPEG", "width": 64, "height": 48},
         }
     if picture:
         buffer = BytesIO()
@@ -137,6 +138,17 @@ def test_the_examples_show_the_drift_and_the_worst(baseline, records):
 def test_every_panel_is_well_formed(baseline, records, title):
     drawn = ElementTree.fromstring(PANELS[title](Traffic(sample_of(records), baseline)))
     assert len(list(drawn.iter())) > 5
+
+
+def test_the_report_shows_another_clients_format(baseline, tmp_path):
+    random = np.random.default_rng(3)
+    lines = [line(number // 4, values(random)) for number in range(800)]
+    for each in lines[400:]:
+        each["input"]["format"] = "WEBP"
+    shown = Traffic(read_audit([write(tmp_path / "a.jsonl", lines)]), baseline)
+    drawn = PANELS["Pictures by format"](shown)
+    legend = [each.text for each in ElementTree.fromstring(drawn).iter() if each.text in ("JPEG", "PNG", "WEBP")]
+    assert legend == ["JPEG", "PNG", "WEBP"]
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(baseline, records):

@@ -41,6 +41,7 @@ class Record:
     statuses: Sequence[str] = ()  # of its explanations
     thumbnail: bytes = b""  # JPEG
     grid: np.ndarray | None = None  # (h, w), 0..1
+    format: str = ""  # of the picture as it was sent, where it was answered
 
 
 def read_audit(paths: Iterable[Path]) -> list[Record]:
@@ -84,6 +85,7 @@ def _record(told: Mapping[str, Any]) -> Record:
         statuses=[each["status"] for each in told.get("explanations", ())],
         thumbnail=base64.b64decode(told.get("thumbnail", "")),
         grid=_grid(told.get("map")),
+        format=told.get("input", {}).get("format", ""),
     )
 
 

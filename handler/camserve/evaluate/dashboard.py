@@ -75,6 +75,7 @@ STAGES = (
     f"{_rate('cam_stage_microseconds_total', 'stage')} / 1000 "
     f"/ on () group_left () sum(rate({_of('cam_requests_total')}[{RATE}]))"
 )
+FORMATS = f"{_rate('cam_inputs_total', 'format')} / on () group_left () sum(rate({_of('cam_inputs_total')}[{RATE}]))"
 SHIFTS = f"{_of('cam:shift:1h')} * on (feature) group_left () {INPUTS}"
 LATENCY = {f"p{share}": _of(f"cam:latency_p{share}_milliseconds") for share in (50, 90, 99)}
 
@@ -135,14 +136,13 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "Inputs against the baseline, in its standard deviations",
             "timeseries",
             {"{{feature}} {{ModelVersion}}": SHIFTS},
-            width=12,
         ),
+        Panel("Pictures by format", "timeseries", {"{{format}}": FORMATS}, "percentunit"),
         Panel(
             "Pictures unlike the baseline's",
             "timeseries",
             {"{{ModelVersion}}": _of("cam:ood:1h"), "baseline {{ModelVersion}}": _of("cam:ref_ood")},
             "percentunit",
-            12,
         ),
     ),
     "Drift": (

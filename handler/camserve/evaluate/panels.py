@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -224,6 +224,17 @@ def inputs(traffic: Traffic) -> str:
     return chart.lines(series)
 
 
+def formats(traffic: Traffic) -> str:
+    """Shares of the formats in which answered pictures were sent."""
+    names = sorted({record.format for record in traffic.records if _answered(record)})
+    series = {name: traffic.shares(partial(_sent_as, name), _answered) for name in names}
+    return chart.lines(series, low=0.0, high=1.0)
+
+
+def _sent_as(name: str, record: Record) -> bool:
+    return record.format == name
+
+
 def unlike(traffic: Traffic) -> str:
     """Share of pictures that are out of distribution."""
     drawn = traffic.shares(lambda record: "ood" in record.flags, _answered)
@@ -279,6 +290,7 @@ PANELS: Mapping[str, Callable[[Traffic], str]] = {
     "Where the evidence lies": centroids,
     "Blank maps": blanks,
     "Inputs against the baseline, in its standard deviations": inputs,
+    "Pictures by format": formats,
     "Pictures unlike the baseline's": unlike,
     "Drift now, z": drift_now,
     "Drift over time, z (alarm at 4.5 with PSI above 0.1)": drift_over_time,

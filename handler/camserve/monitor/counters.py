@@ -21,7 +21,6 @@ from camserve.monitor.baseline import Baseline
 from camserve.monitor.measure import NAMES
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS
-from camserve.values import Answer
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +30,7 @@ MAX_SERIES = 250
 OUTCOMES = ("ok", *(each.code for each in RequestError.__subclasses__()))
 STATUSES = ("ok", "blank", "skipped", "failed")
 FLAGS = ("atc", "ood", "low_confidence", "blank")
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # what ``decode`` may say: never a caller's own text
 STAGES = ("decode", "preprocess", "forward", "explain", "render")
 LATENCIES = {  # milliseconds -> label
     **{float(each): str(each) for each in (10, 25, 50, 100, 250, 500, 1000)},
@@ -42,6 +42,7 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {  # name -> its own labels; the sink 
     "cam_requests_total": ("outcome",),
     "cam_explanations_total": ("status",),
     "cam_flags_total": ("flag",),
+    "cam_inputs_total": ("format",),
     "cam_latency_milliseconds_total": ("le",),
     "cam_stage_microseconds_total": ("stage",),
     "cam_batches_total": (),
@@ -61,6 +62,7 @@ FIXED: list[Key] = [
     *(("cam_requests_total", (code,)) for code in OUTCOMES),
     *(("cam_explanations_total", (status,)) for status in STATUSES),
     *(("cam_flags_total", (flag,)) for flag in FLAGS),
+    *(("cam_inputs_total", (kind,)) for kind in PICTURE_FORMATS),
     *(("cam_latency_milliseconds_total", (label,)) for label in LATENCIES.values()),
     *(("cam_stage_microseconds_total", (stage,)) for stage in STAGES),
     *((metric, ()) for metric, labels in COUNTERS.items() if not labels),
@@ -190,8 +192,12 @@ class Counters:
             for flag, rows in measured.flags.items():
                 amounts[place["cam_flags_total", (flag,)]] += np.count_nonzero(rows)
         for outcome in finished.outcomes:
-            amounts[place["cam_requests_total", ("ok" if isinstance(outcome, Answer) else outcome.code,)]] += 1
-            for each in outcome.explanations if isinstance(outcome, Answer) else ():
+            if isinstance(outcome, RequestError):
+                amounts[place["cam_requests_total", (outcome.code,)]] += 1
+                continue
+            amounts[place["cam_requests_total", ("ok",)]] += 1
+            amounts[place["cam_inputs_total", (outcome.request.picture.format,)]] += 1
+            for each in outcome.explanations:
                 amounts[place["cam_explanations_total", (each.status,)]] += 1
         for stage, milliseconds in finished.stages.items():
             amounts[place["cam_stage_microseconds_total", (stage,)]] += round(milliseconds * 1000)
