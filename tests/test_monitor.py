@@ -662,6 +662,24 @@ def written(folder):
     return [record.told for record in read_audit(folder.glob("audit-*.jsonl"))]
 
 
+def test_the_report_names_what_changed_after_a_clean_period(watched, audit, tmp_path, capsys):
+    recorder, folder, dropped = audit()
+    ask(watched, recorder, [photo(5000 + number, 1.0 if number < 120 else 0.5) for number in range(240)])
+    assert not dropped
+    files = [str(path) for path in folder.iterdir()]
+    asked = ["report", *files, "--baseline", str(watched), "--out", str(tmp_path / "report.html"), "--clean-until"]
+    assert main([*asked, written(folder)[120]["time"]]) == 0
+    section = (tmp_path / "report.html").read_text().partition("After the clean period")[2].partition("<h2>")[0]
+    changed = re.findall(r"<tr class='alarm'><td>(\w+)<", section)
+    assert "brightness" in changed
+    assert not {"aspect", "log_pixels"} & set(changed)
+    assert "A classifier tells the periods apart" in section
+    (tmp_path / "report.html").unlink()
+    assert main([*asked, "2020-01-01"]) == 1
+    assert "each period needs 100 sampled requests" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_a_record_says_what_was_asked_and_never_shows_it(watched, audit):
     recorder, folder, dropped = audit()
     body = photo(1)
