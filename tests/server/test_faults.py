@@ -1,6 +1,7 @@
 """Faults inside the model stay with their own row; a killed worker costs the batch in flight and nothing more."""
 
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import faulty_network as faults
@@ -137,6 +138,54 @@ def test_a_killed_worker_costs_at_most_the_batch_in_flight(unsafe):
     assert statuses.count(200) >= len(bodies) - 8
     assert set(statuses) <= {200, *LOST}
     wait_until_ready(unsafe, worker)
+
+
+def broken(archive, target, change):
+    """Copy an archive with one of its files changed."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            copy.writestr(name, change(name, source.read(name)))
+
+
+def another_version(name, data):
+    return data.replace(b'"modelVersion": "1.0"', b'"modelVersion": "2.0"') if name.endswith("MANIFEST.json") else data
+
+
+BREAKS = {
+    "changed weights": (lambda name, data: data[:-1] + b"x" if name == "weights.safetensors" else data, "SHA-256"),
+    "cut weights": (lambda name, data: data[:200] if name == "weights.safetensors" else data, "SHA-256"),
+    "no such layer": (
+        lambda name, data: data.replace(b"name: features", b"name: feature"),
+        "no module named 'feature'",
+    ),
+    "unknown key": (
+        lambda name, data: data.replace(b"selftest: refuse", b"selftests: refuse"),
+        "did you mean 'selftest'",
+    ),
+    "outside": (lambda name, data: data.replace(b"labels: labels.txt", b"labels: ../../x"), "does not lie inside"),
+    "other answers": (lambda name, data: data.replace(b"- 0.0\n", b"- 0.4\n"), "not"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_second_version_does_not_load_and_the_first_serves_on(unsafe, faulty_archive, name):
+    change, reason = BREAKS[name]
+    target = faulty_archive.with_name(f"broken-{name.replace(' ', '-')}.mar")
+    broken(faulty_archive, target, lambda file, data: another_version(file, change(file, data)))
+    models = f"{unsafe.management.url}/models"
+    log = unsafe.folder / "logs" / "model_log.log"
+    start = log.stat().st_size
+    try:
+        answer = requests.post(
+            f"{models}?url={target.name}&initial_workers=1&synchronous=true&startup_timeout=20", timeout=120
+        )
+        assert answer.status_code >= 400
+        lines = [line for line in log.read_text()[start:].splitlines() if "camserve: " in line]
+        assert any(reason in line for line in lines), lines
+        assert told(ask(unsafe, picture(faults.FINE)))["model"]["version"] == "1.0"
+    finally:
+        requests.delete(f"{models}/faulty/2.0", timeout=60)
+        target.unlink()
 
 
 def test_each_of_64_clients_gets_its_own_answer(unsafe):

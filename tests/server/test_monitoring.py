@@ -28,6 +28,7 @@ REQUESTS = int(os.environ.get("CAMSERVE_REQUESTS", "400"))
 TIMED = {"cam_latency_milliseconds_total", "cam_stage_microseconds_total", "cam_batches_total"}
 FLUSH_SECONDS = 20
 RECOVER_SECONDS = 60
+BATCH = 8  # rows that a worker may hold
 STANDARD = Path(find_spec("ts").origin).parent / "configs" / "metrics.yaml"  # TorchServe's own
 
 
@@ -154,6 +155,23 @@ def test_counts_survive_a_killed_worker(monitored):
     await_count(monitored, "one", total + 2)
     after = read(monitored, "one")
     assert all(after[key] >= before[key] for key in before if key[0].endswith("_total"))
+
+
+def test_the_other_worker_of_a_killed_one_loses_nothing(monitored):
+    killed = int(monitored.workers("two")[0]["pid"])
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send, monitored, "two", [photo(number) for number in range(200)])
+        time.sleep(0.5)
+        os.kill(killed, signal.SIGKILL)
+        statuses = sending.result()
+    assert statuses.count(200) >= len(statuses) - BATCH
+    deadline = time.monotonic() + RECOVER_SECONDS
+    while time.monotonic() < deadline:
+        workers = monitored.workers("two")
+        if all(each["status"] == "READY" and int(each["pid"]) != killed for each in workers):
+            break
+        time.sleep(0.2)
+    assert send(monitored, "two", [photo(1)] * 4) == [200] * 4
 
 
 def test_nothing_that_a_caller_sends_moves_a_counter(monitored):

@@ -17,7 +17,7 @@ from torch import nn
 
 from camserve.archive import build_archive
 from camserve.errors import ConfigError
-from camserve.evaluate.bench.networks import SIDE, build, settle
+from camserve.evaluate.bench.networks import SIDE, build, settle, tell_apart
 from camserve.probe import find_layer
 from camserve.recipe import Recipe
 from camserve.scores import Scores
@@ -125,7 +125,7 @@ def _write_parts(parts: Parts) -> nn.Module:
     """Write the model file and the weights, and return the network."""
     parts.folder.mkdir(parents=True, exist_ok=True)
     parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
-    network = settle(build(parts.model))
+    network = tell_apart(settle(build(parts.model)))
     torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, parts.weights)
     return network
 

@@ -41,7 +41,7 @@ def jpegs(count: int) -> list[bytes]:
     return encoded
 
 
-def pixels(count: int, side: int, device: torch.device) -> Tensor:
+def pixels(count: int, side: int, device: torch.device, resize: int | None = None) -> Tensor:
     """Return the same photos as a network wants them, (N, 3, side, side) float32."""
-    spec = InputSpec(resize=side, crop=side)
+    spec = InputSpec(resize=resize or side, crop=side)
     return normalise([fit(Picture(each, "JPEG", *each.size), spec)[0] for each in pictures(count)], spec, device)
