@@ -11,7 +11,7 @@ from camserve.archive import NOT_SERVED
 SOURCE = Path(__file__).parents[1] / "handler"
 FLOORS = [
     "values errors",
-    "settings labels weights logs tail scores program",
+    "settings labels weights logs tail backward scores program",
     "capture",
     "head split fold",
     "compiled",

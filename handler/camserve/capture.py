@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camserve.backward import pull_back
 from camserve.errors import ConfigError, OutOfTime
 from camserve.tail import Head, NotReplayable, Tape
 from camserve.values import Layer, Targets
 
 RERUN_BATCH = 16  # pictures in one pass of a method's own
+ROWS_AT_ONCE = 32  # gradients that one backward pass carries: as many as a forward pass carries pictures
+CLASS_TOKENS_AT_ONCE = 8  # the same where most of a gradient is zero: more only fill the caches with zeros
 
 
 class Capture:
@@ -38,22 +41,20 @@ class Capture:
         """Name what to borrow, and the closed form of the tail for layers that have one, by layer name.
 
         Where every layer has one, no autograd graph is built at all. The network is walked once, here: it must not
-        get other modules or parameters. ConfigError: the network has no such module.
+        get other modules, parameters or modes. ConfigError: the network has no such module.
         """
         modules = dict(network.named_modules())
         for layer in layers:
             if layer.name not in modules:
                 raise ConfigError(f"the network has no module named '{layer.name}'")
         self._network = network
-        self._modules = list(network.modules())
-        self._parameters = list(network.parameters())
+        self._training = [module for module in network.modules() if module.training]
+        self._unfrozen = [each for each in network.parameters() if each.requires_grad]
         self._heads = heads or {}
         self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
 
     def __enter__(self) -> Capture:
         """Freeze the network and start to watch."""
-        self._training = [module for module in self._modules if module.training]
-        self._unfrozen = [each for each in self._parameters if each.requires_grad]
         self._set(training=False, frozen=True)
         self._handles = [module.register_forward_hook(watch) for module, watch in self._watches]
         return self
@@ -228,28 +229,30 @@ class Seen:
     def _backward(self, targets: Targets) -> Tensor:
         if not self._scores.requires_grad:
             raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
-        gradients = self.activations.new_empty((len(targets.rows), *self.activations.shape[1:]))
+        turns = torch.tensor(_turns(targets.rows.tolist()), device=targets.rows.device)
         # Rows do not mix, so one backward pass serves one target of every row at once.
-        for slot in slots(targets.rows):
+        weights = self._scores.new_zeros((int(turns.max()) + 1, *self._scores.shape))
+        weights[turns, targets.rows] = targets.weights.to(weights)
+        class_token = self.layer.prefix > 0 and weights.device.type == "cpu"
+        at_once = max(1, (CLASS_TOKENS_AT_ONCE if class_token else ROWS_AT_ONCE) // len(self._scores))
+        gradients = []
+        for part in torch.split(weights, at_once):
             self.check_time()
-            rows = targets.rows[slot]
-            wanted = (targets.weights[slot].to(self._scores) * self._scores[rows]).sum()
-            (gradient,) = torch.autograd.grad(wanted, self._output, retain_graph=True, allow_unused=True)
+            gradient = pull_back(self._scores, self._output, part, idle_rows=class_token)
             if gradient is None:
                 raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
-            gradients[slot] = on_grid(gradient, self.layer)[rows]
-        return gradients
+            gradients.append(gradient)
+        return on_grid(torch.cat(gradients)[turns, targets.rows], self.layer)
 
 
-def slots(rows: Tensor) -> list[Tensor]:
-    """Split target numbers so that no row of the batch stands twice in one slot."""
-    ordinals: list[int] = []
+def _turns(rows: Sequence[int]) -> list[int]:
+    """Number the targets of each row: how many of the same row stand before each."""
     counts: dict[int, int] = {}
-    for row in rows.tolist():
-        ordinals.append(counts.get(row, 0))
-        counts[row] = ordinals[-1] + 1
-    ordinal = torch.tensor(ordinals, device=rows.device)
-    return [torch.nonzero(ordinal == slot).flatten() for slot in range(max(counts.values(), default=0))]
+    turns = []
+    for row in rows:
+        turns.append(counts.get(row, 0))
+        counts[row] = turns[-1] + 1
+    return turns
 
 
 def on_grid(tensor: Tensor, layer: Layer) -> Tensor:

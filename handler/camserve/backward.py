@@ -1,0 +1,134 @@
+"""The backward pass through a tail: several targets at once, and nothing multiplied by zero.
+
+A vision transformer's head reads one class token of hundreds, so all other rows of most gradients are exactly zero.
+Automatic differentiation multiplies them like any others; ``IdleRows`` leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten: Any = torch.ops.aten
+
+MUCH = 4  # rows for each that is not zero, from which on picking these out is worth it
+
+
+def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows: bool = False) -> Tensor | None:
+    """Return d (weights . scores) / d activation, (S, *activation.shape), for weights (S, N, C) of scores (N, C).
+
+    The graph is kept. All S are pulled back in one pass, which reads the tail's own weights once. None: the scores do
+    not depend on the activation.
+    """
+    with IdleRows() if idle_rows else nullcontext():  # type: ignore[no-untyped-call]
+        gradient: Tensor | None
+        if len(weights) == 1:
+            (gradient,) = torch.autograd.grad(scores, activation, weights[0], retain_graph=True, allow_unused=True)
+            return None if gradient is None else gradient[None]
+        (gradient,) = torch.autograd.grad(
+            scores, activation, weights, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+        return gradient
+
+
+class IdleRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is switched on, the operators of a backward pass leave out rows of a gradient that are all zero.
+
+    A row is everything along the last axis. Finding rows makes the host wait for a GPU.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator on the rows that matter, where it has few of them, and else as it is."""
+        shortened = SHORTENED.get(func)
+        output = shortened(*args, **(kwargs or {})) if shortened is not None else None
+        return func(*args, **(kwargs or {})) if output is None else output
+
+
+def _busy(rows: Tensor) -> Tensor | None:
+    """Return which of the rows (R, K) are not all zero, if they are few."""
+    found = rows.any(dim=1).nonzero().flatten()
+    return found if MUCH * len(found) < len(rows) else None
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _scattered(found: Tensor, part: Tensor, size: tuple[int, ...]) -> Tensor:
+    whole = part.new_zeros(size)
+    whole.view(-1, size[-1])[found] = part
+    return whole
+
+
+def _mm(gradient: Tensor, weight: Tensor) -> Tensor | None:
+    found = _busy(gradient)
+    if found is None:
+        return None
+    return _scattered(found, gradient[found] @ weight, (len(gradient), weight.shape[1]))
+
+
+def _bmm(gradient: Tensor, weight: Tensor) -> Tensor | None:
+    """A linear layer over tokens that lie along the first axis is pulled back as one product a token."""
+    if weight.stride(0) != 0:
+        return None
+    return (_flat(gradient) @ weight[0]).view(*gradient.shape[:2], -1)
+
+
+def _gelu(gradient: Tensor, before: Tensor, approximate: str = "none") -> Tensor | None:
+    found = _busy(_flat(gradient))
+    if found is None:
+        return None
+    part = aten.gelu_backward(_flat(gradient)[found], _flat(before)[found], approximate=approximate)
+    return _scattered(found, part, tuple(gradient.shape))
+
+
+def _layer_norm(
+    gradient: Tensor, before: Tensor, shape: list[int], mean: Tensor, rstd: Tensor, *others: Any
+) -> tuple[Tensor, None, None] | None:
+    *parameters, wanted = others
+    if len(shape) != 1 or any(wanted[1:]) or (found := _busy(_flat(gradient))) is None:
+        return None
+    rows = [_flat(each)[found] for each in (gradient, before, mean, rstd)]
+    part, _, _ = aten.native_layer_norm_backward(*rows[:2], shape, *rows[2:], *parameters, wanted)
+    return _scattered(found, part, tuple(gradient.shape)), None, None
+
+
+def _attention(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    _logsumexp: Tensor,
+    dropout: float,
+    causal: bool,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Pull back softmax(scale query . key) . value, (N, heads, L, K), from the few tokens that have a gradient."""
+    if dropout or causal or attn_mask is not None:
+        return None
+    found = _busy(gradient.transpose(0, 2).flatten(1))
+    if found is None:
+        return None
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    gradient, asking, output = gradient[:, :, found], query[:, :, found], output[:, :, found]
+    shares = (asking @ key.transpose(2, 3) * scale).softmax(dim=3)
+    change = scale * shares * (gradient @ value.transpose(2, 3) - (gradient * output).sum(dim=3, keepdim=True))
+    at_query = torch.zeros_like(query)
+    at_query[:, :, found] = change @ key
+    return at_query, change.transpose(2, 3) @ asking, shares.transpose(2, 3) @ gradient
+
+
+SHORTENED: Mapping[Any, Callable[..., Any]] = {
+    aten.mm.default: _mm,
+    aten.bmm.default: _bmm,
+    aten.gelu_backward.default: _gelu,
+    aten.native_layer_norm_backward.default: _layer_norm,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention,
+}
