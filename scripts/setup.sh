@@ -1,4 +1,4 @@
-# Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it.
+# Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it; set_up_kserve makes .venv-kserve.
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "camserve: $*"; exit 1; }
@@ -31,4 +31,18 @@ set_up() {
   .venv/bin/python -m pip install --disable-pip-version-check --progress-bar on -e ".[$extras]" -c config/constraints.txt \
     || fail "the installation failed; the lines above say why"
   echo "$wanted" > .venv/installed
+}
+
+# KServe's client asks for other versions of our own packages, so it lives beside them.
+set_up_kserve() {
+  local wanted="kserve==0.21.0"
+  [ "$(cat .venv-kserve/installed 2>/dev/null)" = "$wanted" ] && return
+  if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
+    say "no KServe client for $(.venv/bin/python --version): it needs Python 3.10 to 3.13, and its test is left out"
+    return 1
+  fi
+  say "making .venv-kserve with $wanted"
+  .venv/bin/python -m venv .venv-kserve
+  .venv-kserve/bin/python -m pip install --disable-pip-version-check --quiet "$wanted" || fail "KServe's client could not be installed"
+  echo "$wanted" > .venv-kserve/installed
 }
