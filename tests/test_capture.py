@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -190,6 +191,29 @@ def test_a_tail_that_cannot_be_run_again_is_refused(tail: Callable[[Tensor, Tens
     seen = look(small, pictures(1), tape=True)
     with pytest.raises(ConfigError, match=f"the tail after 'layer' cannot be run again.*{reason}"):
         seen.rescore(-seen.activations)
+
+
+class OneAtATime(torch.autograd.Function):
+    """An operator whose backward pass looks at its gradient, and so takes no batch of them."""
+
+    @staticmethod
+    def forward(ctx: Any, shown: Tensor) -> Tensor:
+        return shown * 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * 2 if gradient.any() else gradient
+
+
+def test_a_tail_that_takes_one_gradient_at_a_time_gets_one_at_a_time() -> None:
+    small = Small(settle(Tail(lambda shown, _: OneAtATime.apply(shown.square()).mean(dim=(2, 3)))), Layer("layer"))
+    seen = look(small, pictures(2))
+    rows = torch.tensor([0, 0, 1])
+    found = seen.gradients(Targets(rows, torch.eye(CLASSES)[[0, 3, 1]]))
+    for gradient, row, channel in zip(found, rows, (0, 3, 1)):
+        expected = torch.zeros_like(gradient)
+        expected[channel] = 4 * seen.activations[row, channel] / gradient[0].numel()
+        assert torch.allclose(gradient, expected)
 
 
 def test_the_tail_must_have_been_recorded() -> None:

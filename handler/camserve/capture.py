@@ -233,16 +233,27 @@ class Seen:
         # Rows do not mix, so one backward pass serves one target of every row at once.
         weights = self._scores.new_zeros((int(turns.max()) + 1, *self._scores.shape))
         weights[turns, targets.rows] = targets.weights.to(weights)
-        class_token = self.layer.prefix > 0 and weights.device.type == "cpu"
-        at_once = max(1, (CLASS_TOKENS_AT_ONCE if class_token else ROWS_AT_ONCE) // len(self._scores))
-        gradients = []
-        for part in torch.split(weights, at_once):
-            self.check_time()
-            gradient = pull_back(self._scores, self._output, part, idle_rows=class_token)
-            if gradient is None:
-                raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
-            gradients.append(gradient)
-        return on_grid(torch.cat(gradients)[turns, targets.rows], self.layer)
+        at_once = max(1, (CLASS_TOKENS_AT_ONCE if self._class_token else ROWS_AT_ONCE) // len(self._scores))
+        gradients = torch.cat([self._pull_back(part) for part in torch.split(weights, at_once)])
+        return on_grid(gradients[turns, targets.rows], self.layer)
+
+    @property
+    def _class_token(self) -> bool:
+        """Whether most rows of most gradients may be zero, on a device where finding them is cheap."""
+        return self.layer.prefix > 0 and self._scores.device.type == "cpu"
+
+    def _pull_back(self, weights: Tensor) -> Tensor:
+        """Return the gradients (S, ...) of S targets of every row, (S, N, C): together, or else one after the other."""
+        self.check_time()
+        try:
+            gradient = pull_back(self._scores, self._output, weights, idle_rows=self._class_token)
+        except RuntimeError:  # an operator of the network's own that takes one gradient only, or too little memory
+            if len(weights) == 1:
+                raise
+            return torch.cat([self._pull_back(each[None]) for each in weights])
+        if gradient is None:
+            raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
+        return gradient
 
 
 def _turns(rows: Sequence[int]) -> list[int]:

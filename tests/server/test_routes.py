@@ -167,7 +167,7 @@ def test_httpx(server, coffee, expected):
     assert comparable(answer.json()) == expected
 
 
-@pytest.mark.skipif("KSERVE_PYTHON" not in os.environ, reason="scripts/test makes an environment with kserve: KSERVE_PYTHON")
+@pytest.mark.skipif("KSERVE_PYTHON" not in os.environ, reason="KSERVE_PYTHON is not set; scripts/test sets it")
 def test_kserves_own_client(server, text):
     """KServe's package asks for other versions than the tests' own, so it lives in another environment."""
     script = Path(__file__).parent / "kserve_client.py"
