@@ -1,3 +1,4 @@
+import time
 from io import BytesIO
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from camserve.errors import BadOption
 from camserve.render import CONTENT_TYPES, FORMATS, PALETTES, Scene, boxes, draw, encode
-from camserve.render.canvas import drawn_size, place, upsample
+from camserve.render.canvas import drawn_size, place
 from camserve.render.palette import colours, fitting, levels, table
 
 LAYOUTS = [  # photo, region, longest drawn side
@@ -82,12 +83,26 @@ def test_a_hot_cell_is_centred_where_it_lies_on_the_photo(layout, cell):
     assert row == pytest.approx(top + (cell[0] + 0.5) * (bottom - top) / 7, abs=0.1)
 
 
+def resized(grid, height, width):
+    return place(Scene(Image.new("RGB", (width, height)), (0, 0, width, height), grid)).values
+
+
+def test_nothing_works_on_once_a_picture_is_drawn():
+    """NumPy's threads spin for tens of milliseconds after a large matrix product, beside the next forward pass."""
+    scene = Scene(noise(600, 400), (125.0, 25.0, 475.0, 375.0), np.eye(7, dtype=np.float32))
+    for _ in range(3):
+        draw("overlay", scene)
+        before = time.process_time()
+        time.sleep(0.1)
+        assert time.process_time() - before < 0.01
+
+
 @pytest.mark.parametrize("grid", [(7, 7), (14, 10), (1, 1), (3, 20)])
 @pytest.mark.parametrize("size", [(224, 224), (61, 83), (20, 20)])
 def test_enlarging_is_that_of_torch(grid, size):
     values = torch.rand(1, 1, *grid, generator=torch.Generator().manual_seed(1))
     reference = interpolate(values, size=size, mode="bilinear", align_corners=False)[0, 0]
-    ours = upsample(values[0, 0].numpy(), *size)
+    ours = resized(values[0, 0].numpy(), *size)
     assert ours.dtype == np.float32
     assert np.abs(ours - reference.numpy()).max() < 1e-6
 
@@ -95,7 +110,7 @@ def test_enlarging_is_that_of_torch(grid, size):
 def test_shrinking_averages_as_torch_does_with_antialias():
     values = torch.rand(1, 1, 56, 40, generator=torch.Generator().manual_seed(2))
     reference = interpolate(values, size=(13, 17), mode="bilinear", align_corners=False, antialias=True)[0, 0]
-    assert np.abs(upsample(values[0, 0].numpy(), 13, 17) - reference.numpy()).max() < 1e-6
+    assert np.abs(resized(values[0, 0].numpy(), 13, 17) - reference.numpy()).max() < 1e-6
 
 
 @pytest.mark.parametrize(

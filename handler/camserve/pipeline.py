@@ -36,6 +36,7 @@ from camserve.respond import ModelName, data_uri, refuse, respond, show
 from camserve.settings import Settings
 from camserve.values import Answer, Caution, Explanation, Options, RawRequest, Request, Response
 
+Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Pipeline:
         self._heads = classifier.heads
         self._layers = {layer.name: layer for layer in settings.layers}
         self._menu = Menu(settings, classifier.labels)
-        self._decoders = ThreadPoolExecutor(torch.get_num_threads(), "decoder")
+        self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
         self._captures: dict[tuple[str, ...], Capture] = {}
         self._capture(tuple(self._layers))
 
@@ -108,16 +109,20 @@ class Pipeline:
             accepted = self._in_threads(lambda row: attempt(self._accept, row, arrival), rows)
         answers = iter(self._answers([each for each in accepted if isinstance(each, Request)]))
         outcomes = [each if isinstance(each, RequestError) else next(answers) for each in accepted]
-        written = [attempt(self._write, each) if isinstance(each, Answer) else each for each in outcomes]
+        with self.monitor.stage("render"):
+            drawn = self._in_threads(
+                lambda each: attempt(self._draw, each) if isinstance(each, Answer) else each, outcomes
+            )
+        written = [attempt(self._write, each) if isinstance(each, Answer) else each for each in drawn]
         ends = [last if isinstance(last, RequestError) else first for first, last in zip(outcomes, written)]
         self.monitor.end(rows, ends)
         return [
             each if isinstance(each, Response) else refuse(each, row.request_id) for row, each in zip(rows, written)
         ]
 
-    def _in_threads(self, work: Callable[[RawRequest], Result], rows: Sequence[RawRequest]) -> list[Result]:
-        """Decoders and resizing let go of Python's lock, so that rows need not wait for one another."""
-        return [work(row) for row in rows] if len(rows) == 1 else list(self._decoders.map(work, rows))
+    def _in_threads(self, work: Callable[[Row], Result], rows: Sequence[Row]) -> list[Result]:
+        """Resizing, decoders and encoders let go of Python's lock, so that rows need not wait for one another."""
+        return [work(row) for row in rows] if len(rows) == 1 else list(self._threads.map(work, rows))
 
     def _accept(self, row: RawRequest, arrival: float) -> Request:
         options = self._menu.options(row)
@@ -208,19 +213,19 @@ class Pipeline:
         top = outlook.top(request.options.top_k)
         return Answer(request, top, tuple(explanations), (*warnings, *cautions))
 
+    def _draw(self, answer: Answer) -> Answer | Response:
+        """Return the answer with its pictures, or the picture that was asked for in place of an answer."""
+        options = answer.request.options
+        if options.compat is not None:
+            seen_alike = (as_others_see(each, options.compat, self.settings.input.size) for each in answer.explanations)
+            answer = replace(answer, explanations=tuple(seen_alike))
+        if options.picture and answer.explanations and answer.explanations[0].grid is not None:
+            drawn = draw("overlay", self._scene(answer, answer.explanations[0]))
+            return show(answer.explanations[0], CONTENT_TYPES[options.picture], encode(drawn, options.picture))
+        return replace(answer, explanations=tuple(self._illustrate(answer, each) for each in answer.explanations))
+
     def _write(self, answer: Answer) -> Response:
-        with self.monitor.stage("render"):
-            options = answer.request.options
-            if options.compat is not None:
-                seen_alike = (
-                    as_others_see(each, options.compat, self.settings.input.size) for each in answer.explanations
-                )
-                answer = replace(answer, explanations=tuple(seen_alike))
-            if options.picture and answer.explanations and answer.explanations[0].grid is not None:
-                drawn = draw("overlay", self._scene(answer, answer.explanations[0]))
-                return show(answer.explanations[0], CONTENT_TYPES[options.picture], encode(drawn, options.picture))
-            answer = replace(answer, explanations=tuple(self._illustrate(answer, each) for each in answer.explanations))
-        if "timing" in options.details:
+        if "timing" in answer.request.options.details:
             answer = replace(answer, timing_ms=self.monitor.stages)
         return respond(answer, self.model, self.settings.limits.max_response_bytes)
 

@@ -35,14 +35,20 @@ class Placement:
 
 
 def place(scene: Scene) -> Placement:
-    """Enlarge the map onto the pixels of the drawn picture, to a fraction of a pixel."""
+    """Resize the map onto the pixels of the drawn picture, to a fraction of a pixel: bilinear, ``align_corners=False``.
+
+    A shrunk axis is averaged by a triangle as wide as two of the new pixels, so that nothing falls between
+    them (torch's ``antialias=True``).
+    """
     width, height = drawn_size(scene)
     across, down = width / scene.image.width, height / scene.image.height
     left, top, right, bottom = scene.region
     rows = _axis(scene.grid.shape[0], top * down, bottom * down, height)
     columns = _axis(scene.grid.shape[1], left * across, right * across, width)
     inside = (columns.start, rows.start, columns.stop, rows.stop)
-    return Placement((width, height), inside, rows.weights @ scene.grid @ columns.weights.T)
+    # Not a matrix product: NumPy's would start threads that go on spinning for as long as a forward pass takes.
+    values = np.einsum("pr,rq->pq", rows.weights @ scene.grid, np.ascontiguousarray(columns.weights.T))
+    return Placement((width, height), inside, values)
 
 
 def drawn_size(scene: Scene) -> tuple[int, int]:
@@ -55,17 +61,6 @@ def drawn_size(scene: Scene) -> tuple[int, int]:
 def photo(scene: Scene) -> Image.Image:
     """Return a copy of the photo at the drawn size."""
     return scene.image.resize(drawn_size(scene), Image.Resampling.BICUBIC, reducing_gap=2.0)
-
-
-def upsample(grid: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a map (h, w) to (height, width) float32: bilinear, ``align_corners=False``.
-
-    A shrunk axis is averaged by a triangle as wide as two of the new pixels, so that nothing falls between
-    them (torch's ``antialias=True``).
-    """
-    rows = _axis(grid.shape[0], 0, height, height)
-    columns = _axis(grid.shape[1], 0, width, width)
-    return np.asarray(rows.weights @ grid @ columns.weights.T)
 
 
 @dataclass(frozen=True)
