@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from camserve.cli.baseline import find_images
-from camserve.monitor.counters import Counters
+from camserve.monitor.counters import KEPT, Counters
 from camserve.pipeline import Pipeline
 from camserve.unpack import open_archive
 from camserve.values import RawRequest
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=60, help="batches; 32 requests make a pair")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -52,7 +52,10 @@ def main() -> None:
 
 
 def compare(pipeline: Pipeline, batches: Sequence[Sequence[bytes]]) -> dict[str, float]:
-    """Answer each batch twice, once watched and once not, in turns; return the medians a request, in milliseconds."""
+    """Answer each batch twice, once watched and once not, in turns; return the medians a request, in milliseconds.
+
+    Signals are computed for ``KEPT`` rows at once, so that a pair is as many requests of each kind, side by side.
+    """
     monitor, watch, baseline = pipeline.monitor, pipeline.monitor.watch, pipeline.monitor.baseline
     counters = Counters(Lines(), baseline)
     spent: dict[bool, list[float]] = {True: [], False: []}
@@ -73,7 +76,12 @@ def compare(pipeline: Pipeline, batches: Sequence[Sequence[bytes]]) -> dict[str,
         for watched in (True, False) if number % 2 else (False, True):
             answer(watched, batch)
     counters.close()
-    extra = [with_it - without for with_it, without in zip(spent[True], spent[False])]
+    together = max(1, KEPT // len(batches[0]))
+    means = {
+        watched: [statistics.mean(each[at : at + together]) for at in range(0, len(each) - together + 1, together)]
+        for watched, each in spent.items()
+    }
+    extra = [with_it - without for with_it, without in zip(means[True], means[False])]
     without = statistics.median(spent[False])
     return {
         "batch": len(batches[0]),

@@ -40,13 +40,13 @@ from camserve.monitor.baseline import (
     quantile_bins,
     read_baseline,
 )
-from camserve.monitor.counters import COUNTERS, GAUGES, MAX_SERIES, OUTCOMES, PICTURE_FORMATS, Binning, Counters
+from camserve.monitor.counters import COUNTERS, GAUGES, KEPT, MAX_SERIES, OUTCOMES, PICTURE_FORMATS, Binning, Counters
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import COLUMNS, NAMES, Measured, thumbnails
+from camserve.monitor.measure import NAMES, Material, Measured, join
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.recipe import load_recipe
-from camserve.settings import AuditSpec, InputSpec, Monitoring, read
+from camserve.settings import AuditSpec, Monitoring, read
 from camserve.unpack import open_archive, read_contents
 from camserve.values import RawRequest
 from synthetic_photos import photo, write_photos
@@ -194,8 +194,8 @@ def test_signals_of_scores():
 
 
 def test_signals_of_a_picture():
-    pixels = np.zeros((1, 3, 4, 4), np.float32)
-    pixels[0, 0, :, ::2] = 1  # red and black columns
+    pixels = np.zeros((1, 4, 4, 3), np.uint8)
+    pixels[0, :, ::2, 0] = 255  # red and black columns
     view = Inputs(pixels, np.array([[200.0, 100.0]]))
     assert measure("brightness", view) == pytest.approx(0.299 / 2)
     assert measure("contrast", view) == pytest.approx(0.299 / 2, rel=1e-5)
@@ -206,21 +206,14 @@ def test_signals_of_a_picture():
     assert measure("log_pixels", view) == pytest.approx(np.log10(20000))
 
 
-def test_thumbnails_undo_the_normalisation():
-    colours = torch.rand(2, 3, 112, 224)
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
-    pixels = (colours - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    small = thumbnails(pixels, InputSpec(mean=mean, std=std))
-    assert small.shape == (2, 3, 56, 112)
-    np.testing.assert_allclose(small, colours[:, :, 1::2, 1::2], atol=1e-6)
-
-
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_of_a_batch_is_that_of_its_rows_alone_and_keeps_its_bounds(watched, name):
     bodies = [photo(3000 + number) for number in range(16)]
-    together = np.concatenate([each.column(name) for each in observe(watched, bodies)])
-    alone = np.concatenate([each.column(name) for each in observe(watched, bodies, batch=1)])
+    together = np.concatenate([each.material.column(name) for each in observe(watched, bodies)])
+    singly = [each.material for each in observe(watched, bodies, batch=1)]
+    alone = np.concatenate([each.column(name) for each in singly])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(join(singly).column(name), alone, rtol=1e-6, atol=1e-9)
     known = together[np.isfinite(together)]
     assert len(known) >= 5
     if SIGNALS[name].bounds:
@@ -479,7 +472,7 @@ def test_only_maps_that_nobody_wished_otherwise_are_compared(watched):
         wishes = [{}, {"evidence": "signed"}, {"evidence": "against"}, {"contrast": "next"}, {"explain": "false"}]
         for wish in [*wishes, {"target": "bird"}, {"target": "bird,predicted"}]:
             pipeline.answer([RawRequest(body, wish)])
-    compared = [each.maps is not None for each in collector.seen]
+    compared = [each.material.maps is not None for each in collector.seen]
     assert compared == [True, True, False, False, False, False, True]
     np.testing.assert_allclose(collector.seen[0].values, collector.seen[1].values, rtol=1e-5)
 
@@ -522,10 +515,11 @@ def test_a_signal_that_raises_fails_no_request_and_is_counted(watched, counting,
     with open_archive(watched) as pipeline:
         counters = counting(sink, pipeline.monitor.baseline)
         pipeline.monitor.report_to(counters)
-        assert [each.status for each in pipeline.answer([RawRequest(photo(1))])] == [200]
+        answers = [pipeline.answer([RawRequest(photo(1))] * 8) for _ in range(KEPT // 8)]
+    assert {each.status for batch in answers for each in batch} == {200}
     counters.flush()
     assert sink.counts["cam_monitor_failures_total", ()] == 1
-    assert sink.counts["cam_requests_total", ("ok",)] == 1
+    assert sink.counts["cam_requests_total", ("ok",)] == KEPT
 
 
 def test_a_sink_that_raises_stops_nothing(counting, seen, baseline):
@@ -836,19 +830,31 @@ def test_inspect_and_settings_know_the_baseline(watched):
     assert contents.sizes["baseline.json"] < 40_000
 
 
+def random_rows(blank):
+    """As many rows as ``blank`` is long, of no picture."""
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=(len(blank), 5)).astype(np.float32)
+    odds = np.exp(scores)
+    mapped = np.flatnonzero(~blank)
+    pictures = generator.integers(0, 256, (len(blank), 8, 8, 3), np.uint8)
+    raw = generator.uniform(size=(len(mapped), 7, 7)).astype(np.float32)
+    maps = Maps(raw, generator.uniform(size=len(mapped))) if len(mapped) else None
+    inputs = Inputs(pictures, generator.uniform(100, 1000, (len(blank), 2)))
+    return Measured(
+        (), Material(Predictions(scores, odds / odds.sum(axis=1, keepdims=True)), inputs, maps, mapped), blank
+    )
+
+
 def test_a_reference_needs_pictures():
     with pytest.raises(ConfigError, match="500 pictures"):
         make_baseline([], {}, Provenance("", "", "", "", "", "", 0), None)
-    empty = Measured((), np.zeros((0, len(SIGNALS))), np.zeros(0, np.int64), np.zeros(0, bool), None)
+    empty = random_rows(np.zeros(0, bool))
     with pytest.raises(ConfigError, match="0 could be read"):
         make_baseline([empty], {}, Provenance("", "", "", "", "", "", 0), None)
 
 
 def test_a_blank_map_costs_the_least_baseline_no_signal():
-    values = np.random.default_rng(0).uniform(size=(LEAST_IMAGES, len(SIGNALS)))
-    blank = np.arange(LEAST_IMAGES) == 7
-    values[np.ix_(blank, COLUMNS["explanations"])] = np.nan
-    seen = Measured((), values, np.zeros(LEAST_IMAGES, np.int64), blank, None)
+    seen = random_rows(np.arange(LEAST_IMAGES) == 7)
     made = make_baseline([seen], {}, Provenance("", "", "", "", "", "", LEAST_IMAGES), None)
     assert set(made.signals) == set(SIGNALS)
     assert sum(made.signals["area"].counts) == LEAST_IMAGES - 1

@@ -16,7 +16,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from camserve.cams import METHODS
 from camserve.cams.compat import pytorch_grad_cam_view
@@ -182,7 +181,7 @@ class Pipeline:
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
         told = [explained.get(question) or question.answer("skipped") for question in asked]
         tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
-        cautions = self.monitor.look(lambda: _shown(requests, outlooks, pixels, tales))
+        cautions = self.monitor.look(lambda: _shown(requests, outlooks, tales))
         return [
             self._answer(request, outlook, tale, cautions.get(id(request), ()))
             for request, outlook, tale in zip(requests, outlooks, tales)
@@ -254,11 +253,9 @@ class Pipeline:
         return Scene(picture.image, region, explanation.grid, options.palette, options.opacity, size)
 
 
-def _shown(
-    requests: Sequence[Request], outlooks: Sequence[Outlook], pixels: Tensor, tales: Sequence[Sequence[Explanation]]
-) -> Shown:
+def _shown(requests: Sequence[Request], outlooks: Sequence[Outlook], tales: Sequence[Sequence[Explanation]]) -> Shown:
     scores = np.stack([each.scores for each in outlooks])
-    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), pixels, tales)
+    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), tales)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:
@@ -294,7 +291,7 @@ def load_pipeline(folder: Path, settings: Settings, name: str, version: str, dev
 
 def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
     usual = Menu(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
-    watch = Watch(usual, settings.layers[0].name, settings.input)
+    watch = Watch(usual, settings.layers[0].name)
     name = settings.monitoring.baseline
     baseline = None if name is None else load_baseline(inside(folder, name), settings, watch)
     return Monitor(watch, baseline, settings.monitoring.low_confidence)

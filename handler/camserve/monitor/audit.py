@@ -148,7 +148,7 @@ def _telling(found: tuple[Measured, int] | None) -> str | None:
     for flag in ("blank", "ood"):
         if flag in measured.flags and measured.flags[flag][row]:
             return flag
-    return "low_margin" if measured.column("margin")[row] < LOW_MARGIN else None
+    return "low_margin" if measured.material.column("margin")[row] < LOW_MARGIN else None
 
 
 def _input(raw: RawRequest, outcome: Answer | RequestError) -> Record:

@@ -95,7 +95,7 @@ class Baseline:
 
     def flags(self, measured: Measured, low_confidence: float | None) -> dict[str, np.ndarray]:
         """Return what each row is: ood, low_confidence, atc (its confidence is above the ATC threshold)."""
-        confidence, energy = measured.column("confidence"), measured.column("energy")
+        confidence, energy = measured.material.column("confidence"), measured.material.column("energy")
         flags = {"ood": (energy < self.unusual.energy) | (confidence < self.unusual.confidence)}
         if self.accuracy is not None:
             flags["atc"] = confidence >= self.accuracy.threshold
@@ -223,7 +223,7 @@ def _accuracy(seen: Sequence[Measured], right: Mapping[str, bool]) -> Accuracy |
     pairs = [
         (confidence, right[request.request_id])
         for each in seen
-        for request, confidence in zip(each.requests, each.column("confidence").tolist())
+        for request, confidence in zip(each.requests, each.material.column("confidence").tolist())
         if request.request_id in right
     ]
     if not pairs:
@@ -234,7 +234,7 @@ def _accuracy(seen: Sequence[Measured], right: Mapping[str, bool]) -> Accuracy |
 
 
 def _mean_map(seen: Sequence[Measured]) -> tuple[tuple[float, ...], ...]:
-    maps = [each.maps for each in seen if each.maps is not None]
+    maps = [each.material.maps for each in seen if each.material.maps is not None]
     if not maps:
         return ()
     shape, shares = maps[0].raw.shape[1:], [each.shares for each in maps]

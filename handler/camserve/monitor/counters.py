@@ -18,14 +18,14 @@ import numpy as np
 
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline
-from camserve.monitor.measure import NAMES
+from camserve.monitor.measure import NAMES, Material, join
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS
 
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
-KEPT = 64  # batches whose signals wait to be counted
+KEPT = 32  # rows whose signals wait to be computed and counted
 MAX_SERIES = 250
 OUTCOMES = ("ok", *(each.code for each in RequestError.__subclasses__()))
 STATUSES = ("ok", "blank", "skipped", "failed")
@@ -128,7 +128,8 @@ class Counts:
     def __init__(self, keys: Sequence[Key], count: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
         """Begin at 0; ``count`` sorts signals (N, S) and classes (N,) into the first series."""
         self._count = count
-        self._kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self._kept: list[Material] = []
+        self._rows = 0  # of these
         self.keys = tuple(keys)
         self.place = {key: number for number, key in enumerate(keys)}
         self._totals = np.zeros(len(keys), np.int64)
@@ -140,17 +141,19 @@ class Counts:
         with self._lock:
             self._totals += amounts
 
-    def keep(self, values: np.ndarray, classes: np.ndarray) -> None:
-        """Take signals to be counted with others: sorting many rows at once costs hardly more than one."""
+    def keep(self, material: Material) -> None:
+        """Take rows whose signals are to be counted with those of others: many cost hardly more than one."""
         with self._lock:
-            self._kept.append((values, classes))
-            if len(self._kept) >= KEPT:
+            self._kept.append(material)
+            self._rows += len(material.inputs.sizes)
+            if self._rows >= KEPT:
                 self._settle()
 
     def _settle(self) -> None:
         if self._kept:
-            kept, self._kept = self._kept, []
-            bins = self._count(*(np.concatenate(each) for each in zip(*kept)))
+            kept, self._kept, self._rows = self._kept, [], 0
+            together = join(kept)
+            bins = self._count(together.values(), together.predictions.classes)
             self._totals[: len(bins)] += bins
 
     def add_one(self, metric: str, *labels: str) -> None:
@@ -188,7 +191,6 @@ class Counters:
         place = self._counts.place
         amounts = np.zeros(len(place), np.int64)
         for measured in finished.measured:
-            self._counts.keep(measured.values, measured.classes)
             for flag, rows in measured.flags.items():
                 amounts[place["cam_flags_total", (flag,)]] += np.count_nonzero(rows)
         for outcome in finished.outcomes:
@@ -206,6 +208,8 @@ class Counters:
                 amounts[place["cam_latency_milliseconds_total", (label,)]] += len(finished.rows)
         amounts[place["cam_batches_total", ()]] += 1
         self._counts.add(amounts)
+        for measured in finished.measured:
+            self._counts.keep(measured.material)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 

@@ -1,15 +1,18 @@
-"""From one forward pass to the signals of its rows."""
+"""From one forward pass to the signals of its rows.
+
+While a client waits, only what the signals are computed from is put aside, as small as it can be. Computing them for
+many rows at once costs hardly more than for one, and can wait.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 
-from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
-from camserve.settings import InputSpec
+from camserve.monitor.signals import SIGNALS, Column, Inputs, Maps, Predictions
 from camserve.values import Explanation, Options, Request
 
 THUMBNAIL = 56  # pixels a side, or little more
@@ -22,19 +25,69 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
+class Material:
+    """What the signals of N rows are computed from."""
+
+    predictions: Predictions
+    inputs: Inputs
+    maps: Maps | None  # of the rows that have one
+    mapped: np.ndarray  # (M,) int64: which rows these are
+
+    def column(self, name: str) -> Column:
+        """Return one signal of every row, (N,) float64; NaN where a row has none."""
+        signal = SIGNALS[name]
+        if signal.family == "explanations":
+            column = np.full(len(self.predictions.scores), np.nan)
+            if self.maps is not None:
+                column[self.mapped] = signal.measure(self.maps)
+            return column
+        return signal.measure(self.predictions if signal.family == "predictions" else self.inputs)
+
+    def values(self) -> np.ndarray:
+        """Return every signal of every row, (N, S) float64, columns as in ``SIGNALS``."""
+        if not len(self.predictions.scores):
+            return np.zeros((0, len(NAMES)))
+        return np.stack([self.column(name) for name in NAMES], axis=1, dtype=np.float64, casting="same_kind")
+
+
+def join(parts: Sequence[Material]) -> Material:
+    """Put the rows of several forward passes together."""
+    starts = np.cumsum([0, *(len(each.predictions.scores) for each in parts)])
+    maps = [each.maps for each in parts if each.maps is not None]
+    return Material(
+        Predictions(
+            np.concatenate([each.predictions.scores for each in parts]),
+            np.concatenate([each.predictions.probabilities for each in parts]),
+        ),
+        Inputs(
+            np.concatenate([each.inputs.thumbnails for each in parts]),
+            np.concatenate([each.inputs.sizes for each in parts]),
+        ),
+        Maps(np.concatenate([each.raw for each in maps]), np.concatenate([each.negative for each in maps]))
+        if maps
+        else None,
+        np.concatenate([each.mapped + start for each, start in zip(parts, starts)]),
+    )
+
+
+@dataclass(frozen=True)
 class Measured:
-    """The signals of N rows of one forward pass."""
+    """N rows of one forward pass, and their signals when somebody asks for them."""
 
     requests: tuple[Request, ...]  # whose rows they are
-    values: np.ndarray  # (N, S) float64, columns as in ``SIGNALS``; NaN where a row has none
-    classes: np.ndarray  # (N,) int64, the predicted ones
+    material: Material
     blank: np.ndarray  # (N,) bool: the watched map holds no evidence
-    maps: Maps | None  # of the rows that have one
     flags: Mapping[str, np.ndarray] = field(default_factory=dict)  # what the baseline says of them: (N,) bool
 
-    def column(self, name: str) -> np.ndarray:
-        """Return one signal of every row, (N,)."""
-        return np.asarray(self.values[:, NAMES.index(name)])
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The signals of every row, (N, S) float64, columns as in ``SIGNALS``; NaN where a row has none."""
+        return self.material.values()
+
+    @property
+    def classes(self) -> Column:
+        """The predicted class of each row, (N,) int64."""
+        return self.material.predictions.classes
 
     def row(self, number: int) -> dict[str, float]:
         """Return the signals that one row has."""
@@ -47,7 +100,6 @@ class Watch:
 
     usual: Options
     layer: str
-    input: InputSpec
 
     def watches(self, request: Request, explanation: Explanation, best: int) -> bool:
         """Whether this map is of the usual method, layer and target, and not a caller's special wish."""
@@ -71,37 +123,25 @@ class Shown:
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
     probabilities: np.ndarray  # (N, C) float32
-    pixels: Tensor  # (N, 3, H, W) as the network saw them
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
 
 def measure(shown: Shown, watch: Watch) -> Measured:
-    """Compute every signal of every row whose scores are finite."""
-    kept = np.flatnonzero(np.isfinite(shown.scores).all(axis=1)).tolist()
+    """Put aside what the signals of every row are computed from whose scores are finite."""
+    finite = np.isfinite(shown.scores).all(axis=1)
+    kept = np.flatnonzero(finite).tolist()
     requests = tuple(shown.requests[row] for row in kept)
-    values = np.full((len(kept), len(SIGNALS)), np.nan)
-    predictions = Predictions(shown.scores[kept], shown.probabilities[kept])
+    scores = (shown.scores, shown.probabilities)
+    predictions = Predictions(*(scores if len(kept) == len(finite) else (each[finite] for each in scores)))
     sizes = np.array([(each.picture.width, each.picture.height) for each in requests], float).reshape(-1, 2)
-    pixels = shown.pixels if len(kept) == len(shown.pixels) else shown.pixels[kept]
-    inputs = Inputs(thumbnails(pixels, watch.input), sizes)
     watched = [
         _watched(watch, request, shown.explanations[row], best)
         for row, request, best in zip(kept, requests, predictions.classes.tolist())
     ]
     blank = np.array([each is not None and each.status == "blank" for each in watched], bool)
-    mapped = [row for row, each in enumerate(watched) if each is not None and not blank[row]]
+    mapped = np.array([row for row, each in enumerate(watched) if each is not None and not blank[row]], np.int64)
     maps = _maps([each for each in watched if each is not None and each.status == "ok"])
-    if len(kept):
-        _fill(values, slice(None), "predictions", predictions)
-        _fill(values, slice(None), "inputs", inputs)
-    if maps is not None:
-        _fill(values, mapped, "explanations", maps)
-    return Measured(requests, values, predictions.classes, blank, maps)
-
-
-def _fill(values: np.ndarray, rows: slice | list[int], family: str, view: object) -> None:
-    for column in COLUMNS[family]:
-        values[rows, column] = SIGNALS[NAMES[column]].measure(view)
+    return Measured(requests, Material(predictions, Inputs(thumbnails(requests), sizes), maps, mapped), blank)
 
 
 def _watched(watch: Watch, request: Request, explanations: Sequence[Explanation], best: int) -> Explanation | None:
@@ -114,17 +154,12 @@ def _maps(explanations: Sequence[Explanation]) -> Maps | None:
     return Maps(np.stack(raw), np.array(shares)) if raw else None
 
 
-def thumbnails(pixels: Tensor, spec: InputSpec) -> np.ndarray:
-    """Return (N, 3, h, w) float32 in 0..1: a grid of the pixels that the network saw, with its normalisation undone."""
-    step = max(1, min(pixels.shape[2:]) // THUMBNAIL)
-    few = pixels[:, :, step // 2 :: step, step // 2 :: step].float().cpu().numpy()
-    # A copy in the order of the planes: the pixels may lie channels last, where all that follows is slow.
-    colours = np.array(few, np.float32, order="C")
-    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std)):
-        colours[:, channel] *= std
-        colours[:, channel] += mean
-    np.maximum(colours, 0, out=colours)  # black may come back as a little less
-    return colours
+def thumbnails(requests: Sequence[Request]) -> np.ndarray:
+    """Return (N, h, w, 3) uint8: a grid of the pixels that the network saw."""
+    if not requests:
+        return np.zeros((0, 1, 1, 3), np.uint8)
+    step = max(1, min(requests[0].pixels.shape[:2]) // THUMBNAIL)
+    return np.stack([each.pixels[step // 2 :: step, step // 2 :: step] for each in requests])
 
 
 def flagged(measured: Measured, flags: Mapping[str, np.ndarray]) -> Measured:

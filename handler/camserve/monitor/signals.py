@@ -85,13 +85,14 @@ def _places(rows: int, columns: int) -> np.ndarray:
 class Inputs:
     """What the network was shown, as small pictures, and the size of what was uploaded."""
 
-    pixels: np.ndarray  # (N, 3, h, w) float32 in 0..1: red, green, blue
+    thumbnails: np.ndarray  # (N, h, w, 3) uint8: red, green, blue
     sizes: np.ndarray  # (N, 2) width and height of the uploaded pictures
 
     @cached_property
     def planes(self) -> tuple[Column, Column, Column]:
-        """Red, green and blue, (N, h, w) each."""
-        return self.pixels[:, 0], self.pixels[:, 1], self.pixels[:, 2]
+        """Red, green and blue, (N, h, w) float32 each, 0..1."""
+        red, green, blue = np.divide(np.moveaxis(self.thumbnails, 3, 0), 255, dtype=np.float32, order="C")
+        return red, green, blue
 
     @cached_property
     def grey(self) -> Column:
@@ -127,7 +128,7 @@ class Signal:
 
 
 def _confidence(seen: Predictions) -> Column:
-    return seen.best[:, 1]
+    return seen.probabilities.max(axis=1)
 
 
 def _margin(seen: Predictions) -> Column:
