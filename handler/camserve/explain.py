@@ -156,7 +156,7 @@ def _details(seen: Seen, method: Method, chosen: Sequence[Question], targets: Ta
         details[number].update(each)
     wanted = frozenset().union(*(each.details for each in chosen))
     # Double negatives need negative activations: most networks that end in a ReLU have none.
-    if "signs" in wanted or (method.weighted and bool((seen.activations < 0).any())):
+    if "signs" in wanted or (method.weighted and float(seen.activations.min()) < 0):
         for number, shares in enumerate(signs(seen, targets)):
             details[number]["signs"] = {name: round(share, 4) for name, share in shares.items()}
     if "channels" in wanted:

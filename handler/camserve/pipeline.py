@@ -161,6 +161,7 @@ class Pipeline:
     def _run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         with self.monitor.stage("preprocess"):
             pixels = normalise([request.pixels for request in requests], self.settings.input, self._device)
+            glimpse = self.monitor.glance(requests)
         model = self.settings.model
         with self._capture(self._layers_for(requests)) as capture:
             with self.monitor.stage("forward"):
@@ -181,7 +182,7 @@ class Pipeline:
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
         told = [explained.get(question) or question.answer("skipped") for question in asked]
         tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
-        cautions = self.monitor.look(lambda: _shown(requests, outlooks, tales))
+        cautions = {} if glimpse is None else self.monitor.look(lambda: _shown(requests, outlooks, glimpse, tales))
         return [
             self._answer(request, outlook, tale, cautions.get(id(request), ()))
             for request, outlook, tale in zip(requests, outlooks, tales)
@@ -253,9 +254,14 @@ class Pipeline:
         return Scene(picture.image, region, explanation.grid, options.palette, options.opacity, size)
 
 
-def _shown(requests: Sequence[Request], outlooks: Sequence[Outlook], tales: Sequence[Sequence[Explanation]]) -> Shown:
+def _shown(
+    requests: Sequence[Request],
+    outlooks: Sequence[Outlook],
+    glimpse: np.ndarray,
+    tales: Sequence[Sequence[Explanation]],
+) -> Shown:
     scores = np.stack([each.scores for each in outlooks])
-    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), tales)
+    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), glimpse, tales)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:

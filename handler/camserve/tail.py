@@ -35,7 +35,10 @@ class Head:
 
     def gradients(self, weights: Tensor, grid: Sequence[int]) -> Tensor:
         """Return d (weights . scores) / d activation, (T, K, h, w), for weights (T, C) of the scores."""
-        pooled = weights @ self.weight / (grid[0] * grid[1])
+        # A target names a class or two of a thousand: a matrix product would read the weights of all.
+        targets, classes = weights.nonzero(as_tuple=True)
+        named = weights[targets, classes, None] * self.weight[classes]
+        pooled = named.new_zeros(len(weights), named.shape[1]).index_add_(0, targets, named) / (grid[0] * grid[1])
         return pooled[:, :, None, None].expand(-1, -1, *grid)
 
 

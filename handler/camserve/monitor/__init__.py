@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline, load_baseline
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import Measured, Shown, Watch, flagged, measure
+from camserve.monitor.measure import Measured, Shown, Watch, flagged, measure, thumbnails
 from camserve.monitor.recorder import Finished, Recorder
-from camserve.values import Answer, Caution, RawRequest
+from camserve.values import Answer, Caution, RawRequest, Request
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +65,23 @@ class Monitor:
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + (time.perf_counter() - start) * 1000
 
+    def glance(self, requests: Sequence[Request]) -> np.ndarray | None:
+        """Return small copies of what the network is about to see, which the processor still has at hand.
+
+        None: nobody wants to know what is measured, or it failed.
+        """
+        if self.watch is None or not (self._recorders or self.baseline):
+            return None
+        try:
+            return thumbnails(requests)
+        except Exception:
+            self._fail()
+            return None
+
     def look(self, shown: Callable[[], Shown]) -> dict[int, tuple[Caution, ...]]:
         """Measure one forward pass that has succeeded; return the warnings for its requests, by ``id``."""
-        if self.watch is None or not (self._recorders or self.baseline):
-            return {}
         try:
+            assert self.watch is not None  # or nobody has glanced
             measured = self._judge(measure(shown(), self.watch))
         except Exception:
             self._fail()

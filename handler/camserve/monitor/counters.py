@@ -25,7 +25,7 @@ from camserve.monitor.signals import SIGNALS
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
-KEPT = 32  # rows whose signals wait to be computed and counted
+KEPT = 64  # rows whose signals wait to be computed and counted
 MAX_SERIES = 250
 OUTCOMES = ("ok", *(each.code for each in RequestError.__subclasses__()))
 STATUSES = ("ok", "blank", "skipped", "failed")

@@ -123,6 +123,7 @@ class Shown:
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
     probabilities: np.ndarray  # (N, C) float32
+    thumbnails: np.ndarray  # (N, h, w, 3) uint8, see ``thumbnails``
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
 
@@ -141,7 +142,8 @@ def measure(shown: Shown, watch: Watch) -> Measured:
     blank = np.array([each is not None and each.status == "blank" for each in watched], bool)
     mapped = np.array([row for row, each in enumerate(watched) if each is not None and not blank[row]], np.int64)
     maps = _maps([each for each in watched if each is not None and each.status == "ok"])
-    return Measured(requests, Material(predictions, Inputs(thumbnails(requests), sizes), maps, mapped), blank)
+    inputs = Inputs(shown.thumbnails if len(kept) == len(finite) else shown.thumbnails[finite], sizes)
+    return Measured(requests, Material(predictions, inputs, maps, mapped), blank)
 
 
 def _watched(watch: Watch, request: Request, explanations: Sequence[Explanation], best: int) -> Explanation | None:
@@ -156,8 +158,6 @@ def _maps(explanations: Sequence[Explanation]) -> Maps | None:
 
 def thumbnails(requests: Sequence[Request]) -> np.ndarray:
     """Return (N, h, w, 3) uint8: a grid of the pixels that the network saw."""
-    if not requests:
-        return np.zeros((0, 1, 1, 3), np.uint8)
     step = max(1, min(requests[0].pixels.shape[:2]) // THUMBNAIL)
     return np.stack([each.pixels[step // 2 :: step, step // 2 :: step] for each in requests])
 
