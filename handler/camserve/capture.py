@@ -234,8 +234,19 @@ class Seen:
         weights = self._scores.new_zeros((int(turns.max()) + 1, *self._scores.shape))
         weights[turns, targets.rows] = targets.weights.to(weights)
         at_once = max(1, (CLASS_TOKENS_AT_ONCE if self._class_token else ROWS_AT_ONCE) // len(self._scores))
-        gradients = torch.cat([self._pull_back(part) for part in torch.split(weights, at_once)])
-        return on_grid(gradients[turns, targets.rows], self.layer)
+        parts = [self._pull_back(part) for part in torch.split(weights, at_once)]
+        gradients = torch.cat(parts) if len(parts) > 1 else parts[0]
+        # Copies of what is large take as long as the backward pass itself in a small network.
+        found = gradients[0] if self._is_every_row(targets) else gradients[turns, targets.rows]
+        return on_grid(found, self.layer)
+
+    def activations_of(self, targets: Targets) -> Tensor:
+        """Return the activation (T, K, h, w) of each target's row."""
+        return self.activations if self._is_every_row(targets) else self.activations[targets.rows]
+
+    def _is_every_row(self, targets: Targets) -> bool:
+        """Whether the targets are one of each row, in order."""
+        return bool(targets.rows.tolist() == list(range(len(self.scores))))
 
     @property
     def _class_token(self) -> bool:

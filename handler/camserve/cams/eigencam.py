@@ -17,19 +17,19 @@ def eigencam(seen: Seen, targets: Targets) -> Tensor:
     pytorch-grad-cam computes it. The direction's arbitrary sign is the one that correlates with the
     sum of the positive activations; ``orientation`` says how surely.
     """
-    activations = seen.activations[targets.rows]
+    activations = seen.activations_of(targets)
     return principal(activations, activations.clamp(min=0).sum(dim=1))[0]
 
 
 def eigengradcam(seen: Seen, targets: Targets) -> Tensor:
     """Project gradient times activation as ``eigencam`` does, with the sign that correlates with Grad-CAM."""
-    evidence = seen.gradients(targets) * seen.activations[targets.rows]
+    evidence = seen.gradients(targets) * seen.activations_of(targets)
     return principal(evidence, gradcam(seen, targets))[0]
 
 
 def orientation(seen: Seen, targets: Targets) -> list[dict[str, float]]:
     """Return how surely the sign of each ``eigencam`` map is known: its correlation with the activation, 0 to 1."""
-    activations = seen.activations[targets.rows]
+    activations = seen.activations_of(targets)
     correlations = principal(activations, activations.clamp(min=0).sum(dim=1))[1].tolist()
     return [{"orientation": round(each, 4)} for each in correlations]
 

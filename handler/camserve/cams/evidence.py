@@ -18,7 +18,7 @@ def signs(seen: Seen, targets: Targets) -> list[dict[str, float]]:
     is weighed down by the channel: only its activation's sign turns it into evidence.
     """
     weights = channel_weights(seen, targets)
-    activations = seen.activations[targets.rows]
+    activations = seen.activations_of(targets)
     halves = {
         "p": (weights.clamp(min=0), activations.clamp(min=0).sum(dim=(2, 3))),
         "n": (-weights.clamp(max=0), -activations.clamp(max=0).sum(dim=(2, 3))),
@@ -37,7 +37,7 @@ def channels(seen: Seen, targets: Targets, top: int) -> list[list[dict[str, floa
     mean) times the number of positions. ``share`` is its size over that of all channels.
     """
     weights = channel_weights(seen, targets)
-    means = seen.activations[targets.rows].mean(dim=(2, 3))
+    means = seen.activations_of(targets).mean(dim=(2, 3))
     contributions = weights * means * seen.activations[0, 0].numel()
     total = contributions.abs().sum(dim=1, keepdim=True)
     shares = torch.where(total > 0, contributions.abs() / total, 0.0)

@@ -30,4 +30,4 @@ def channel_weights(seen: Seen, targets: Targets) -> Tensor:
 
 def weigh(weights: Tensor, seen: Seen, targets: Targets) -> Tensor:
     """Return the sum over channels of weights (T, K) times activation, (T, h, w)."""
-    return (weights[:, :, None, None] * seen.activations[targets.rows]).sum(dim=1)
+    return (weights[:, :, None, None] * seen.activations_of(targets)).sum(dim=1)

@@ -18,7 +18,7 @@ def gradcam_plus_plus(seen: Seen, targets: Targets) -> Tensor:
     1 / (2 + sum(A) g) wherever g is not zero, so nothing underflows and no epsilon is needed.
     """
     gradients = seen.gradients(targets)
-    mass = seen.activations[targets.rows].sum(dim=(2, 3), keepdim=True)
+    mass = seen.activations_of(targets).sum(dim=(2, 3), keepdim=True)
     inverse = 2 + mass * gradients
     alphas = torch.where(inverse == 0, 0.0, 1 / inverse)
     return weigh((alphas * gradients.clamp(min=0)).sum(dim=(2, 3)), seen, targets)

@@ -19,7 +19,7 @@ def hirescam(seen: Seen, targets: Targets) -> Tensor:
     so by Euler's theorem gradient . activation is zero. Such a map is returned as the zero it is,
     not as the rounding errors that scaling to its maximum would show.
     """
-    terms = seen.gradients(targets) * seen.activations[targets.rows]
+    terms = seen.gradients(targets) * seen.activations_of(targets)
     found = terms.sum(dim=1)
     mass = terms.abs().sum(dim=1).amax(dim=(1, 2), keepdim=True)
     return torch.where(found.abs().amax(dim=(1, 2), keepdim=True) > ROUNDING * mass, found, 0.0)

@@ -10,4 +10,4 @@ from camserve.values import Targets
 
 def layercam(seen: Seen, targets: Targets) -> Tensor:
     """Weigh each position by its own gradient where that is positive (Jiang et al. 2021)."""
-    return (seen.gradients(targets).clamp(min=0) * seen.activations[targets.rows]).sum(dim=1)
+    return (seen.gradients(targets).clamp(min=0) * seen.activations_of(targets)).sum(dim=1)

@@ -15,7 +15,7 @@ def xgradcam(seen: Seen, targets: Targets) -> Tensor:
 
     A channel whose activation sums to zero has no such average and weighs nothing.
     """
-    activations = seen.activations[targets.rows]
+    activations = seen.activations_of(targets)
     mass = activations.sum(dim=(2, 3))
     weights = (seen.gradients(targets) * activations).sum(dim=(2, 3)) / mass
     return weigh(torch.where(mass == 0, 0.0, weights), seen, targets)
