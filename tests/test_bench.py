@@ -18,7 +18,7 @@ from camserve.evaluate.bench.contenders import NAIVE_HANDLER, Parts, pack
 from camserve.evaluate.bench.engine import TOO_DEAR, Cell, Plan, measure
 from camserve.evaluate.bench.engine_report import engine_report
 from camserve.evaluate.bench.load import Client, Load, Reply, arrivals, ask, closed_loop, fixed_rate
-from camserve.evaluate.bench.networks import Subject, best, load, settle
+from camserve.evaluate.bench.networks import Subject, load, settle
 from camserve.evaluate.bench.pairs import Effort, Spread, interleave, paired, spread
 from camserve.evaluate.bench.photos import SIZE, jpegs, pictures, pixels
 from camserve.evaluate.bench.report import Report, Table, grid, plain, setting, told, write_docs, write_json
@@ -27,12 +27,14 @@ from camserve.evaluate.bench.served import (
     NAIVE_EXPLAINED,
     PLAIN,
     STOCK_PLAIN,
+    WORKLOADS,
     Findings,
     Loaded,
     Turn,
     best_class,
 )
 from camserve.evaluate.bench.served_report import served_report
+from camserve.evaluate.zoo import best
 from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
 from small_networks import deep, pooled
@@ -261,6 +263,11 @@ def test_bars_are_as_long_as_their_values():
     drawn = Tree.fromstring(plots.bars({"a": Spread(2.0, 2.0, 2.0, 1), "b": Spread(1.0, 1.0, 1.0, 1)}, "x"))
     one, other = (float(each.get("width")) for each in drawn.findall(".//{*}rect") if each.get("fill-opacity"))
     assert one / other == pytest.approx(2, rel=0.01)
+
+
+def test_the_names_of_all_workloads_fit_beside_their_bars():
+    for each in WORKLOADS:
+        assert 6 * len(each.name) <= plots.NAMES - 5
 
 
 # load

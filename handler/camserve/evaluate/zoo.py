@@ -94,11 +94,18 @@ def _measure(name: str, network: nn.Module) -> Row:
 def _disagreement(network: nn.Module, layer: Layer, pixels: Tensor) -> float:
     with Capture(network, (layer,)) as capture:
         (seen,) = capture.forward(pixels)
-        best = seen.scores.topk(min(CLASSES, seen.scores.shape[1]), dim=1).indices.T  # (classes, N)
-        weights = nn.functional.one_hot(best.flatten(), seen.scores.shape[1]).float()
-        ours = gradcam(seen, Targets(torch.arange(len(pixels)).repeat(len(best)), weights))
-    plain = torch.cat([plain_gradcam(network, layer, pixels, classes) for classes in best])
+        targets = best(seen.scores, min(CLASSES, seen.scores.shape[1]))
+        ours = gradcam(seen, targets)
+    asked = targets.weights.argmax(dim=1).reshape(len(pixels), -1)  # (N, classes)
+    plain = torch.stack([plain_gradcam(network, layer, pixels, classes) for classes in asked.T], dim=1).flatten(0, 1)
     return float((ours - plain).abs().max() / plain.abs().max())
+
+
+def best(scores: Tensor, classes: int) -> Targets:
+    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
+    indices = scores.topk(classes, dim=1).indices.flatten()
+    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(classes)
+    return Targets(rows, nn.functional.one_hot(indices, scores.shape[1]).float())
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:

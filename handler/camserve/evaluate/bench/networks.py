@@ -14,7 +14,7 @@ from camserve.cams import METHODS, Map, measure
 from camserve.capture import Capture
 from camserve.classifier import DTYPES, prepare
 from camserve.evaluate.bench.photos import pixels
-from camserve.evaluate.zoo import wake
+from camserve.evaluate.zoo import best, wake
 from camserve.explain import explain, questions
 from camserve.head import find_head
 from camserve.labels import Labels
@@ -23,7 +23,7 @@ from camserve.probe import find_layer
 from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
 from camserve.tail import Head
-from camserve.values import Explanation, Layer, Options, Targets
+from camserve.values import Explanation, Layer, Options
 
 MODELS = (
     "resnet50",
@@ -79,13 +79,6 @@ class Subject:
     @cached_property
     def _capture(self) -> Capture:
         return Capture(self.network, (self.layer,), {self.layer.name: self.head} if self.head else {})
-
-
-def best(scores: Tensor, classes: int) -> Targets:
-    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
-    indices = scores.topk(classes, dim=1).indices.flatten()
-    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(classes)
-    return Targets(rows, nn.functional.one_hot(indices, scores.shape[1]).float())
 
 
 def build(name: str) -> nn.Module:

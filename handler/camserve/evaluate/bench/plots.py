@@ -25,7 +25,7 @@ from camserve.evaluate.chart import (
 PLOT = 170  # pixels of height between the axes
 INSET = 12  # pixels between an axis and what is drawn first
 ROW = 24  # pixels of one bar
-NAMES = 150  # pixels for the names of bars
+NAMES = 175  # pixels for the names of bars: six a letter
 LEGEND_COLUMNS, LEGEND_ROW = 2, 14
 STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)  # between ticks, times a power of ten
 TICKS = 4
