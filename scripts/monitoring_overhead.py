@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=60, help="batches; 32 requests make a pair")
+    parser.add_argument("--rounds", type=int, default=60, help=f"batches; {KEPT} requests make a pair")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)

@@ -25,15 +25,17 @@ def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows:
     The graph is kept. All S are pulled back in one pass, which reads the tail's own weights once. None: the scores do
     not depend on the activation.
     """
+    several = len(weights) > 1  # or else none of what batching needs is asked of the operators
     with IdleRows() if idle_rows else nullcontext():  # type: ignore[no-untyped-call]
-        gradient: Tensor | None
-        if len(weights) == 1:
-            (gradient,) = torch.autograd.grad(scores, activation, weights[0], retain_graph=True, allow_unused=True)
-            return None if gradient is None else gradient[None]
         (gradient,) = torch.autograd.grad(
-            scores, activation, weights, retain_graph=True, allow_unused=True, is_grads_batched=True
+            scores,
+            activation,
+            weights if several else weights[0],
+            retain_graph=True,
+            allow_unused=True,
+            is_grads_batched=several,
         )
-        return gradient
+    return gradient if several or gradient is None else gradient[None]
 
 
 class IdleRows(TorchDispatchMode):  # type: ignore[no-untyped-call]

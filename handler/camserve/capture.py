@@ -229,7 +229,7 @@ class Seen:
     def _backward(self, targets: Targets) -> Tensor:
         if not self._scores.requires_grad:
             raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
-        turns = torch.tensor(_turns(targets.rows.tolist()), device=targets.rows.device)
+        turns = torch.tensor(_turns(targets.numbers), device=targets.rows.device)
         # Rows do not mix, so one backward pass serves one target of every row at once.
         weights = self._scores.new_zeros((int(turns.max()) + 1, *self._scores.shape))
         weights[turns, targets.rows] = targets.weights.to(weights)
@@ -246,7 +246,7 @@ class Seen:
 
     def _is_every_row(self, targets: Targets) -> bool:
         """Whether the targets are one of each row, in order."""
-        return bool(targets.rows.tolist() == list(range(len(self.scores))))
+        return targets.numbers == list(range(len(self.scores)))
 
     @property
     def _class_token(self) -> bool:

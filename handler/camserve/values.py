@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class Targets:
 
     rows: Tensor  # (T,) int64, which row of the batch
     weights: Tensor  # (T, C) float32
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """The rows, on the host: copied once, since a GPU is waited for."""
+        return [int(row) for row in self.rows.tolist()]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import hostile
 pytestmark = pytest.mark.server
 
 RECOVERY_SECONDS = 60
+SIGNED = {"evidence": "signed"}
 LOST = (500, 507)  # what TorchServe itself answers for the batch of a worker that died: both were seen
 
 
@@ -209,7 +210,7 @@ def test_each_of_64_clients_of_four_workers_gets_its_own_answer(four_workers):
     """5,000 answers, each equal to that of the same request alone; one in ten is refused or fails."""
     chance = random.Random(30)
     kinds = [(green, method) for green in range(0, 200, 10) for method in ("gradcam", "layercam")]
-    alone = {kind: told(ask(four_workers, picture(faults.FINE, kind[0]), method=kind[1])) for kind in kinds}
+    alone = {kind: told(ask(four_workers, picture(faults.FINE, kind[0]), method=kind[1], **SIGNED)) for kind in kinds}
 
     def own(number):
         green, method = kind = chance.choice(kinds)
@@ -219,7 +220,7 @@ def test_each_of_64_clients_of_four_workers_gets_its_own_answer(four_workers):
             refused = ask(four_workers, picture(faults.FINE, green), target=f"no-{number}").json()
             return f"no-{number}" in refused["error"]["message"]
         top_k = 1 + number % 3
-        answer = ask(four_workers, picture(faults.FINE, green), method=method, top_k=top_k).json()
+        answer = ask(four_workers, picture(faults.FINE, green), method=method, top_k=top_k, **SIGNED).json()
         (given,), (wanted,) = answer["explanations"], alone[kind]["explanations"]
         return (
             len(answer["predictions"]) == top_k

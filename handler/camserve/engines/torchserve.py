@@ -120,7 +120,7 @@ def keep_heap() -> None:
     """Let all threads of this worker share one heap, and let it keep what a batch has let go of (glibc).
 
     What one decoder lets go of serves the others. And a batch of 8 in ResNet-50 gave 60 MB back to the system and asked
-    for them again, page by page, which took 5 % of its time.
+    for them again, page by page, which took 7 % of its time.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -145,7 +145,7 @@ class Counts:
         """Take rows whose signals are to be counted with those of others: many cost hardly more than one."""
         with self._lock:
             self._kept.append(material)
-            self._rows += len(material.inputs.sizes)
+            self._rows += len(material)
             if self._rows >= KEPT:
                 self._settle()
 

@@ -33,11 +33,15 @@ class Material:
     maps: Maps | None  # of the rows that have one
     mapped: np.ndarray  # (M,) int64: which rows these are
 
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.predictions.scores)
+
     def column(self, name: str) -> Column:
         """Return one signal of every row, (N,) float64; NaN where a row has none."""
         signal = SIGNALS[name]
         if signal.family == "explanations":
-            column = np.full(len(self.predictions.scores), np.nan)
+            column = np.full(len(self), np.nan)
             if self.maps is not None:
                 column[self.mapped] = signal.measure(self.maps)
             return column
@@ -45,14 +49,14 @@ class Material:
 
     def values(self) -> np.ndarray:
         """Return every signal of every row, (N, S) float64, columns as in ``SIGNALS``."""
-        if not len(self.predictions.scores):
+        if not len(self):
             return np.zeros((0, len(NAMES)))
         return np.stack([self.column(name) for name in NAMES], axis=1, dtype=np.float64, casting="same_kind")
 
 
 def join(parts: Sequence[Material]) -> Material:
     """Put the rows of several forward passes together."""
-    starts = np.cumsum([0, *(len(each.predictions.scores) for each in parts)])
+    starts = np.cumsum([0, *map(len, parts)])
     maps = [each.maps for each in parts if each.maps is not None]
     return Material(
         Predictions(

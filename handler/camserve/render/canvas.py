@@ -47,7 +47,8 @@ def place(scene: Scene) -> Placement:
     columns = _axis(scene.grid.shape[1], left * across, right * across, width)
     inside = (columns.start, rows.start, columns.stop, rows.stop)
     # Not a matrix product: NumPy's would start threads that go on spinning for as long as a forward pass takes.
-    values = np.einsum("pr,rq->pq", rows.weights @ scene.grid, np.ascontiguousarray(columns.weights.T))
+    lines = np.einsum("pr,rc->pc", rows.weights, scene.grid)
+    values = np.einsum("pc,cq->pq", lines, np.ascontiguousarray(columns.weights.T))
     return Placement((width, height), inside, values)
 
 
