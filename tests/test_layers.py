@@ -13,7 +13,7 @@ FLOORS = [
     "values errors",
     "settings labels weights logs tail backward scores program",
     "capture",
-    "head split fold",
+    "head split fold packing",
     "compiled",
     "decode options preprocess classifier predict cams render respond monitor probe recipe",
     "explain",

@@ -1,5 +1,6 @@
 """Speed is never bought with another answer: every precision agrees with float32 on real photos."""
 
+import copy
 import json
 import zipfile
 from dataclasses import replace
@@ -13,12 +14,13 @@ from torch import nn
 from camserve.classifier import prepare
 from camserve.errors import ConfigError
 from camserve.fold import fold
+from camserve.packing import PackedWeight, pack, packable
 from camserve.pipeline import load_pipeline
 from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
 from camserve.split import example
 from camserve.unpack import read_contents
-from camserve.values import RawRequest
+from camserve.values import Layer, RawRequest
 from small_networks import SIDE, pictures, settle
 
 CPU = torch.device("cpu")
@@ -99,9 +101,84 @@ def test_a_target_layer_keeps_its_output():
     assert fold(network, ["layer4.1.conv2"], example((SIDE, SIDE), torch.float32, CPU)) == 19
 
 
-def test_normalisation_keeps_its_numbers_in_a_shorter_precision():
+def test_normalisation_that_is_not_folded_keeps_its_numbers_in_a_shorter_precision():
     network = frozen(torchvision.models.resnet18(num_classes=5))
     kept = network.classifier.bn1.running_var.clone()
-    prepare(network, RuntimeSpec(precision="bf16"), ["layer4"], (SIDE, SIDE))
+    prepare(network, RuntimeSpec(mode="aot", precision="bf16"), (Layer("layer4"),), (SIDE, SIDE))
     assert network.classifier.conv1.weight.dtype == torch.bfloat16
     assert torch.equal(network.classifier.bn1.running_var, kept)
+
+
+NETWORKS = ["resnet18", "mobilenet_v2", "densenet121", "vgg11", "convnext_tiny", "efficientnet_b0"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_packing_weights_changes_no_score(name):
+    network = frozen(getattr(torchvision.models, name)(num_classes=5))
+    expected = [network(pictures(count)) for count in (1, 2, 9)]
+    biases = packable(network, (), pictures(2))
+    assert pack(network, biases, pictures(2)) == len(biases) > 0
+    for scores, count in zip(expected, (1, 2, 9)):
+        assert torch.allclose(network(pictures(count)), scores, rtol=0, atol=1e-6 * float(scores.abs().max()))
+
+
+class SamePadding(nn.Conv2d):
+    """A convolution that is no nn.Conv2d, as networks from TensorFlow have it."""
+
+    def forward(self, pixels):
+        return nn.functional.conv2d(nn.functional.pad(pixels, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
+
+
+def test_weights_are_packed_whatever_module_holds_them():
+    network = frozen(nn.Sequential(SamePadding(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    expected = network(pictures(2))
+    assert pack(network, packable(network, (Layer("1"),), pictures(2)), pictures(2)) == 1
+    assert isinstance(network.classifier[0].weight, PackedWeight)
+    assert torch.allclose(network(pictures(2)), expected, atol=1e-6)
+
+
+def test_packed_weights_have_a_gradient_and_can_be_read():
+    conv = nn.Conv2d(8, 16, 3, 2, 1, groups=2).requires_grad_(False)
+    pixels = torch.randn(2, 8, 9, 9)
+    expected, weight = conv(pixels), conv.weight.clone()
+    (gradient,) = torch.autograd.grad(conv(watched := pixels.clone().requires_grad_()).square().sum(), watched)
+    conv.weight = PackedWeight(conv.weight.detach(), conv.bias)
+    assert torch.allclose(conv(pixels), expected, atol=1e-6)
+    assert torch.equal(conv.weight + 0, weight)
+    assert torch.equal(conv.state_dict()["weight"], weight)
+    assert torch.equal(copy.deepcopy(conv).weight.data, weight)
+    assert type(copy.deepcopy(conv).weight) is nn.Parameter
+    (found,) = torch.autograd.grad(conv(watched := pixels.clone().requires_grad_()).square().sum(), watched)
+    assert torch.equal(found, gradient)
+
+
+def test_what_gradients_pass_is_not_packed():
+    network = frozen(torchvision.models.resnet18(num_classes=5))
+    names = packable(network, (Layer("layer4.0"), Layer("layer4")), pictures(2))
+    assert len(names) == 18
+    assert not [name for name in names if name.startswith("layer4.1")]
+
+
+def test_where_packing_changes_the_scores_nothing_is_packed():
+    network = frozen(torchvision.models.resnet18(num_classes=5))
+    fold(network, [], pictures(2))
+    weight = network.classifier.conv1.weight
+    wrong = dict.fromkeys(packable(network, (), pictures(2)), torch.full((512,), 9.0))
+    assert pack(network, wrong, pictures(2)) == 0
+    assert network.classifier.conv1.weight is weight
+
+
+def test_a_shorter_precision_keeps_the_biases_that_normalisation_left():
+    network = frozen(torchvision.models.resnet18(num_classes=5))
+    fold(reference := copy.deepcopy(network), [], pictures(2))
+    prepare(network, RuntimeSpec(precision="bf16"), (Layer("layer4"),), (SIDE, SIDE))
+    conv, was = network.classifier.conv1, reference.classifier.conv1
+    assert isinstance(conv.weight, PackedWeight)
+    assert conv.weight.dtype == torch.bfloat16
+    pixels = pictures(2).bfloat16()
+    exact, rounded = (
+        nn.functional.conv2d(pixels.float(), was.weight.bfloat16().float(), bias, 2, 3).bfloat16()
+        for bias in (was.bias, was.bias.bfloat16().float())
+    )
+    assert (conv(pixels) == exact).float().mean() > 0.99
+    assert (conv(pixels) == rounded).float().mean() < 0.9

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 
 import camserve
-from camserve.classifier import build_network, fill, load_classifier, write_compiled
+from camserve.classifier import build_network, fill, load_network, prepare, write_compiled
 from camserve.compiled import TAIL, TRUNK
 from camserve.errors import ConfigError, NotHere
 from camserve.golden import GOLDEN, record
@@ -138,9 +138,8 @@ def _stage_model(recipe: Recipe, content: Path, report: Report) -> tuple[nn.Modu
 def _stage_compiled(content: Path, settings: Settings, report: Report) -> CompiledSpec:
     """Compile the trunk for this machine, on its GPU if it has one."""
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    eager = dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, mode="eager"))
-    network = load_classifier(content, eager, device).network
-    assert isinstance(network, Scores)
+    network = load_network(content, settings, device)
+    prepare(network, settings.runtime, settings.layers, settings.input.size)
     try:
         spec = write_compiled(network, settings, device, content)
     except NotHere as error:

@@ -8,8 +8,8 @@ import importlib.util
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -22,11 +22,13 @@ from camserve.errors import ConfigError, NotHere
 from camserve.fold import fold
 from camserve.head import find_head
 from camserve.labels import Labels, load_labels
+from camserve.packing import can_pack, pack, packable
 from camserve.program import SUFFIX, load_program
 from camserve.scores import Scores
 from camserve.settings import CompiledSpec, ModelSpec, RuntimeSpec, Settings
 from camserve.split import example, split
 from camserve.tail import Head
+from camserve.values import Layer
 from camserve.weights import load_weights, sha256
 
 logger = logging.getLogger(__name__)
@@ -45,9 +47,27 @@ class Classifier:
 
 
 def load_classifier(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    """Build the network from an unpacked archive and load its weights; no pickle is ever read.
+    """Load an unpacked archive. ConfigError: its parts do not fit one another.
 
-    ConfigError: the factory, the weights or the labels do not fit one another.
+    Where its compiled trunk cannot be run here the network runs in mode eager, and one warning says why.
+    """
+    network = load_network(folder, settings, device)
+    labels = load_labels(inside(folder, settings.labels))
+    probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
+    heads = {name: head for name, head in probed.items() if head is not None}
+    prepare(network, settings.runtime, settings.layers, settings.input.size)
+    try:
+        return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
+    except NotHere as error:
+        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
+        eager = replace(settings, runtime=replace(settings.runtime, mode="eager"))
+        return load_classifier(folder, eager, device)
+
+
+def load_network(folder: Path, settings: Settings, device: torch.device) -> Scores:
+    """Build the network and load its weights, frozen and in float32; no pickle is ever read.
+
+    ConfigError: the factory and the weights do not fit one another.
     """
     path = inside(folder, settings.model.weights)
     if (found := sha256(path)) != settings.model.sha256:
@@ -57,34 +77,23 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
     else:
         network = build_network(settings.model, folder)
         fill(network, load_weights(path))
-    network = Scores(network, settings.model.task == "binary").eval().requires_grad_(False).to(device)
-    labels = load_labels(inside(folder, settings.labels))
-    layers = [layer.name for layer in settings.layers]
-    probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
-    heads = {name: head for name, head in probed.items() if head is not None}
-    prepare(network, settings.runtime, layers, settings.input.size)
-    return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
+    return Scores(network, settings.model.task == "binary").eval().requires_grad_(False).to(device)
 
 
 def _accelerated(network: Scores, folder: Path, settings: Settings, device: torch.device) -> nn.Module:
-    """Return the network with a compiled trunk if the settings ask for one.
+    """Return a prepared network with a compiled trunk if the settings ask for one.
 
-    Where that does not work here the network itself is returned and one warning says why. ConfigError: the
-    archive's compiled files are not those that it was built with.
+    NotHere: that does not work here. ConfigError: the archive's compiled files are not those that it was built with.
     """
     (layer, *_), mode = settings.layers, settings.runtime.mode
     if mode == "eager":
         return network
-    try:
-        if mode == "aot":
-            _check_compiled(folder, settings.compiled, device)
-            return read_halves(network, layer, folder)
-        with tempfile.TemporaryDirectory(prefix="camserve-compiled-") as made:
-            write_compiled(network, settings, device, Path(made))
-            return read_halves(network, layer, Path(made))
-    except NotHere as error:
-        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
-        return network
+    if mode == "aot":
+        _check_compiled(folder, settings.compiled, device)
+        return read_halves(network, layer, folder)
+    with tempfile.TemporaryDirectory(prefix="camserve-compiled-") as made:
+        write_compiled(network, settings, device, Path(made))
+        return read_halves(network, layer, Path(made))
 
 
 def write_compiled(network: Scores, settings: Settings, device: torch.device, folder: Path) -> CompiledSpec:
@@ -104,21 +113,32 @@ def _check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.devic
         raise NotHere(f"it was compiled for {spec.machine}, and this is {here}")
 
 
-def prepare(network: Scores, runtime: RuntimeSpec, layers: Collection[str], size: tuple[int, int]) -> None:
-    """Bring a float32 network into the form in which it is to run; what ``layers`` give stays what it is."""
+def prepare(network: Scores, runtime: RuntimeSpec, layers: tuple[Layer, ...], size: tuple[int, int]) -> None:
+    """Bring a frozen float32 network into the form in which it is to run; what ``layers`` give stays what it is."""
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    if runtime.precision == "fp32":
-        device = next((each.device for each in network.parameters()), torch.device("cpu"))
-        fold(network, layers, example(size, torch.float32, device))
-    # In a shorter precision normalisation keeps its own numbers: rounding them, or weights folded with them, costs
-    # accuracy.
-    exact = [(each, copy.deepcopy(each.state_dict())) for each in network.modules() if isinstance(each, _BatchNorm)]
-    network.to(DTYPES[runtime.precision])
-    for module, numbers in exact:
-        module.float().load_state_dict(numbers)
+    dtype = DTYPES[runtime.precision]
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+    pixels = example(size, torch.float32, device)
+    packs = runtime.mode == "eager" and runtime.channels_last and can_pack(dtype, device)
+    kept = {layer.name for layer in layers}
+    if dtype != torch.float32:  # packed weights keep an exact bias; elsewhere a folded one would be rounded
+        exact = packable(network, layers, pixels) if packs else {}
+        kept |= {name for name, _ in network.named_modules() if f"{name}.weight" not in exact}
+    fold(network, kept, pixels)
+    biases = packable(network, layers, pixels) if packs else {}
+    _cast(network, dtype)
     if runtime.channels_last:
         network.to(memory_format=torch.channels_last)
+    pack(network, biases, pixels.to(dtype))
+
+
+def _cast(network: Scores, dtype: torch.dtype) -> None:
+    """Shorten all numbers of a network but those of normalisations: rounding these costs accuracy."""
+    exact = [(each, copy.deepcopy(each.state_dict())) for each in network.modules() if isinstance(each, _BatchNorm)]
+    network.to(dtype)
+    for module, numbers in exact:
+        module.float().load_state_dict(numbers)
 
 
 def inside(folder: Path, name: str) -> Path:

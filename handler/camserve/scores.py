@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from camserve.errors import ConfigError
 
+# What another order of the same arithmetic may change, of the largest value.
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
 
 class Scores(nn.Module):
     """Any image classifier as a function from (N, 3, H, W) pixels to (N, C) float32 scores before softmax.
@@ -46,6 +49,20 @@ class Scores(nn.Module):
     def get_submodule(self, target: str) -> nn.Module:
         """Return a module of the classifier by the name that it has there."""
         return self.classifier.get_submodule(target)
+
+    def put(self, name: str, value: nn.Module | Tensor) -> None:
+        """Put a module or a parameter in place of one of the classifier's."""
+        parent, _, leaf = name.rpartition(".")
+        setattr(self.get_submodule(parent), leaf, value)
+
+    def gives(self, expected: Tensor, pixels: Tensor) -> bool:
+        """Say whether this network runs on (N, 3, H, W) ``pixels`` and gives these scores (N, C), but for rounding."""
+        try:
+            with torch.no_grad():
+                found = self(pixels)
+        except Exception:  # code of the classifier's own reads what is no longer there
+            return False
+        return float((found - expected).abs().max()) <= ROUNDING[pixels.dtype] * float(expected.abs().max())
 
 
 def scores_of(output: Any) -> Tensor:

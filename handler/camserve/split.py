@@ -15,11 +15,10 @@ from torch import Tensor, fx, nn
 
 from camserve.capture import Capture
 from camserve.errors import ConfigError, NotHere
-from camserve.scores import Scores
+from camserve.scores import ROUNDING, Scores
 from camserve.values import Layer, Targets
 
 MOST_ROWS = 64  # of a batch; more are answered group by group
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
 
@@ -80,7 +79,7 @@ def split(network: Scores, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule
     for target in reversed(_places(module, network, layer, pixels)):
         try:
             halves = _halves(module, target)
-            if _agree(expected, _seen(Split(network, *halves, layer), layer, pixels), TOLERANCES[pixels.dtype]):
+            if _agree(expected, _seen(Split(network, *halves, layer), layer, pixels), ROUNDING[pixels.dtype]):
                 return halves
         except (ConfigError, NotHere):
             continue
@@ -161,7 +160,7 @@ class _Search(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n.op == "call_function" and isinstance(result, Tensor) and result.shape == self._value.shape:
-            scale = TOLERANCES[self._value.dtype] * float(self._value.abs().max())
+            scale = ROUNDING[self._value.dtype] * float(self._value.abs().max())
             if float((result - self._value).abs().max()) <= scale:
                 self._found.append(n)
         return result

@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from camserve.compiled import read_halves, write_halves
 from camserve.evaluate.drift_study import Photos, read_photos
 from camserve.pipeline import load_pipeline
 from camserve.recipe import find_file
+from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
-from camserve.split import Split
+from camserve.split import Split, example, split
 from camserve.unpack import read_contents
-from camserve.values import RawRequest
+from camserve.values import Layer, RawRequest
 
 pytestmark = pytest.mark.server  # a compiler takes its time
 
@@ -93,3 +96,26 @@ def test_a_runtime_gives_the_classes_probabilities_and_maps_of_eager_float32(nam
     assert np.median(apart) <= probability
     assert np.median(alike) >= correlation
     assert np.mean(alike >= correlation) >= 0.95
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiled_trunk_reorders_no_weights(dtype, tmp_path, capfd):
+    trunk = [nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
+    network = Scores(nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)))
+    network.eval().requires_grad_(False).to(dtype)
+    pixels, layer = example((64, 64), dtype, torch.device("cpu")), Layer("3")
+    write_halves(*split(network, layer, pixels), pixels, tmp_path)
+    joined = read_halves(network, layer, tmp_path)
+
+    def run(module, rows):
+        capfd.readouterr()
+        with torch.no_grad(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            scores = module(pixels[:1].expand(rows, -1, -1, -1))
+        return scores, capfd.readouterr().out
+
+    for rows in (1, 3, 8):
+        (scores, told), (expected, told_before) = run(joined, rows), run(network, rows)
+        assert torch.allclose(scores, expected, rtol=0, atol={torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype])
+        assert told.count(",convolution,") == 2
+        assert told.count(",reorder,") == 0
+        assert told_before.count(",reorder,") >= 1

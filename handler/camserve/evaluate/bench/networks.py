@@ -131,5 +131,5 @@ def load(
     """Bring a network whose layer is known into the form in which it is served."""
     network.requires_grad_(False).to(device)
     head = find_head(network, layer, (side, side))
-    prepare(network, runtime, [layer.name], (side, side))
+    prepare(network, runtime, (layer,), (side, side))
     return Subject(name, network, layer, head, runtime)
