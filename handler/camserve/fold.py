@@ -32,7 +32,7 @@ def fold(network: Scores, keep: Collection[str], pixels: Tensor) -> int:
         expected = network(pixels)
         for conv, norm in pairs:
             _merge(conv, norm)
-            network.put(names[norm], nn.Identity())
+            network.put(names[norm], nn.Identity().eval())
     if network.gives(expected, pixels):
         return len(pairs)
     for (conv, norm), (weight, bias) in zip(pairs, before):
