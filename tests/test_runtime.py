@@ -74,6 +74,7 @@ def test_normalisation_is_folded_into_the_convolution_before_it(name, count):
     assert fold(network, [], example((SIDE, SIDE), torch.float32, CPU)) == count
     assert float((network(pictures(3)) - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
     assert not any(each.requires_grad for each in network.parameters())
+    assert not any(each.training for each in network.modules())
 
 
 class Shared(nn.Module):
