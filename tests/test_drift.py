@@ -70,7 +70,7 @@ def test_equal_shares_are_no_drift():
 
 
 def test_the_trend_by_hand():
-    # Bins 0 and 1, 10 + 30 against 20 + 20: mean places .75 and .5, pooled variance 50/80 x 30/80, and 1/40 + 1/40.
+    # 10 + 30 against 20 + 20: .75 and .5 in the higher bin, pooled variance 50/80 x 30/80, and 1/40 + 1/40.
     found = trend(np.array([20, 20]), np.array([10, 30]))
     assert found == pytest.approx(0.25 / math.sqrt(50 / 80 * 30 / 80 * 2 / 40))
     assert found**2 == pytest.approx(chi_square(np.array([20, 20]), np.array([10, 30]))[0])  # two bins have no more
@@ -78,7 +78,7 @@ def test_the_trend_by_hand():
 
 def test_the_trend_is_cochrans_and_armitages():
     reference, live = np.array([50, 3, 0, 80, 7]), np.array([20, 9, 0, 11, 4])
-    place = np.repeat(np.tile(np.arange(5), 2), [*reference, *live])
+    place = np.repeat(np.tile(np.log([1 / 9, 3 / 7, 1, 7 / 3, 9]), 2), [*reference, *live])
     sample = np.repeat([0, 1], [reference.sum(), live.sum()])
     r = stats.pearsonr(place, sample).statistic
     assert trend(reference, live) == pytest.approx(r * math.sqrt(len(place)))
@@ -110,7 +110,9 @@ def test_a_move_of_all_values_is_seen_sooner_than_by_the_chi_square_alone():
 def test_p_counts_every_test_and_both_directions():
     live = np.arange(10) * 2 + 3
     ordered, classes = compare(DECILES, live), compare(DECILES, live, ordered=False)
-    assert ordered.p == pytest.approx(3 * stats.norm.sf(ordered.location))
+    assert ordered.p == pytest.approx(2 * stats.norm.sf(ordered.location) / 0.9)
+    scattered = compare(DECILES, np.array([30, 0] * 5))
+    assert scattered.p == pytest.approx(stats.norm.sf(scattered.omnibus) / 0.1)
     assert classes.p == pytest.approx(stats.norm.sf(classes.omnibus))
     assert compare(DECILES, DECILES).p == 1
 

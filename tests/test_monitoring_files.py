@@ -111,7 +111,7 @@ def test_rules_and_panels_read_only_metrics_that_exist():
     used = set(re.findall(r"\b(cam_\w+)\b", written))
     assert used <= {*COUNTERS, *GAUGES, *WATCH}
     recorded = {rule["record"] for rules in RULES.values() for rule in rules if "record" in rule}
-    known = {*recorded, "cam:signal", "cam:bin_place", "cam:dispersion"}
+    known = {*recorded, "cam:signal", "cam:bin_number", "cam:dispersion"}
     assert set(re.findall(r"\b(cam:[\w:]+)", written)) <= known
 
 

@@ -240,7 +240,7 @@ def signal_rules() -> Json:
         for name, (family, cause) in told.items()
     ]
     rules += [
-        {"record": "cam:bin_place", "expr": f"vector({place})", "labels": {"bin": f"b{place}"}}
-        for place in range(max(signal.bins for signal in SIGNALS.values()))
+        {"record": "cam:bin_number", "expr": f"vector({number})", "labels": {"bin": f"b{number}"}}
+        for number in range(max(signal.bins for signal in SIGNALS.values()))
     ]
     return {"groups": [{"name": "camserve-signals", "rules": rules}]}

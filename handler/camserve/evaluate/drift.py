@@ -19,8 +19,9 @@ from camserve.monitor.baseline import Bins
 Z_ALARM = 4.5
 PSI_ALARM = 0.1
 MINIMUM_REQUESTS = 100
-TESTS = ("omnibus", "location")  # of a feature whose bins have an order; classes have the first alone
-ORDERED_SIDES = 3  # of these tests, each of which may raise an alarm: the second has two
+# The tests of a feature whose bins have an order, and their shares of its false alarms: faults move values one way
+# more often than they scatter them. Classes have the first alone.
+TESTS = {"omnibus": 0.1, "location": 0.9}
 SMOOTHING = 0.5  # added to every bin, so that an empty one has a logarithm (Jeffreys' prior)
 ALARM_WINDOWS = 8760.0  # expected windows between false alarms: a year of hours
 STARTS = 168  # windows back at which a change may have begun: a week of hours
@@ -53,9 +54,12 @@ class Drift:
 
     @property
     def p(self) -> float:
-        """The probability of such a z on clean traffic, corrected for the number of tests (Bonferroni)."""
-        sides = 1 if self.location is None else ORDERED_SIDES
-        return min(1.0, sides * math.erfc(self.z / math.sqrt(2)) / 2)
+        """The probability of such a z on clean traffic, corrected for the number of tests (weighted Bonferroni)."""
+        omnibus = math.erfc(self.omnibus / math.sqrt(2)) / 2
+        if self.location is None:
+            return omnibus
+        location = math.erfc(abs(self.location) / math.sqrt(2))  # in both directions
+        return min(1.0, omnibus / TESTS["omnibus"], location / TESTS["location"])
 
     @property
     def alarms(self) -> bool:
@@ -81,18 +85,26 @@ def compare(
 def trend(reference: np.ndarray, live: np.ndarray) -> float:
     """Return the normal deviate of (K,) live counts lying in higher bins than (K,) reference counts, 0 where alike.
 
-    Cochran 1954, Armitage 1955, with bins equally far apart, which makes quantile bins ranks. Its square is the first
-    of the K - 1 orthogonal components of the chi-square (Best and Rayner 1987): a move of all values one way, of which
-    the chi-square loses much among its many degrees of freedom, is here in one.
+    Cochran 1954, Armitage 1955. A bin's place is the logit of its middle rank, close to the normal scores of van der
+    Waerden (1952): values that left their outer bins count for more than values that changed places in the middle. Its
+    square is one component of the chi-square (Best and Rayner 1987): a move of all values one way, of which the
+    chi-square loses much among its many degrees of freedom, is here in one.
     """
     total, requests = float(reference.sum()), float(live.sum())
     pooled = (reference + live) / (total + requests)
-    place = np.arange(len(pooled)) - pooled @ np.arange(len(pooled))
+    places = bin_places(len(pooled))
+    place = places - pooled @ places
     variance = float(pooled @ place**2)
     if not requests or not variance:
         return 0.0
     apart = live @ place / requests - reference @ place / total
     return float(apart / math.sqrt(variance * (1 / total + 1 / requests)))
+
+
+def bin_places(bins: int) -> np.ndarray:
+    """Return where each of K ordered bins lies, (K,): symmetrical about 0, rising."""
+    below = np.arange(bins) + 0.5
+    return np.asarray(np.log(below / (bins - below)))
 
 
 def chi_square(reference: np.ndarray, live: np.ndarray) -> tuple[float, int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from camserve.evaluate.drift import ALARM_WINDOWS, ORDERED_SIDES, STARTS, compare, estimated_accuracy, log_e_detector
+from camserve.evaluate.drift import ALARM_WINDOWS, STARTS, compare, estimated_accuracy, log_e_detector
 from camserve.evaluate.drift_study import Condition
 from camserve.evaluate.shifts import SHIFTS
 from camserve.monitor.baseline import quantile_bins
@@ -24,7 +23,7 @@ class Design:
 
     windows: tuple[int, ...] = (10, 25, 50, 100, 200)  # requests; the bins and counts of all others are the baseline
     repeats: int = 1000
-    false_alarms: float = 0.001  # a family; Bonferroni over its signals and their tests
+    false_alarms: float = 0.001  # a family; Bonferroni over its signals
 
 
 def power(conditions: Mapping[str, Condition], design: Design, seed: int = 0) -> dict[str, np.ndarray]:
@@ -39,9 +38,9 @@ def power(conditions: Mapping[str, Condition], design: Design, seed: int = 0) ->
             for number, family in enumerate(FAMILIES):
                 columns = COLUMNS[family]
                 cuts = [_cut(clean[known, column], SIGNALS[NAMES[column]].bins) for column in columns]
-                limit = NormalDist().inv_cdf(1 - design.false_alarms / (len(columns) * ORDERED_SIDES))
+                level = design.false_alarms / len(columns)
                 for name, each in conditions.items():
-                    alarms[name][number, at] += _alarms(cuts, each.values[shown][:, columns], limit)
+                    alarms[name][number, at] += _alarms(cuts, each.values[shown][:, columns], level)
     return {name: each / design.repeats for name, each in alarms.items()}
 
 
@@ -50,11 +49,11 @@ def _cut(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(made.edges), np.array(made.counts)
 
 
-def _alarms(cuts: Sequence[tuple[np.ndarray, np.ndarray]], values: np.ndarray, limit: float) -> bool:
+def _alarms(cuts: Sequence[tuple[np.ndarray, np.ndarray]], values: np.ndarray, level: float) -> bool:
     for (edges, counts), column in zip(cuts, values.T):
         place = np.searchsorted(edges, column[np.isfinite(column)], side="right")
         live = np.bincount(place, minlength=len(counts))
-        if len(counts) > 1 and compare(counts, live).z > limit:
+        if len(counts) > 1 and compare(counts, live).p < level:
             return True
     return False
 
