@@ -48,7 +48,7 @@ from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.recipe import load_recipe
 from camserve.settings import AuditSpec, Monitoring, read
 from camserve.unpack import open_archive, read_contents
-from camserve.values import RawRequest
+from camserve.values import Explanation, Prediction, RawRequest, Target
 from synthetic_photos import photo, write_photos
 from test_archive import NET, quiet
 
@@ -835,14 +835,26 @@ def random_rows(blank):
     generator = np.random.default_rng(0)
     scores = generator.normal(size=(len(blank), 5)).astype(np.float32)
     odds = np.exp(scores)
-    mapped = np.flatnonzero(~blank)
+    predictions = Predictions(scores, odds / odds.sum(axis=1, keepdims=True))
     pictures = generator.integers(0, 256, (len(blank), 8, 8, 3), np.uint8)
-    raw = generator.uniform(size=(len(mapped), 7, 7)).astype(np.float32)
-    maps = Maps(raw, generator.uniform(size=len(mapped))) if len(mapped) else None
-    inputs = Inputs(pictures, generator.uniform(100, 1000, (len(blank), 2)))
-    return Measured(
-        (), Material(Predictions(scores, odds / odds.sum(axis=1, keepdims=True)), inputs, maps, mapped), blank
-    )
+    sizes = generator.uniform(100, 1000, (len(blank), 2)).tolist()
+    target = Target(Prediction(0, "0", 0.5, 0.0), "predicted")
+    maps = [
+        Explanation("blank", "gradcam", "layer", "for", target)
+        if empty
+        else Explanation(
+            "ok",
+            "gradcam",
+            "layer",
+            "for",
+            target,
+            grid=generator.uniform(size=(7, 7)).astype(np.float32),
+            scale=1.0,
+            balance={"negative": generator.uniform()},
+        )
+        for empty in blank
+    ]
+    return Measured((), Material(predictions, pictures, sizes, maps), blank)
 
 
 def test_a_reference_needs_pictures():

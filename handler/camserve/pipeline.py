@@ -260,8 +260,9 @@ def _shown(
     glimpse: np.ndarray,
     tales: Sequence[Sequence[Explanation]],
 ) -> Shown:
-    scores = np.stack([each.scores for each in outlooks])
-    return Shown(requests, scores, np.stack([each.probabilities for each in outlooks]), glimpse, tales)
+    scores = np.array([each.scores for each in outlooks])
+    probabilities = np.array([each.probabilities for each in outlooks])
+    return Shown(requests, scores, probabilities, glimpse, tales)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:

@@ -29,13 +29,30 @@ class Material:
     """What the signals of N rows are computed from."""
 
     predictions: Predictions
-    inputs: Inputs
-    maps: Maps | None  # of the rows that have one
-    mapped: np.ndarray  # (M,) int64: which rows these are
+    thumbnails: np.ndarray  # (N, h, w, 3) uint8, see ``thumbnails``
+    sizes: Sequence[tuple[float, float]]  # width and height of each uploaded picture
+    watched: Sequence[Explanation | None]  # the map of each row that is compared, if it has one
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.predictions.scores)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the network was shown."""
+        return Inputs(self.thumbnails, np.array(self.sizes, float).reshape(-1, 2))
+
+    @cached_property
+    def mapped(self) -> np.ndarray:
+        """Which rows have a map that is not blank, (M,) int64."""
+        return np.flatnonzero([each is not None and each.status == "ok" for each in self.watched])
+
+    @cached_property
+    def maps(self) -> Maps | None:
+        """These maps."""
+        told = [each for each in self.watched if each is not None and each.status == "ok"]
+        raw = [np.maximum(each.grid, 0) * each.scale for each in told if each.grid is not None]
+        return Maps(np.stack(raw), np.array([each.balance.get("negative") or 0.0 for each in told])) if raw else None
 
     def column(self, name: str) -> Column:
         """Return one signal of every row, (N,) float64; NaN where a row has none."""
@@ -56,21 +73,15 @@ class Material:
 
 def join(parts: Sequence[Material]) -> Material:
     """Put the rows of several forward passes together."""
-    starts = np.cumsum([0, *map(len, parts)])
-    maps = [each.maps for each in parts if each.maps is not None]
+    predictions = [each.predictions for each in parts]
     return Material(
         Predictions(
-            np.concatenate([each.predictions.scores for each in parts]),
-            np.concatenate([each.predictions.probabilities for each in parts]),
+            np.concatenate([each.scores for each in predictions]),
+            np.concatenate([each.probabilities for each in predictions]),
         ),
-        Inputs(
-            np.concatenate([each.inputs.thumbnails for each in parts]),
-            np.concatenate([each.inputs.sizes for each in parts]),
-        ),
-        Maps(np.concatenate([each.raw for each in maps]), np.concatenate([each.negative for each in maps]))
-        if maps
-        else None,
-        np.concatenate([each.mapped + start for each, start in zip(parts, starts)]),
+        np.concatenate([each.thumbnails for each in parts]),
+        [size for each in parts for size in each.sizes],
+        [explanation for each in parts for explanation in each.watched],
     )
 
 
@@ -133,31 +144,20 @@ class Shown:
 
 def measure(shown: Shown, watch: Watch) -> Measured:
     """Put aside what the signals of every row are computed from whose scores are finite."""
-    finite = np.isfinite(shown.scores).all(axis=1)
-    kept = np.flatnonzero(finite).tolist()
-    requests = tuple(shown.requests[row] for row in kept)
-    scores = (shown.scores, shown.probabilities)
-    predictions = Predictions(*(scores if len(kept) == len(finite) else (each[finite] for each in scores)))
-    sizes = np.array([(each.picture.width, each.picture.height) for each in requests], float).reshape(-1, 2)
+    arrays = (shown.scores, shown.probabilities, shown.thumbnails)
+    requests, explanations = shown.requests, shown.explanations
+    if not (finite := np.isfinite(shown.scores).all(axis=1)).all():
+        arrays = (shown.scores[finite], shown.probabilities[finite], shown.thumbnails[finite])
+        kept = np.flatnonzero(finite).tolist()
+        requests, explanations = [requests[row] for row in kept], [explanations[row] for row in kept]
+    predictions = Predictions(*arrays[:2])
     watched = [
-        _watched(watch, request, shown.explanations[row], best)
-        for row, request, best in zip(kept, requests, predictions.classes.tolist())
+        next((each for each in told if watch.watches(request, each, best)), None)
+        for request, told, best in zip(requests, explanations, predictions.classes.tolist())
     ]
     blank = np.array([each is not None and each.status == "blank" for each in watched], bool)
-    mapped = np.array([row for row, each in enumerate(watched) if each is not None and not blank[row]], np.int64)
-    maps = _maps([each for each in watched if each is not None and each.status == "ok"])
-    inputs = Inputs(shown.thumbnails if len(kept) == len(finite) else shown.thumbnails[finite], sizes)
-    return Measured(requests, Material(predictions, inputs, maps, mapped), blank)
-
-
-def _watched(watch: Watch, request: Request, explanations: Sequence[Explanation], best: int) -> Explanation | None:
-    return next((each for each in explanations if watch.watches(request, each, best)), None)
-
-
-def _maps(explanations: Sequence[Explanation]) -> Maps | None:
-    raw = [np.maximum(each.grid, 0) * each.scale for each in explanations if each.grid is not None]
-    shares = [each.balance.get("negative") or 0.0 for each in explanations]
-    return Maps(np.stack(raw), np.array(shares)) if raw else None
+    sizes = [(each.picture.width, each.picture.height) for each in requests]
+    return Measured(tuple(requests), Material(predictions, arrays[2], sizes, watched), blank)
 
 
 def thumbnails(requests: Sequence[Request]) -> np.ndarray:
