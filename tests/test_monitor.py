@@ -241,7 +241,7 @@ def test_a_bin_holds_a_tenth():
 
 def test_many_equal_values_share_a_bin():
     bins = quantile_bins(np.array([1.0] * 60 + [2.0] * 30 + [3.0] * 10), 5)
-    assert bins.edges == (2.0,)
+    assert bins.edges == (1.5,)
     assert bins.counts == (60, 40)
     assert quantile_bins(np.ones(100), 10) == Bins((), (100,), (1.0,), 1.0, 0.0)
 
@@ -828,6 +828,14 @@ def test_inspect_and_settings_know_the_baseline(watched):
     contents = read_contents(watched)
     assert contents.settings.monitoring.baseline == "baseline.json"
     assert contents.sizes["baseline.json"] < 40_000
+
+
+def test_a_value_of_the_audit_log_falls_into_the_bin_that_the_server_counted_it_in():
+    values = np.log(np.repeat([3 / 4, 1, 341 / 256, 4 / 3, 3 / 2], [20, 10, 25, 25, 20]))
+    edges = quantile_bins(values, 5).edges
+    told = np.array([float(f"{value:.6g}") for value in values])  # as the log writes it
+    assert len(edges) == 4
+    assert (np.searchsorted(edges, told, side="right") == np.searchsorted(edges, values, side="right")).all()
 
 
 def random_rows(blank):

@@ -196,9 +196,14 @@ def make_baseline(
 
 
 def quantile_bins(values: np.ndarray, bins: int) -> Bins:
-    """Cut (M,) values into ``bins`` of equal counts, or fewer where many values are the same."""
+    """Cut (M,) values into ``bins`` of equal counts, or fewer where many values are the same.
+
+    Edges lie halfway between two values: many pictures share one shape, and rounding must not send them elsewhere.
+    """
     inner = np.quantile(values, np.arange(1, bins) / bins, method="higher")
-    edges = np.unique(inner[inner > values.min()])
+    known = np.unique(values)
+    above = np.searchsorted(known, np.unique(inner[inner > known[0]]))
+    edges = (known[above - 1] + known[above]) / 2
     place = np.searchsorted(edges, values, side="right")
     counts = np.bincount(place, minlength=len(edges) + 1)
     means = np.bincount(place, values, minlength=len(edges) + 1) / np.maximum(counts, 1)
