@@ -1,8 +1,10 @@
 """Each row stands alone: whatever one of them is, its neighbours are answered as if it were not there."""
 
 import json
+import os
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from camserve.classifier import Classifier
+from camserve.engines.torchserve import give_back
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.pipeline import Pipeline
@@ -253,3 +256,17 @@ def test_a_warm_pipeline_has_run_every_batch_size_that_can_come(pipeline):
     pipeline.warm_up(20)
     handle.remove()
     assert sizes == [1, 2, 3, 4, 5, 6, 7, 8, 16, 20]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no Linux")
+def test_free_memory_below_what_is_in_use_is_given_back():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytes([1]) * (50_000 + number) for number in range(2000)]
+    above = bytes([1]) * 50_000
+    del blocks
+    before = resident()
+    give_back()
+    assert before - resident() > 50_000_000
+    assert above

@@ -57,6 +57,7 @@ class TorchServeHandler:
         except ConfigError as error:
             raise RuntimeError(f"camserve: {error}") from None
         self._pipeline.warm_up(int(properties.get("batch_size") or 1))
+        give_back()
         self._pipeline.monitor.report_to(*_recorders(self._pipeline, context))
 
     def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[bytes]:
@@ -127,6 +128,12 @@ def keep_heap() -> None:
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
         mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def give_back() -> None:
+    """Give what loading and warming up have let go of back to the system, wherever in the heap it lies (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
