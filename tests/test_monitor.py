@@ -161,6 +161,7 @@ def test_signals_of_a_map_of_two_by_two():
     # Across: .75 * .25^2 + .25 * .75^2 - .375^2 between the cells, .5^2 / 12 within one. Down: within alone.
     assert measure("elongation", view) == pytest.approx(np.log((0.046875 + 1 / 48) / (1 / 48)) / 2)
     assert measure("border", view) == pytest.approx(1)
+    assert measure("border_mass", view) == pytest.approx(np.log(4 * 1.001))
     assert measure("negative", view) == 0.2
 
 
@@ -168,6 +169,7 @@ def test_the_border_of_a_map_is_its_outer_ring():
     raw = np.zeros((1, 4, 5), np.float32)
     raw[0, 1, 2], raw[0, 3, 2], raw[0, 2, 4] = 6, 1, 3
     assert measure("border", Maps(raw, np.zeros(1))) == pytest.approx(0.4)
+    assert measure("border_mass", Maps(raw, np.zeros(1))) == pytest.approx(np.log(4), abs=0.003)
     assert measure("centroid_x", Maps(raw, np.zeros(1))) == pytest.approx(0.7 * 0.5 + 0.3 * 0.9)
 
 

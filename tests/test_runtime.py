@@ -164,9 +164,10 @@ def test_where_packing_changes_the_scores_nothing_is_packed():
     network = frozen(torchvision.models.resnet18(num_classes=5))
     fold(network, [], pictures(2))
     weight = network.classifier.conv1.weight
-    wrong = dict.fromkeys(packable(network, (), pictures(2)), torch.full((512,), 9.0))
-    assert pack(network, wrong, pictures(2)) == 0
-    assert network.classifier.conv1.weight is weight
+    biases = packable(network, (), pictures(2))
+    for wrong in ({**biases, "conv1.weight": biases["conv1.weight"] + 9}, dict.fromkeys(biases, torch.zeros(1))):
+        assert pack(network, wrong, pictures(2)) == 0
+        assert network.classifier.conv1.weight is weight
 
 
 def test_a_shorter_precision_keeps_the_biases_that_normalisation_left():

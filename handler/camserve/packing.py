@@ -162,6 +162,8 @@ def pack(network: Scores, biases: Mapping[str, Tensor | None], pixels: Tensor) -
     ``pixels`` (N, 3, H, W) are what the network may see. Where it then fails, or its scores change by more than
     rounding, nothing is packed.
     """
+    if not biases:
+        return 0
     weights = {name: each for name, each in network.named_parameters(remove_duplicate=False) if name in biases}
     with torch.no_grad():
         expected = network(pixels)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 BINS = 10
-FEW_BINS = 5  # sizes and shapes come in few kinds
+FEW_BINS = 5  # sizes and shapes come in few kinds, and most maps have nothing negative
 TINY = 1e-12  # keeps the logarithm of an empty cell finite
+LEAST_SHARE = 1e-3  # of a map, as if every ring held it: else the logarithm of an empty one outweighs all others
 Column = Any  # (N,) floats, one a row; the stubs of numpy lose the type of most arithmetic
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -175,6 +176,10 @@ def _border(seen: Maps) -> Column:
     return seen.places[:, 2]
 
 
+def _border_mass(seen: Maps) -> Column:
+    return np.log(seen.mass * (seen.places[:, 2] + LEAST_SHARE))
+
+
 def _negative(seen: Maps) -> Column:
     return seen.negative
 
@@ -270,8 +275,11 @@ SIGNALS: Mapping[str, Signal] = {
     "border": Signal(
         "explanations", _border, UNIT, "share of the mass", "evidence in the outer ring of the map", CAMERA
     ),
+    "border_mass": Signal(
+        "explanations", _border_mass, None, "ln score", "how much positive evidence the outer ring holds", CAMERA
+    ),
     "negative": Signal(
-        "explanations", _negative, UNIT, "share of the mass", "evidence against the predicted class", SUBJECT
+        "explanations", _negative, UNIT, "share of the mass", "evidence against the predicted class", SUBJECT, FEW_BINS
     ),
     "brightness": Signal("inputs", _brightness, UNIT, "luma", "mean luma", "lighting or exposure changed"),
     "contrast": Signal(
