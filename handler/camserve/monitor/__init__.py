@@ -92,7 +92,7 @@ class Monitor:
     def _judge(self, measured: Measured) -> Measured:
         flags = {} if self.baseline is None else self.baseline.flags(measured, self._low_confidence)
         if self.baseline is None and self._low_confidence is not None:
-            flags["low_confidence"] = measured.material.column("confidence") < self._low_confidence
+            flags["low_confidence"] = measured.material.predictions.confidence < self._low_confidence
         return flagged(measured, flags)
 
     def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:

@@ -95,7 +95,7 @@ class Baseline:
 
     def flags(self, measured: Measured, low_confidence: float | None) -> dict[str, np.ndarray]:
         """Return what each row is: ood, low_confidence, atc (its confidence is above the ATC threshold)."""
-        confidence, energy = measured.material.column("confidence"), measured.material.column("energy")
+        confidence, energy = measured.material.predictions.confidence, measured.material.predictions.energy
         flags = {"ood": (energy < self.unusual.energy) | (confidence < self.unusual.confidence)}
         if self.accuracy is not None:
             flags["atc"] = confidence >= self.accuracy.threshold
@@ -228,7 +228,7 @@ def _accuracy(seen: Sequence[Measured], right: Mapping[str, bool]) -> Accuracy |
     pairs = [
         (confidence, right[request.request_id])
         for each in seen
-        for request, confidence in zip(each.requests, each.material.column("confidence").tolist())
+        for request, confidence in zip(each.requests, each.material.predictions.confidence.tolist())
         if request.request_id in right
     ]
     if not pairs:

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -136,10 +137,12 @@ class Counts:
         self._taken = np.zeros(len(keys), np.int64)
         self._lock = threading.Lock()
 
-    def add(self, amounts: np.ndarray) -> None:
-        """Add an amount to each series."""
+    def add(self, amounts: Mapping[Key, int]) -> None:
+        """Add to some series. KeyError, and nothing is added: there is none of that name."""
+        places = [(self.place[key], amount) for key, amount in amounts.items()]
         with self._lock:
-            self._totals += amounts
+            for place, amount in places:
+                self._totals[place] += amount
 
     def keep(self, material: Material) -> None:
         """Take rows whose signals are to be counted with those of others: many cost hardly more than one."""
@@ -155,11 +158,6 @@ class Counts:
             together = join(kept)
             bins = self._count(together.values(), together.predictions.classes)
             self._totals[: len(bins)] += bins
-
-    def add_one(self, metric: str, *labels: str) -> None:
-        """Add 1 to one series. KeyError: there is none of that name."""
-        with self._lock:
-            self._totals[self.place[metric, labels]] += 1
 
     def take(self) -> list[tuple[Key, int]]:
         """Return what was added to which series since the last time."""
@@ -188,25 +186,24 @@ class Counters:
 
     def record(self, finished: Finished) -> None:
         """Count one batch."""
-        place = self._counts.place
-        amounts = np.zeros(len(place), np.int64)
+        amounts: dict[Key, int] = defaultdict(int)
         for measured in finished.measured:
             for flag, rows in measured.flags.items():
-                amounts[place["cam_flags_total", (flag,)]] += np.count_nonzero(rows)
+                amounts["cam_flags_total", (flag,)] += int(np.count_nonzero(rows))
         for outcome in finished.outcomes:
             if isinstance(outcome, RequestError):
-                amounts[place["cam_requests_total", (outcome.code,)]] += 1
+                amounts["cam_requests_total", (outcome.code,)] += 1
                 continue
-            amounts[place["cam_requests_total", ("ok",)]] += 1
-            amounts[place["cam_inputs_total", (outcome.request.picture.format,)]] += 1
+            amounts["cam_requests_total", ("ok",)] += 1
+            amounts["cam_inputs_total", (outcome.request.picture.format,)] += 1
             for each in outcome.explanations:
-                amounts[place["cam_explanations_total", (each.status,)]] += 1
+                amounts["cam_explanations_total", (each.status,)] += 1
         for stage, milliseconds in finished.stages.items():
-            amounts[place["cam_stage_microseconds_total", (stage,)]] += round(milliseconds * 1000)
+            amounts["cam_stage_microseconds_total", (stage,)] += round(milliseconds * 1000)
         for limit, label in LATENCIES.items():
             if finished.milliseconds <= limit:
-                amounts[place["cam_latency_milliseconds_total", (label,)]] += len(finished.rows)
-        amounts[place["cam_batches_total", ()]] += 1
+                amounts["cam_latency_milliseconds_total", (label,)] += len(finished.rows)
+        amounts["cam_batches_total", ()] += 1
         self._counts.add(amounts)
         for measured in finished.measured:
             self._counts.keep(measured.material)
@@ -215,15 +212,15 @@ class Counters:
 
     def refused(self, error: RequestError) -> None:
         """Count a request that was refused before it reached a batch."""
-        self._counts.add_one("cam_requests_total", error.code)
+        self._counts.add({("cam_requests_total", (error.code,)): 1})
 
     def failed(self) -> None:
         """Count a fault of the monitoring."""
-        self._counts.add_one("cam_monitor_failures_total")
+        self._counts.add({("cam_monitor_failures_total", ()): 1})
 
     def audit_dropped(self) -> None:
         """Count an audit record that was not written."""
-        self._counts.add_one("cam_audit_dropped_total")
+        self._counts.add({("cam_audit_dropped_total", ()): 1})
 
     def flush(self) -> None:
         """Hand on what was added since the last flush."""

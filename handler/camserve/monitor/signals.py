@@ -36,6 +36,17 @@ class Predictions:
         return np.partition(padded, -2, axis=1)[:, -2:]
 
     @cached_property
+    def confidence(self) -> Column:
+        """The largest probability of each row, (N,)."""
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def energy(self) -> Column:
+        """Logsumexp of the scores of each row, (N,)."""
+        largest = self.scores.max(axis=1)
+        return largest + np.log(np.exp(self.scores - largest[:, None]).sum(axis=1))
+
+    @cached_property
     def classes(self) -> Column:
         """The predicted class of each row, (N,) int64."""
         return self.scores.argmax(axis=1)
@@ -129,7 +140,7 @@ class Signal:
 
 
 def _confidence(seen: Predictions) -> Column:
-    return seen.probabilities.max(axis=1)
+    return seen.confidence
 
 
 def _margin(seen: Predictions) -> Column:
@@ -143,8 +154,7 @@ def _entropy(seen: Predictions) -> Column:
 
 
 def _energy(seen: Predictions) -> Column:
-    largest = seen.scores.max(axis=1)
-    return largest + np.log(np.exp(seen.scores - largest[:, None]).sum(axis=1))
+    return seen.energy
 
 
 def _log_mass(seen: Maps) -> Column:
