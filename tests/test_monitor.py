@@ -560,7 +560,7 @@ def test_unusual_and_doubtful_pictures_are_marked_where_there_is_a_baseline(watc
     with open_archive(watched) as pipeline:
         told = [codes(pipeline, body) for body in bodies]
     (measured,) = observe(watched, bodies, batch=len(bodies))[:1]
-    flags = baseline.flags(measured, None)
+    flags = baseline.flags(measured.material.predictions, None)
     for row in range(len(measured.requests)):
         assert ("OUT_OF_DISTRIBUTION" in told[row]) == flags["ood"][row]
         assert ("LOW_CONFIDENCE" in told[row]) == flags["low_confidence"][row]

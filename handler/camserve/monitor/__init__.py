@@ -12,8 +12,9 @@ import numpy as np
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline, load_baseline
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import Measured, Shown, Watch, flagged, measure, thumbnails
+from camserve.monitor.measure import Measured, Shown, Watch, measure, thumbnails
 from camserve.monitor.recorder import Finished, Recorder
+from camserve.monitor.signals import Predictions
 from camserve.values import Answer, Caution, RawRequest, Request
 
 logger = logging.getLogger(__name__)
@@ -82,18 +83,19 @@ class Monitor:
         """Measure one forward pass that has succeeded; return the warnings for its requests, by ``id``."""
         try:
             assert self.watch is not None  # or nobody has glanced
-            measured = self._judge(measure(shown(), self.watch))
+            measured = measure(shown(), self.watch, self._judge)
         except Exception:
             self._fail()
             return {}
         self._measured.append(measured)
         return _cautions(measured)
 
-    def _judge(self, measured: Measured) -> Measured:
-        flags = {} if self.baseline is None else self.baseline.flags(measured, self._low_confidence)
-        if self.baseline is None and self._low_confidence is not None:
-            flags["low_confidence"] = measured.material.predictions.confidence < self._low_confidence
-        return flagged(measured, flags)
+    def _judge(self, predictions: Predictions) -> dict[str, np.ndarray]:
+        if self.baseline is not None:
+            return self.baseline.flags(predictions, self._low_confidence)
+        if self._low_confidence is not None:
+            return {"low_confidence": predictions.confidence < self._low_confidence}
+        return {}
 
     def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:
         """Hand the batch to the recorders."""

@@ -14,7 +14,7 @@ import numpy as np
 from camserve.errors import ConfigError, RequestError
 from camserve.monitor.measure import NAMES, Measured, Watch
 from camserve.monitor.recorder import Finished
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import SIGNALS, Predictions
 from camserve.settings import Settings, read
 from camserve.weights import sha256
 
@@ -93,9 +93,9 @@ class Baseline:
     heatmap: tuple[tuple[float, ...], ...] = ()  # the mean of the maps, each divided by its sum
     schema: int = SCHEMA
 
-    def flags(self, measured: Measured, low_confidence: float | None) -> dict[str, np.ndarray]:
+    def flags(self, predictions: Predictions, low_confidence: float | None) -> dict[str, np.ndarray]:
         """Return what each row is: ood, low_confidence, atc (its confidence is above the ATC threshold)."""
-        confidence, energy = measured.material.predictions.confidence, measured.material.predictions.energy
+        confidence, energy = predictions.confidence, predictions.energy
         flags = {"ood": (energy < self.unusual.energy) | (confidence < self.unusual.confidence)}
         if self.accuracy is not None:
             flags["atc"] = confidence >= self.accuracy.threshold
@@ -190,7 +190,7 @@ def make_baseline(
         accuracy=_accuracy(seen, right),
         heatmap=_mean_map(seen),
     )
-    flags = [baseline.flags(each, low_confidence) for each in seen]
+    flags = [baseline.flags(each.material.predictions, low_confidence) for each in seen]
     shares = {name: float(np.concatenate([each[name] for each in flags]).mean()) for name in flags[0]}
     return dataclasses.replace(baseline, shares={**baseline.shares, **shares})
 

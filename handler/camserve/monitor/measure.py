@@ -6,8 +6,8 @@ many rows at once costs hardly more than for one, and can wait.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -142,8 +142,8 @@ class Shown:
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
 
-def measure(shown: Shown, watch: Watch) -> Measured:
-    """Put aside what the signals of every row are computed from whose scores are finite."""
+def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions], dict[str, np.ndarray]]) -> Measured:
+    """Put aside what the signals of every row are computed from whose scores are finite; ``judge`` flags rows."""
     arrays = (shown.scores, shown.probabilities, shown.thumbnails)
     requests, explanations = shown.requests, shown.explanations
     if not (finite := np.isfinite(shown.scores).all(axis=1)).all():
@@ -157,15 +157,11 @@ def measure(shown: Shown, watch: Watch) -> Measured:
     ]
     blank = np.array([each is not None and each.status == "blank" for each in watched], bool)
     sizes = [(each.picture.width, each.picture.height) for each in requests]
-    return Measured(tuple(requests), Material(predictions, arrays[2], sizes, watched), blank)
+    flags = {**judge(predictions), "blank": blank}
+    return Measured(tuple(requests), Material(predictions, arrays[2], sizes, watched), blank, flags)
 
 
 def thumbnails(requests: Sequence[Request]) -> np.ndarray:
     """Return (N, h, w, 3) uint8: a grid of the pixels that the network saw."""
     step = max(1, min(requests[0].pixels.shape[:2]) // THUMBNAIL)
     return np.stack([each.pixels[step // 2 :: step, step // 2 :: step] for each in requests])
-
-
-def flagged(measured: Measured, flags: Mapping[str, np.ndarray]) -> Measured:
-    """Return the same rows with what the baseline says of them."""
-    return replace(measured, flags={**flags, "blank": measured.blank})
