@@ -377,7 +377,7 @@ def test_histograms_of_two_halves_add_up_exactly(counting, seen, baseline, with_
     assert whole == {key: first[key] + second[key] for key in whole}
     rows = sum(len(each.requests) for each in seen)
     assert sum(each for (_, labels), each in whole.items() if labels[0] == "confidence") == rows
-    maps = sum(len(each.requests) - each.blank.sum() for each in seen)
+    maps = sum(len(each.requests) - each.material.blank.sum() for each in seen)
     assert sum(each for (_, labels), each in whole.items() if labels[0] == "area") == maps
     assert whole["cam_flags_total", ("blank",)] == rows - maps
 
@@ -470,7 +470,7 @@ def test_only_maps_that_nobody_wished_otherwise_are_compared(watched):
     with open_archive(watched) as pipeline:
         collector = Collector()
         pipeline.monitor.report_to(collector)
-        body = next(body for body in map(photo, range(50)) if not observe(watched, [body])[0].blank[0])
+        body = next(body for body in map(photo, range(50)) if not observe(watched, [body])[0].material.blank[0])
         wishes = [{}, {"evidence": "signed"}, {"evidence": "against"}, {"contrast": "next"}, {"explain": "false"}]
         for wish in [*wishes, {"target": "bird"}, {"target": "bird,predicted"}]:
             pipeline.answer([RawRequest(body, wish)])
@@ -699,7 +699,7 @@ def test_a_record_says_what_was_asked_and_never_shows_it(watched, audit):
 
 def test_pictures_are_recorded_only_on_request(watched, audit):
     recorder, folder, _ = audit(pictures=True, envelope="cloudevents")
-    body = next(body for body in map(photo, range(50)) if not observe(watched, [body])[0].blank[0])
+    body = next(body for body in map(photo, range(50)) if not observe(watched, [body])[0].material.blank[0])
     ask(watched, recorder, [body])
     (path,) = folder.iterdir()
     event = json.loads(path.read_text())
@@ -864,7 +864,7 @@ def random_rows(blank):
         )
         for empty in blank
     ]
-    return Measured((), Material(predictions, pictures, sizes, maps), blank)
+    return Measured((), Material(predictions, pictures, sizes, maps))
 
 
 def test_a_reference_needs_pictures():

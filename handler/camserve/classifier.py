@@ -51,17 +51,22 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
     Where its compiled trunk cannot be run here the network runs in mode eager, and one warning says why.
     """
+    try:
+        return _load(folder, settings, device)
+    except NotHere as error:
+        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
+        return _load(folder, replace(settings, runtime=replace(settings.runtime, mode="eager")), device)
+
+
+def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+    if settings.runtime.mode == "aot":  # known before anything takes its time
+        _check_compiled(folder, settings.compiled, device)
     network = load_network(folder, settings, device)
     labels = load_labels(inside(folder, settings.labels))
     probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
     heads = {name: head for name, head in probed.items() if head is not None}
     prepare(network, settings.runtime, settings.layers, settings.input.size)
-    try:
-        return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
-    except NotHere as error:
-        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
-        eager = replace(settings, runtime=replace(settings.runtime, mode="eager"))
-        return load_classifier(folder, eager, device)
+    return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
 
 
 def load_network(folder: Path, settings: Settings, device: torch.device) -> Scores:
@@ -81,15 +86,11 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
 
 
 def _accelerated(network: Scores, folder: Path, settings: Settings, device: torch.device) -> nn.Module:
-    """Return a prepared network with a compiled trunk if the settings ask for one.
-
-    NotHere: that does not work here. ConfigError: the archive's compiled files are not those that it was built with.
-    """
+    """Return a prepared network with a compiled trunk if the settings ask for one. NotHere: that does not work here."""
     (layer, *_), mode = settings.layers, settings.runtime.mode
     if mode == "eager":
         return network
     if mode == "aot":
-        _check_compiled(folder, settings.compiled, device)
         return read_halves(network, layer, folder)
     with tempfile.TemporaryDirectory(prefix="camserve-compiled-") as made:
         write_compiled(network, settings, device, Path(made))
@@ -104,6 +105,7 @@ def write_compiled(network: Scores, settings: Settings, device: torch.device, fo
 
 
 def _check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> None:
+    """NotHere: for another machine. ConfigError: the compiled files are not those that the archive was built with."""
     if spec is None:
         raise ConfigError("runtime.mode aot needs an archive that was built with it")
     for name, expected in ((TRUNK, spec.trunk_sha256), (TAIL, spec.tail_sha256)):

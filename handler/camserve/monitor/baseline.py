@@ -177,7 +177,7 @@ def make_baseline(
         raise ConfigError(f"a baseline needs {LEAST_IMAGES} pictures or more; {len(values)} could be read")
     columns = {name: column[np.isfinite(column)] for name, column in zip(NAMES, values.T)}
     classes = np.concatenate([each.classes for each in seen])
-    blank = float(np.concatenate([each.blank for each in seen]).mean())
+    blank = float(np.concatenate([each.material.blank for each in seen]).mean())
     known = [name for name, column in columns.items() if len(column) >= LEAST_VALUES]
     baseline = Baseline(
         signals={name: quantile_bins(columns[name], SIGNALS[name].bins) for name in known},

@@ -43,6 +43,11 @@ class Material:
         return Inputs(self.thumbnails, np.array(self.sizes, float).reshape(-1, 2))
 
     @cached_property
+    def blank(self) -> np.ndarray:
+        """Which rows have a watched map that holds no evidence, (N,) bool."""
+        return np.array([each is not None and each.status == "blank" for each in self.watched], bool)
+
+    @cached_property
     def mapped(self) -> np.ndarray:
         """Which rows have a map that is not blank, (M,) int64."""
         return np.flatnonzero([each is not None and each.status == "ok" for each in self.watched])
@@ -91,7 +96,6 @@ class Measured:
 
     requests: tuple[Request, ...]  # whose rows they are
     material: Material
-    blank: np.ndarray  # (N,) bool: the watched map holds no evidence
     flags: Mapping[str, np.ndarray] = field(default_factory=dict)  # what the baseline says of them: (N,) bool
 
     @cached_property
@@ -155,10 +159,9 @@ def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions], dict[str,
         next((each for each in told if watch.watches(request, each, best)), None)
         for request, told, best in zip(requests, explanations, predictions.classes.tolist())
     ]
-    blank = np.array([each is not None and each.status == "blank" for each in watched], bool)
     sizes = [(each.picture.width, each.picture.height) for each in requests]
-    flags = {**judge(predictions), "blank": blank}
-    return Measured(tuple(requests), Material(predictions, arrays[2], sizes, watched), blank, flags)
+    material = Material(predictions, arrays[2], sizes, watched)
+    return Measured(tuple(requests), material, {**judge(predictions), "blank": material.blank})
 
 
 def thumbnails(requests: Sequence[Request]) -> np.ndarray:
