@@ -1,7 +1,9 @@
 """The backward pass through a tail: several targets at once, and nothing multiplied by zero.
 
-A vision transformer's head reads one class token of hundreds, so all other rows of most gradients are exactly zero.
-Automatic differentiation multiplies them like any others; ``IdleRows`` leaves them out.
+A target names a class or two of a thousand, and a ReLU lets half of a gradient through at most: where each operator of
+the tail feeds the next alone, linear layers are pulled back by the rows of their weights that count. A vision
+transformer's head reads one class token of hundreds, so all other rows of most gradients are exactly zero:
+``IdleRows`` leaves these out. Automatic differentiation multiplies zeros like any other number.
 """
 
 from __future__ import annotations
@@ -12,19 +14,37 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten: Any = torch.ops.aten
 
+SUM = 0  # torch.embedding_bag's number for it
+STEPS = frozenset(  # with one output each, so that one gradient is all they want; heads are made of these
+    f"{name}Backward"
+    for name in (
+        *("Addmm", "Mm", "Convolution", "NativeBatchNorm", "NativeLayerNorm"),
+        *("Relu", "Hardtanh", "Hardswish", "Hardsigmoid", "Gelu", "Silu", "Sigmoid", "Tanh"),
+        *("AdaptiveAvgPool2D", "AvgPool2D", "MaxPool2DWithIndices", "Mean", "Sum", "Amax"),
+        *("Add", "Sub", "Mul", "Div", "Pow", "Clone", "ToCopy"),
+        *("View", "UnsafeView", "AsStrided", "Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Select", "Slice"),
+    )
+)
+LONG = 256  # rows of a weight, from which on adding them up is worth a second thread
 MUCH = 4  # rows for each that is not zero, from which on picking these out is worth it
 
 
 def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows: bool = False) -> Tensor | None:
     """Return d (weights . scores) / d activation, (S, *activation.shape), for weights (S, N, C) of scores (N, C).
 
-    The graph is kept. All S are pulled back in one pass, which reads the tail's own weights once. None: the scores do
-    not depend on the activation.
+    The graph is kept. All S are pulled back in one pass, which reads the tail's own weights at most once. None: the
+    scores do not depend on the activation.
     """
+    if weights.shape[1:] != scores.shape:
+        raise RuntimeError(f"weights of {tuple(weights.shape[1:])} do not fit scores of {tuple(scores.shape)}")
+    chain = _chain(scores, activation) if scores.device.type == "cpu" else None
+    if chain is not None:
+        return _along(chain, weights)
     several = len(weights) > 1  # or else none of what batching needs is asked of the operators
     with IdleRows() if idle_rows else nullcontext():  # type: ignore[no-untyped-call]
         (gradient,) = torch.autograd.grad(
@@ -36,6 +56,65 @@ def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows:
             is_grads_batched=several,
         )
     return gradient if several or gradient is None else gradient[None]
+
+
+def _chain(scores: Tensor, activation: Tensor) -> list[tuple[Any, int]] | None:
+    """Return the steps from scores back to the activation, each with the input that leads on; None where they fork."""
+    end = (get_gradient_edge(activation).node, activation.output_nr)
+    chain: list[tuple[Any, int]] = []
+    edge: tuple[Any, int] = (scores.grad_fn, scores.output_nr)
+    while edge != end:
+        node, output = edge
+        if node is None or output or node.name().rstrip("0123456789") not in STEPS:
+            return None
+        onward = [at for at, (before, _) in enumerate(node.next_functions) if before is not None]
+        if len(onward) != 1:
+            return None
+        chain.append((node, onward[0]))
+        edge = node.next_functions[onward[0]]
+    return chain
+
+
+@torch.no_grad()
+def _along(chain: list[tuple[Any, int]], gradient: Tensor) -> Tensor:
+    """Pull gradients (S, N, C) back through every step of a chain."""
+    for node, onward in chain:
+        weight = _linear_weight(node)
+        if weight is None:
+            parts = [_step(node, onward, each) for each in gradient]
+            gradient = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+        else:
+            gradient = _linear(gradient.flatten(0, 1), weight).view(*gradient.shape[:2], -1)
+    return gradient
+
+
+def _step(node: Any, onward: int, gradient: Tensor) -> Tensor:
+    found = node(gradient)
+    return found if isinstance(found, Tensor) else found[onward]
+
+
+def _linear_weight(node: Any) -> Tensor | None:
+    """Return the weight (out, in) where a step is a linear layer of rows (N, in)."""
+    if node.name() not in ("AddmmBackward0", "MmBackward0") or getattr(node, "_saved_alpha", 1) != 1:
+        return None
+    if node._saved_mat2 is None:  # what is differentiated is not the rows
+        return None
+    weight: Tensor = node._saved_mat2.t()
+    return weight if weight.is_contiguous() else None
+
+
+def _linear(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return gradient (R, out) @ weight (out, in), and read no row of the weight that is multiplied by zero alone."""
+    rows, width = gradient.shape
+    values = gradient.reshape(-1)
+    found = values.nonzero().view(-1)
+    if len(found) > width:  # a matrix product reads each row once for all
+        return gradient @ weight
+    # A long sum is cut into parts, one for each thread.
+    parts = max(1, torch.get_num_threads() // rows) if len(found) > LONG else 1
+    starts = torch.searchsorted(found, torch.arange(rows * parts) * width // parts)
+    sums: Tensor = torch.embedding_bag(weight, found % width, starts, False, SUM, False, values[found])[0]
+    return sums if parts == 1 else sums.view(rows, parts, -1).sum(dim=1)
 
 
 class IdleRows(TorchDispatchMode):  # type: ignore[no-untyped-call]

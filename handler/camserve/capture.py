@@ -80,9 +80,9 @@ class Capture:
         ConfigError: a layer's module did not run, or not as often as its ``call`` says.
         """
         analytic = bool(self._watches) and all(watch.layer.name in self._heads for _, watch in self._watches)
-        with torch.inference_mode(False), torch.set_grad_enabled(not analytic), ExitStack() as stack:
+        with torch.inference_mode(analytic), torch.set_grad_enabled(not analytic), ExitStack() as stack:
             for _, watch in self._watches:
-                watch.begin(stack, tape and watch.layer.name not in self._heads)
+                watch.begin(stack, differentiable=not analytic, record=tape and watch.layer.name not in self._heads)
             try:
                 scores = self._network(pixels)
             finally:
@@ -109,8 +109,8 @@ class _Watch:
         self._stack: ExitStack | None = None  # None: a pass of a method's own, not to be watched
         self.forget()
 
-    def begin(self, stack: ExitStack, record: bool) -> None:
-        self._stack, self._record = stack, record
+    def begin(self, stack: ExitStack, *, differentiable: bool, record: bool) -> None:
+        self._stack, self._differentiable, self._record = stack, differentiable, record
         self.forget()
 
     def end(self) -> None:
@@ -136,7 +136,7 @@ class _Watch:
             return None
         first = output if isinstance(output, Tensor) else output[0]
         # A deeper layer stays in the graph of a shallower one, so that both get gradients.
-        self._output = first if first.requires_grad else first.detach().requires_grad_()
+        self._output = first if first.requires_grad else first.detach().requires_grad_(self._differentiable)
         # The copy lets the next module work in place, which a leaf forbids and which would
         # otherwise change what this module's output is taken to be (DenseNet does both).
         handed_on = self._output.clone()
@@ -229,6 +229,8 @@ class Seen:
     def _backward(self, targets: Targets) -> Tensor:
         if not self._scores.requires_grad:
             raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
+        if self._is_every_row(targets):  # copies of what is large take as long as the backward pass of a small tail
+            return on_grid(self._pull_back(targets.weights.to(self._scores)[None])[0], self.layer)
         turns = torch.tensor(_turns(targets.numbers), device=targets.rows.device)
         # Rows do not mix, so one backward pass serves one target of every row at once.
         weights = self._scores.new_zeros((int(turns.max()) + 1, *self._scores.shape))
@@ -236,9 +238,7 @@ class Seen:
         at_once = max(1, (CLASS_TOKENS_AT_ONCE if self._class_token else ROWS_AT_ONCE) // len(self._scores))
         parts = [self._pull_back(part) for part in torch.split(weights, at_once)]
         gradients = torch.cat(parts) if len(parts) > 1 else parts[0]
-        # Copies of what is large take as long as the backward pass itself in a small network.
-        found = gradients[0] if self._is_every_row(targets) else gradients[turns, targets.rows]
-        return on_grid(found, self.layer)
+        return on_grid(gradients[turns, targets.rows], self.layer)
 
     def activations_of(self, targets: Targets) -> Tensor:
         """Return the activation (T, K, h, w) of each target's row."""

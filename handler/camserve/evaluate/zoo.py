@@ -103,9 +103,9 @@ def _disagreement(network: nn.Module, layer: Layer, pixels: Tensor) -> float:
 
 def best(scores: Tensor, classes: int) -> Targets:
     """Ask about the ``classes`` best classes of every row of (N, C) scores."""
-    indices = scores.topk(classes, dim=1).indices.flatten()
     rows = torch.arange(len(scores), device=scores.device).repeat_interleave(classes)
-    return Targets(rows, nn.functional.one_hot(indices, scores.shape[1]).float())
+    weights = scores.new_zeros(len(rows), scores.shape[1])
+    return Targets(rows, weights.scatter_(1, scores.topk(classes, dim=1).indices.view(-1, 1), 1.0))
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:
