@@ -1,11 +1,12 @@
 """What monitoring costs a request: the same photos through the same archive, with it and without, in pairs.
 
-    .venv/bin/python scripts/monitoring_overhead.py N.mar --images DIR [--batch 8] [--rounds 30]
+    .venv/bin/python scripts/monitoring_overhead.py N.mar --images DIR [--batch 8] [--rounds 2000]
 
 N.mar needs a baseline (camserve baseline). Lines go where TorchServe's would: formatted, to /dev/null.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -16,6 +17,7 @@ import torch
 
 from camserve.cli.baseline import find_images
 from camserve.monitor.counters import KEPT, Counters
+from camserve.monitor.recorder import Finished
 from camserve.pipeline import Pipeline
 from camserve.unpack import open_archive
 from camserve.values import RawRequest
@@ -41,54 +43,61 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=60, help=f"batches; {KEPT} requests make a pair")
+    parser.add_argument(
+        "--rounds", type=int, default=2000, help=f"batches; signals are computed for {KEPT} rows at once"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    bodies = [path.read_bytes() for path in find_images(asked.images)[: asked.batch * asked.rounds]]
-    batches = [bodies[start : start + asked.batch] for start in range(0, len(bodies), asked.batch)]
+    bodies = itertools.cycle([path.read_bytes() for path in find_images(asked.images)])
+    batches = [list(itertools.islice(bodies, asked.batch)) for _ in range(asked.rounds)]
     with open_archive(asked.archive) as pipeline:
         print(json.dumps(compare(pipeline, batches)))
 
 
-def compare(pipeline: Pipeline, batches: Sequence[Sequence[bytes]]) -> dict[str, float]:
-    """Answer each batch twice, once watched and once not, in turns; return the medians a request, in milliseconds.
+class Clocked(Counters):
+    """Counters that know how long each batch took them: one in every few pays for the signals of all."""
 
-    Signals are computed for ``KEPT`` rows at once, so that a pair is as many requests of each kind, side by side.
+    milliseconds = 0.0  # of the last batch
+
+    def record(self, finished: Finished) -> None:
+        """Count one batch."""
+        start = time.perf_counter()
+        super().record(finished)
+        self.milliseconds = (time.perf_counter() - start) * 1000
+
+
+def compare(pipeline: Pipeline, batches: Sequence[Sequence[bytes]]) -> dict[str, float]:
+    """Answer each batch twice, once watched and once not, in turns; return the milliseconds that a request pays.
+
+    What counting takes is a mean, since signals are computed for ``KEPT`` rows at once. All else is the median of the
+    pairs' differences: the forward pass, which both have, varies by more than what is looked for.
     """
     monitor, watch, baseline = pipeline.monitor, pipeline.monitor.watch, pipeline.monitor.baseline
-    counters = Counters(Lines(), baseline)
-    spent: dict[bool, list[float]] = {True: [], False: []}
+    counters = Clocked(Lines(), baseline)
 
-    def answer(watched: bool, batch: Sequence[bytes]) -> None:
+    def answer(watched: bool, batch: Sequence[bytes]) -> float:
         monitor.watch = watch if watched else None
         monitor.report_to(*([counters] if watched else []))
         start = time.perf_counter()
         pipeline.answer([RawRequest(body) for body in batch])
-        spent[watched].append((time.perf_counter() - start) * 1000 / len(batch))
+        return (time.perf_counter() - start) * 1000
 
-    for batch in batches[:2]:
-        answer(True, batch)
-        answer(False, batch)
-    spent[True].clear()
-    spent[False].clear()
+    without, counting, beside = [], [], []
     for number, batch in enumerate(batches):
-        for watched in (True, False) if number % 2 else (False, True):
-            answer(watched, batch)
+        took = {watched: answer(watched, batch) for watched in ((True, False) if number % 2 else (False, True))}
+        without.append(took[False] / len(batch))
+        counting.append(counters.milliseconds / len(batch))
+        beside.append((took[True] - took[False]) / len(batch) - counting[-1])
     counters.close()
-    together = max(1, KEPT // len(batches[0]))
-    means = {
-        watched: [statistics.mean(each[at : at + together]) for at in range(0, len(each) - together + 1, together)]
-        for watched, each in spent.items()
-    }
-    extra = [with_it - without for with_it, without in zip(means[True], means[False])]
-    without = statistics.median(spent[False])
+    extra = statistics.mean(counting) + statistics.median(beside)
+    handler = statistics.median(without)
     return {
         "batch": len(batches[0]),
-        "pairs": len(extra),
-        "without_ms": round(without, 3),
-        "extra_ms": round(statistics.median(extra), 4),
-        "extra_share": round(statistics.median(extra) / without, 5),
+        "pairs": len(batches),
+        "without_ms": round(handler, 3),
+        "extra_ms": round(extra, 4),
+        "extra_share": round(extra / handler, 5),
     }
 
 

@@ -260,9 +260,14 @@ def _shown(
     glimpse: np.ndarray,
     tales: Sequence[Sequence[Explanation]],
 ) -> Shown:
+    """Put together what is told of one forward pass: the rows whose scores are numbers."""
+    if not all(each.finite for each in outlooks):
+        kept = [row for row, each in enumerate(outlooks) if each.finite]
+        requests, glimpse = [requests[row] for row in kept], glimpse[kept]
+        outlooks, tales = [outlooks[row] for row in kept], [tales[row] for row in kept]
     scores = np.array([each.scores for each in outlooks])
     probabilities = np.array([each.probabilities for each in outlooks])
-    return Shown(requests, scores, probabilities, glimpse, tales)
+    return Shown(requests, scores, probabilities, [each.best for each in outlooks], glimpse, tales)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:

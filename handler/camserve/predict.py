@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,10 +33,15 @@ class Outlook:
     labels: Labels
     several: float | None = None  # the probability above which each class counts as predicted
 
-    @property
+    @cached_property
     def finite(self) -> bool:
         """Whether every score is a number."""
         return bool(np.isfinite(self.scores).all())
+
+    @cached_property
+    def best(self) -> int:
+        """The most probable class."""
+        return int(self.order[0])
 
     def prediction(self, index: int) -> Prediction:
         """Return what the scores say of one class."""
@@ -63,9 +69,9 @@ class Outlook:
     def _predicted(self) -> list[int]:
         """Return the best class, or every class above the threshold where several can be true at once."""
         if self.several is None:
-            return [int(self.order[0])]
+            return [self.best]
         above = [int(index) for index in self.order[:MOST_PREDICTED] if self.probabilities[index] > self.several]
-        return above or [int(self.order[0])]
+        return above or [self.best]
 
     def contrast(self, options: Options, target: Target) -> Prediction | None:
         """Return the class that the target is held against: a named one, or the best of the others."""
@@ -79,9 +85,8 @@ class Outlook:
         """Decide whether this row is to be explained."""
         if isinstance(condition, bool):
             return condition
-        best = int(self.order[0])
         if isinstance(condition.limit, str):
-            return (self.labels[best] == condition.limit) == (condition.operator == "=")
+            return (self.labels[self.best] == condition.limit) == (condition.operator == "=")
         return COMPARE[condition.operator](self._quantity(condition.quantity), condition.limit)
 
     def _quantity(self, name: str) -> float:

@@ -128,11 +128,9 @@ class Monitor:
 
 
 def _cautions(measured: Measured) -> dict[int, tuple[Caution, ...]]:
-    flagged_rows = {name: rows for name, rows in measured.flags.items() if name in CAUTIONS and rows.any()}
-    if not flagged_rows:
-        return {}
+    flags = [(caution, measured.flags[name].tolist()) for name, caution in CAUTIONS.items() if name in measured.flags]
     return {
-        id(request): tuple(CAUTIONS[name] for name, rows in flagged_rows.items() if rows[number])
+        id(request): tuple(caution for caution, rows in flags if rows[number])
         for number, request in enumerate(measured.requests)
     }
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -124,7 +124,7 @@ def _edges(name: str, baseline: Baseline | None) -> tuple[float, ...] | None:
 
 
 class Counts:
-    """The totals of all series; several threads may add and take."""
+    """What is to be added to each series; several threads may add and take."""
 
     def __init__(self, keys: Sequence[Key], count: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
         """Begin at 0; ``count`` sorts signals (N, S) and classes (N,) into the first series."""
@@ -133,16 +133,15 @@ class Counts:
         self._rows = 0  # of these
         self.keys = tuple(keys)
         self.place = {key: number for number, key in enumerate(keys)}
-        self._totals = np.zeros(len(keys), np.int64)
-        self._taken = np.zeros(len(keys), np.int64)
+        self._waiting = [0] * len(keys)  # what was added since the last time
         self._lock = threading.Lock()
 
-    def add(self, amounts: Mapping[Key, int]) -> None:
+    def add(self, amounts: Iterable[tuple[Key, int]]) -> None:
         """Add to some series. KeyError, and nothing is added: there is none of that name."""
-        places = [(self.place[key], amount) for key, amount in amounts.items()]
+        places = [(self.place[key], amount) for key, amount in amounts]
         with self._lock:
             for place, amount in places:
-                self._totals[place] += amount
+                self._waiting[place] += amount
 
     def keep(self, material: Material) -> None:
         """Take rows whose signals are to be counted with those of others: many cost hardly more than one."""
@@ -156,16 +155,15 @@ class Counts:
         if self._kept:
             kept, self._kept, self._rows = self._kept, [], 0
             together = join(kept)
-            bins = self._count(together.values(), together.predictions.classes)
-            self._totals[: len(bins)] += bins
+            bins = self._count(together.values(), together.predictions.classes).tolist()
+            self._waiting[: len(bins)] = map(operator.add, self._waiting, bins)
 
     def take(self) -> list[tuple[Key, int]]:
         """Return what was added to which series since the last time."""
         with self._lock:
             self._settle()
-            deltas = self._totals - self._taken
-            self._taken = self._totals.copy()
-        return [(self.keys[number], int(deltas[number])) for number in np.flatnonzero(deltas)]
+            waiting, self._waiting = self._waiting, [0] * len(self.keys)
+        return [(key, amount) for key, amount in zip(self.keys, waiting) if amount]
 
 
 class Counters:
@@ -186,25 +184,7 @@ class Counters:
 
     def record(self, finished: Finished) -> None:
         """Count one batch."""
-        amounts: dict[Key, int] = defaultdict(int)
-        for measured in finished.measured:
-            for flag, rows in measured.flags.items():
-                amounts["cam_flags_total", (flag,)] += int(np.count_nonzero(rows))
-        for outcome in finished.outcomes:
-            if isinstance(outcome, RequestError):
-                amounts["cam_requests_total", (outcome.code,)] += 1
-                continue
-            amounts["cam_requests_total", ("ok",)] += 1
-            amounts["cam_inputs_total", (outcome.request.picture.format,)] += 1
-            for each in outcome.explanations:
-                amounts["cam_explanations_total", (each.status,)] += 1
-        for stage, milliseconds in finished.stages.items():
-            amounts["cam_stage_microseconds_total", (stage,)] += round(milliseconds * 1000)
-        for limit, label in LATENCIES.items():
-            if finished.milliseconds <= limit:
-                amounts["cam_latency_milliseconds_total", (label,)] += len(finished.rows)
-        amounts["cam_batches_total", ()] += 1
-        self._counts.add(amounts)
+        self._counts.add(_amounts(finished))
         for measured in finished.measured:
             self._counts.keep(measured.material)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -212,15 +192,15 @@ class Counters:
 
     def refused(self, error: RequestError) -> None:
         """Count a request that was refused before it reached a batch."""
-        self._counts.add({("cam_requests_total", (error.code,)): 1})
+        self._counts.add([(("cam_requests_total", (error.code,)), 1)])
 
     def failed(self) -> None:
         """Count a fault of the monitoring."""
-        self._counts.add({("cam_monitor_failures_total", ()): 1})
+        self._counts.add([(("cam_monitor_failures_total", ()), 1)])
 
     def audit_dropped(self) -> None:
         """Count an audit record that was not written."""
-        self._counts.add({("cam_audit_dropped_total", ()): 1})
+        self._counts.add([(("cam_audit_dropped_total", ()), 1)])
 
     def flush(self) -> None:
         """Hand on what was added since the last flush."""
@@ -240,6 +220,27 @@ class Counters:
             except Exception:
                 self.failed()
                 logger.exception("camserve: metrics could not be flushed")
+
+
+def _amounts(finished: Finished) -> Iterator[tuple[Key, int]]:
+    """Tell what one batch adds to which series, bins left out; a series may come more than once."""
+    for measured in finished.measured:
+        for flag, rows in measured.flags.items():
+            yield ("cam_flags_total", (flag,)), sum(rows.tolist())
+    for outcome in finished.outcomes:
+        if isinstance(outcome, RequestError):
+            yield ("cam_requests_total", (outcome.code,)), 1
+            continue
+        yield ("cam_requests_total", ("ok",)), 1
+        yield ("cam_inputs_total", (outcome.request.picture.format,)), 1
+        for each in outcome.explanations:
+            yield ("cam_explanations_total", (each.status,)), 1
+    for stage, milliseconds in finished.stages.items():
+        yield ("cam_stage_microseconds_total", (stage,)), round(milliseconds * 1000)
+    for limit, label in LATENCIES.items():
+        if finished.milliseconds <= limit:
+            yield ("cam_latency_milliseconds_total", (label,)), len(finished.rows)
+    yield ("cam_batches_total", ()), 1
 
 
 def class_labels(top: Sequence[int]) -> list[str]:

@@ -137,31 +137,26 @@ class Watch:
 
 @dataclass(frozen=True)
 class Shown:
-    """What one forward pass of N rows showed."""
+    """What one forward pass showed of N rows, whose scores are all finite."""
 
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
     probabilities: np.ndarray  # (N, C) float32
+    classes: Sequence[int]  # the predicted one of each row
     thumbnails: np.ndarray  # (N, h, w, 3) uint8, see ``thumbnails``
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
 
 def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions], dict[str, np.ndarray]]) -> Measured:
-    """Put aside what the signals of every row are computed from whose scores are finite; ``judge`` flags rows."""
-    arrays = (shown.scores, shown.probabilities, shown.thumbnails)
-    requests, explanations = shown.requests, shown.explanations
-    if not (finite := np.isfinite(shown.scores).all(axis=1)).all():
-        arrays = (shown.scores[finite], shown.probabilities[finite], shown.thumbnails[finite])
-        kept = np.flatnonzero(finite).tolist()
-        requests, explanations = [requests[row] for row in kept], [explanations[row] for row in kept]
-    predictions = Predictions(*arrays[:2])
+    """Put aside what the signals of every row are computed from; ``judge`` flags rows."""
+    predictions = Predictions(shown.scores, shown.probabilities)
     watched = [
         next((each for each in told if watch.watches(request, each, best)), None)
-        for request, told, best in zip(requests, explanations, predictions.classes.tolist())
+        for request, told, best in zip(shown.requests, shown.explanations, shown.classes)
     ]
-    sizes = [(each.picture.width, each.picture.height) for each in requests]
-    material = Material(predictions, arrays[2], sizes, watched)
-    return Measured(tuple(requests), material, {**judge(predictions), "blank": material.blank})
+    sizes = [(each.picture.width, each.picture.height) for each in shown.requests]
+    material = Material(predictions, shown.thumbnails, sizes, watched)
+    return Measured(tuple(shown.requests), material, {**judge(predictions), "blank": material.blank})
 
 
 def thumbnails(requests: Sequence[Request]) -> np.ndarray:

@@ -30,12 +30,6 @@ class Predictions:
     probabilities: np.ndarray  # (N, C) float32
 
     @cached_property
-    def best(self) -> Column:
-        """The two largest probabilities of each row, (N, 2), the smaller first."""
-        padded = self.probabilities if self.probabilities.shape[1] > 1 else np.pad(self.probabilities, ((0, 0), (1, 0)))
-        return np.partition(padded, -2, axis=1)[:, -2:]
-
-    @cached_property
     def confidence(self) -> Column:
         """The largest probability of each row, (N,)."""
         return self.probabilities.max(axis=1)
@@ -144,7 +138,9 @@ def _confidence(seen: Predictions) -> Column:
 
 
 def _margin(seen: Predictions) -> Column:
-    return seen.best[:, 1] - seen.best[:, 0]
+    others = seen.probabilities.copy()
+    np.put_along_axis(others, others.argmax(axis=1, keepdims=True), 0, axis=1)
+    return seen.confidence - others.max(axis=1)
 
 
 def _entropy(seen: Predictions) -> Column:
