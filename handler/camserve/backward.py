@@ -30,6 +30,7 @@ STEPS = frozenset(  # with one output each, so that one gradient is all they wan
         *("View", "UnsafeView", "AsStrided", "Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Select", "Slice"),
     )
 )
+COPY = "CloneBackward0"
 LONG = 256  # rows of a weight, from which on adding them up is worth a second thread
 MUCH = 4  # rows for each that is not zero, from which on picking these out is worth it
 
@@ -70,7 +71,8 @@ def _chain(scores: Tensor, activation: Tensor) -> list[tuple[Any, int]] | None:
         onward = [at for at, (before, _) in enumerate(node.next_functions) if before is not None]
         if len(onward) != 1:
             return None
-        chain.append((node, onward[0]))
+        if node.name() != COPY:  # as ``Capture`` makes of every activation; its gradient is what came
+            chain.append((node, onward[0]))
         edge = node.next_functions[onward[0]]
     return chain
 
