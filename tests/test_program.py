@@ -12,10 +12,13 @@ from torchvision.models import resnet18
 from camserve.archive import build_archive
 from camserve.cams import METHODS
 from camserve.capture import Capture
+from camserve.classifier import prepare
 from camserve.errors import ConfigError
+from camserve.packing import PackedWeight
 from camserve.program import load_program
 from camserve.recipe import Recipe
-from camserve.settings import InputSpec
+from camserve.scores import Scores
+from camserve.settings import InputSpec, RuntimeSpec
 from camserve.unpack import open_archive
 from camserve.values import Layer, RawRequest, Targets
 
@@ -53,6 +56,16 @@ def test_a_program_has_the_scores_and_the_map_of_its_network(files):
             seen.append((each.scores, METHODS["gradcam"].run(each, targets), METHODS["reciprocam"].run(each, targets)))
     for ours, reference in zip(seen[1], seen[0]):
         assert torch.allclose(ours, reference, atol=1e-6, rtol=1e-4)
+
+
+def test_the_weights_of_a_program_are_packed(files):
+    layer = Layer("at.relu__16")
+    program = Scores(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
+    pixels = torch.randn(3, 3, SIDE, SIDE)
+    expected = program(pixels)
+    prepare(program, RuntimeSpec(), (layer,), (SIDE, SIDE))
+    assert sum(isinstance(each, PackedWeight) for each in program.parameters()) == 20
+    assert torch.allclose(program(pixels), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("file", ["any.pt2", "traced.pt"])

@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
     which.add_argument("--batching", action="store_true", help="camserve alone, under several batchSize, maxBatchDelay")
     parser.add_argument("--models", help=f"of torchvision ({','.join(MODELS)}; with --server {MODELS[0]})")
     parser.add_argument("--batches", type=counts, help="photos a batch, as a library (1,8,32)")
-    parser.add_argument("--pairs", type=count, help="most runs of each kind, as a library (%(default)s)")
+    parser.add_argument("--pairs", type=count, help="least runs of each kind, as a library (%(default)s)")
     parser.add_argument("--threads", type=count, help="of torch, in workers too (torch's own choice)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, help="of camserve's own networks, as a library (%(default)s)"

@@ -14,7 +14,7 @@ import torch
 from camserve.errors import ConfigError
 from camserve.evaluate.bench.memory import cuda_peak, fresh_peak
 from camserve.evaluate.bench.networks import SIDE, Subject, build, ready, settle
-from camserve.evaluate.bench.pairs import FEWEST, Effort, Spread, Work, interleave, paired, spread
+from camserve.evaluate.bench.pairs import Effort, Spread, Work, interleave, paired, spread
 from camserve.evaluate.bench.peers import ready_peers
 from camserve.evaluate.bench.photos import pixels
 from camserve.labels import Labels
@@ -56,7 +56,7 @@ class Plan:
 
     def allows(self, seconds: float) -> bool:
         """Whether there is time for a cell whose every round takes so long."""
-        return self.effort.allows(seconds) and time.monotonic() + (FEWEST + 1) * seconds < self.deadline
+        return self.effort.allows(seconds) and time.monotonic() + self.effort.least(seconds) < self.deadline
 
 
 def measure_all(plan: Plan, say: Say) -> Iterator[Cell]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-FEWEST = 3  # rounds of which a spread is told
 WARM_ROUNDS = 3
 WARM_SECONDS = 1.0  # after which no further warm-up round begins
 
@@ -18,18 +17,22 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure one cell of a table."""
+    """How long to measure one cell of a table: both at least, so that short passes are measured often."""
 
-    rounds: int = 15  # at most
-    seconds: float = 60.0  # after which a cell ends, once it has its fewest rounds
+    rounds: int = 15
+    seconds: float = 5.0
     longest: float = float("inf")  # seconds that a cell may take at all; a dearer one is left out
 
+    def least(self, seconds: float) -> float:
+        """Return the seconds that a cell takes whose every round takes so long: its rounds, and one to warm up."""
+        return (self.rounds + 1) * seconds
+
     def allows(self, seconds: float) -> bool:
-        """Whether a cell whose every round takes so long is to be measured: its fewest rounds, and one to warm up."""
-        return (FEWEST + 1) * seconds <= self.longest
+        """Whether a cell whose every round takes so long is to be measured."""
+        return self.least(seconds) <= self.longest
 
 
-QUICK = Effort(rounds=9, seconds=2.0, longest=28.0)
+QUICK = Effort(rounds=3, seconds=2.0, longest=28.0)
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ def interleave(works: Mapping[str, Work], effort: Effort) -> dict[str, list[floa
     _warm_up(works)
     times: dict[str, list[float]] = {name: [] for name in works}
     start = time.perf_counter()
-    for number in range(effort.rounds):
+    number = 0
+    while number < effort.rounds or time.perf_counter() - start < effort.seconds:
         for name in list(works)[:: -1 if number % 2 else 1]:
             times[name].append(_time(works[name]))
-        if number + 1 >= FEWEST and time.perf_counter() - start > effort.seconds:
-            break
+        number += 1
     return times
 
 
