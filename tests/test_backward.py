@@ -87,6 +87,14 @@ class Twice(nn.Module):
         return values.mean(dim=(2, 3)) + values.amax(dim=(2, 3))
 
 
+class Spread(nn.Module):
+    """A step whose gradient must be added up again where its input was repeated."""
+
+    def forward(self, values):
+        places = torch.linspace(1, 2, 36).view(6, 6)
+        return values.mean(dim=(2, 3), keepdim=True) * places * places
+
+
 class Columns(nn.Module):
     """A product whose other factor is the one that depends on the activation."""
 
@@ -112,6 +120,7 @@ TAILS = {
     "one of two outputs": (mlp(Split(), nn.Conv2d(4, 8, 1), *POOL), False),
     "a fork": (mlp(Twice()), False),
     "columns": (Columns(), True),
+    "spread out": (mlp(Spread(), *POOL), False),
 }
 
 

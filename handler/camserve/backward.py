@@ -20,14 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten: Any = torch.ops.aten
 
 SUM = 0  # torch.embedding_bag's number for it
-STEPS = frozenset(  # with one output each, so that one gradient is all they want; heads are made of these
+# What heads are made of: with one output, so that one gradient is all a step wants, and an input that is not repeated
+# to fit another, whose gradient autograd would add up. So no arithmetic of two tensors.
+STEPS = frozenset(
     f"{name}Backward"
     for name in (
         *("Addmm", "Mm", "Convolution", "NativeBatchNorm", "NativeLayerNorm"),
         *("Relu", "Hardtanh", "Hardswish", "Hardsigmoid", "Gelu", "Silu", "Sigmoid", "Tanh"),
         *("AdaptiveAvgPool2D", "AvgPool2D", "MaxPool2DWithIndices", "Mean", "Sum", "Amax"),
-        *("Add", "Sub", "Mul", "Div", "Pow", "Clone", "ToCopy"),
-        *("View", "UnsafeView", "AsStrided", "Permute", "Transpose", "T", "Squeeze", "Unsqueeze", "Select", "Slice"),
+        *("Clone", "ToCopy", "View", "UnsafeView", "AsStrided", "Permute", "Transpose", "T"),
+        *("Squeeze", "Unsqueeze", "Select", "Slice"),
     )
 )
 COPY = "CloneBackward0"
