@@ -73,7 +73,7 @@ def main() -> int:
 
 
 def measured() -> dict[str, Condition]:
-    if "CAMSERVE_DATA" not in os.environ:
+    if not os.environ.get("CAMSERVE_DATA"):
         raise ConfigError("set CAMSERVE_DATA to a folder that holds imagenet-val-500")
     photos = read_photos(Path(os.environ["CAMSERVE_DATA"]) / "imagenet-val-500")
     with tempfile.TemporaryDirectory() as folder:
