@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from camserve.backward import pull_back
+from camserve.backward import find_steps, pull_back
 from small_networks import CLASSES
 
 
@@ -111,22 +111,49 @@ def mlp(*between):
 
 
 POOL = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
-TAILS = {
-    "mlp": (mlp(*POOL), True),
-    "without a bias": (nn.Sequential(*POOL, nn.Linear(8, 9, bias=False)), True),
-    "normalised": (mlp(nn.MaxPool2d(2), nn.BatchNorm2d(8), *POOL, nn.LayerNorm(8)), True),
-    "convolution at the end": (nn.Sequential(nn.Conv2d(8, 9, 3), nn.ReLU(), *POOL), True),
-    "a function in Python": (mlp(*POOL, type("Own", (nn.Module,), {"forward": lambda _, x: Scaled.apply(x)})()), False),
-    "one of two outputs": (mlp(Split(), nn.Conv2d(4, 8, 1), *POOL), False),
-    "a fork": (mlp(Twice()), False),
-    "columns": (Columns(), True),
-    "spread out": (mlp(Spread(), *POOL), False),
+
+
+def call(function):
+    """Make a module of a function."""
+    return type("Called", (nn.Module,), {"forward": lambda _, values: function(values)})()
+
+
+def reads(positions, *before):
+    return nn.Sequential(*before, nn.Flatten(), nn.Linear(8 * positions, 300), nn.ReLU(), nn.Linear(300, 9))
+
+
+READS_POSITIONS = {
+    "read flat": reads(36),
+    "pooled and read flat": reads(9, nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3)),
+    "pooled with overlaps": reads(16, nn.MaxPool2d(3, stride=2, padding=1), nn.AdaptiveAvgPool2d((4, 4))),
+}
+CHAINS = {
+    **READS_POSITIONS,
+    "mlp": mlp(*POOL),
+    "without a bias": nn.Sequential(*POOL, nn.Linear(8, 9, bias=False)),
+    "normalised": mlp(nn.MaxPool2d(2), nn.BatchNorm2d(8), *POOL, nn.LayerNorm(8)),
+    "convolution at the end": nn.Sequential(nn.Conv2d(8, 9, 3), nn.ReLU(), *POOL),
+    "convolution, then read flat": reads(16, nn.Conv2d(8, 8, 3)),
+    "averaged with borders": reads(9, nn.AvgPool2d(3, stride=2, padding=1)),
+    "averaged over one side": reads(6, call(lambda values: values.mean(dim=3))),
+    "averaged over channels": nn.Sequential(
+        call(lambda values: values.mean(dim=(1, 2), keepdim=True)), nn.Flatten(), nn.Linear(6, 9)
+    ),
+    "read channels last": reads(36, call(lambda values: values.permute(0, 2, 3, 1))),
+    "read otherwise cut": reads(36, call(lambda values: values.reshape(-1, 4, 72).relu().flatten(1))),
+    "one place of each": mlp(call(lambda values: values.contiguous().as_strided((len(values), 8), (288, 1), 0))),
+    "columns": Columns(),
+}
+FORKED = {
+    "a function in Python": mlp(*POOL, call(Scaled.apply)),
+    "one of two outputs": mlp(Split(), nn.Conv2d(4, 8, 1), *POOL),
+    "a fork": mlp(Twice()),
+    "spread out": mlp(Spread(), *POOL),
 }
 
 
-def run(name, rows):
+def run(tail, rows):
     torch.manual_seed(7)
-    tail, _ = TAILS[name]
     activation = torch.randn(rows, 8, 6, 6, requires_grad=True)
     return tail.eval().requires_grad_(False)(activation.clone()), activation
 
@@ -134,48 +161,64 @@ def run(name, rows):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("name", TAILS)
+@pytest.mark.parametrize("name", CHAINS)
 def test_steps_one_after_the_other_give_the_whole_gradient(name, count, rows, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        scores, activation = run(name, rows)
+        scores, activation = run(CHAINS[name], rows)
+        steps = find_steps(scores, activation)
         one_class = torch.zeros(count, *scores.shape)
         one_class[:, :, 5] = 2.0
         nothing = torch.zeros(count, *scores.shape)
         for weights in (one_class, torch.randn(count, *scores.shape), nothing):
             whole = [torch.autograd.grad(scores, activation, each, retain_graph=True)[0] for each in weights]
-            found = pull_back(scores, activation, weights)
-            assert (found - torch.stack(whole)).abs().max() <= 1e-5 * torch.stack(whole).abs().max()
+            exact = torch.stack(whole)
+            sums = {}
+            for _ in range(2):
+                found = steps.gradient(weights)
+                assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
+                # Sums over positions lose digits where these cancel.
+                means = steps.mean_gradient(weights, sums) - exact.mean(dim=(3, 4))
+                assert means.abs().max() <= 1e-5 * exact.abs().max()
+            assert (len(sums) == 1) == (name in READS_POSITIONS)
     finally:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", TAILS)
-def test_a_tail_without_forks_is_pulled_back_step_by_step(name, monkeypatch):
-    scores, activation = run(name, 2)
-    _, stepwise = TAILS[name]
-    whole = []
-    grad = torch.autograd.grad
-    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: whole.append(1) or grad(*args, **kwargs))
-    pull_back(scores, activation, torch.ones(1, *scores.shape))
-    assert bool(whole) != stepwise
+@pytest.mark.parametrize("name", FORKED)
+def test_a_tail_that_forks_has_no_steps(name):
+    assert find_steps(*run(FORKED[name], 2)) is None
+
+
+def test_a_layer_that_reads_positions_is_read_as_its_sums():
+    scores, activation = run(READS_POSITIONS["read flat"], 2)
+    steps, sums = find_steps(scores, activation), {}
+    weights = torch.randn(4, *scores.shape)
+    expected = steps.mean_gradient(weights, sums)
+    with FlopCounterMode(display=False) as counter:
+        assert torch.equal(steps.mean_gradient(weights, sums), expected)
+    short = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        steps.gradient(weights)
+    assert 0 < short < counter.get_total_flops() / 10
 
 
 def test_only_the_named_rows_of_a_weight_are_read():
-    scores, activation = run("mlp", 2)
+    scores, activation = run(CHAINS["mlp"], 2)
     weights = torch.zeros(1, *scores.shape)
     weights[:, :, 5] = 1.0
-    expected = pull_back(scores, activation, weights)
+    steps = find_steps(scores, activation)
+    expected = steps.gradient(weights)
     others = torch.arange(9) != 5
-    TAILS["mlp"][0][-1].weight.data[others] = float("nan")
-    assert torch.equal(pull_back(scores, activation, weights), expected)
+    CHAINS["mlp"][-1].weight.data[others] = float("nan")
+    assert torch.equal(steps.gradient(weights), expected)
 
 
 def test_weights_of_another_number_of_classes_are_refused():
-    scores, activation = run("mlp", 2)
+    scores, activation = run(CHAINS["mlp"], 2)
     with pytest.raises(RuntimeError, match=r"weights of \(2, 11\) do not fit scores of \(2, 9\)"):
-        pull_back(scores, activation, torch.zeros(1, 2, 11))
+        find_steps(scores, activation).gradient(torch.zeros(1, 2, 11))
 
 
 def test_scores_that_do_not_depend_on_the_activation_have_no_gradient():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camserve.cams import METHODS, measure
+from camserve.cams import METHODS, Map, measure
 from camserve.cams.compat import pytorch_grad_cam_view
 from camserve.cams.eigencam import orientation
 from camserve.cams.evidence import channels, share_of_score, signs
@@ -66,6 +66,11 @@ def ask(*pairs: tuple[int, int], sign: float = 1.0) -> Targets:
     """One target for each (row, class)."""
     rows, classes = zip(*pairs)
     return Targets(torch.tensor(rows), sign * torch.eye(CLASSES)[list(classes)])
+
+
+def measured(signed: np.ndarray, evidence: str) -> Map:
+    (found,) = measure(signed[None], [evidence])
+    return found
 
 
 def assert_same(one: Tensor, other: Tensor, tolerance: float = 1e-5) -> None:
@@ -152,9 +157,9 @@ def test_a_layer_that_shows_nothing_gives_a_blank_map(name: str) -> None:
                 value.zero_()
     for evidence in ("for", "against", "signed"):
         found = maps(name, small, pictures(1), ask((0, 2), sign=-1.0 if evidence == "against" else 1.0))
-        measured = measure(found[0].numpy(), evidence)
-        assert measured.blank
-        assert measured.positive == measured.negative == 0.0
+        told = measured(found[0].numpy(), evidence)
+        assert told.blank
+        assert told.positive == told.negative == 0.0
 
 
 @every_method
@@ -516,23 +521,35 @@ def test_hirescam_and_the_bias_sum_to_the_score() -> None:
 
 def test_measure_divides_by_the_maximum_and_hides_nothing() -> None:
     signed = np.array([[2.0, -1.0], [0.5, -4.0]], np.float32)
-    wanted = measure(signed, "for")
+    wanted = measured(signed, "for")
     assert wanted.grid.tolist() == [[1.0, 0.0], [0.25, 0.0]]
     assert (wanted.scale, wanted.positive, wanted.negative, wanted.total) == pytest.approx((2.0, 1 / 3, 2 / 3, -2.5))
-    assert measure(signed, "signed").grid.tolist() == [[0.5, -0.25], [0.125, -1.0]]
-    blank = measure(-np.abs(signed), "for")
+    assert measured(signed, "signed").grid.tolist() == [[0.5, -0.25], [0.125, -1.0]]
+    blank = measured(-np.abs(signed), "for")
     assert (blank.blank, blank.scale, blank.grid.any(), blank.negative) == (True, 0.0, False, 1.0)
-    tiny = measure(signed * np.float32(1e-30), "for")
+    tiny = measured(signed * np.float32(1e-30), "for")
     assert tiny.grid.max() == 1.0
+
+
+def test_maps_of_one_batch_are_measured_as_they_are_alone() -> None:
+    signed = np.random.default_rng(2).normal(size=(4, 3, 2)).astype(np.float32)
+    signed[2, 1, 1] = np.nan
+    asked = ["for", "signed", "for", "against"]
+    for found, each, evidence in zip(measure(signed, asked), signed, asked):
+        alone = measured(each, evidence)
+        np.testing.assert_array_equal(found.grid, alone.grid)
+        wanted = (alone.scale, alone.positive, alone.negative, alone.total)
+        np.testing.assert_array_equal((found.scale, found.positive, found.negative, found.total), wanted)
+        assert np.isfinite(found.total) == np.isfinite(each).all()
 
 
 def test_an_all_negative_map_is_blank_and_its_counterfactual_is_not() -> None:
     seen = linear(WEIGHTS, ACTIVATION)
     second = Targets(torch.tensor([0, 0]), torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
     for_it, against_it = METHODS["gradcam"].run(seen, second).numpy()
-    assert measure(for_it, "for").blank
-    assert measure(for_it, "signed").grid.min() == -1.0
-    assert measure(against_it, "against").grid.max() == 1.0
+    assert measured(for_it, "for").blank
+    assert measured(for_it, "signed").grid.min() == -1.0
+    assert measured(against_it, "against").grid.max() == 1.0
 
 
 def test_signs_divide_the_mass_among_the_four_pairs() -> None:

@@ -249,7 +249,8 @@ def test_a_known_head_needs_no_graph_at_all() -> None:
 def test_gradients_are_those_of_the_whole_network(name: str) -> None:
     small = TAILS[name]()
     targets = Targets(torch.tensor([1, 0, 1]), torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 1, 0, -1], [0, -2, 0, 0, 0]]))
-    found = look(small, pictures(2)).gradients(targets)
+    seen = look(small, pictures(2))
+    means, found = seen.mean_gradients(targets), seen.gradients(targets)
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, __: object, output: Tensor) -> Tensor:
@@ -263,6 +264,23 @@ def test_gradients_are_those_of_the_whole_network(name: str) -> None:
         (truth,) = torch.autograd.grad(wanted, kept[0], retain_graph=True)
         expected = on_grid(truth, small.layer)[row]
         assert float((found[number] - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+        assert float((means[number] - expected.mean(dim=(1, 2))).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_methods_share_one_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or grad(*args, **kwargs))
+    seen = look(tokens(), pictures(1))
+    targets = Targets(torch.tensor([0]), torch.eye(CLASSES)[[2]])
+    assert torch.equal(seen.mean_gradients(targets), seen.gradients(targets).mean(dim=(2, 3)))
+    seen.mean_gradients(targets)
+    assert len(passes) == 1
+
+
+def test_pictures_whose_last_block_is_kept_pass_in_smaller_groups() -> None:
+    for small, expected in ((tokens(), 16), (deep(), 32)):
+        assert Capture(small.network, (small.layer,)).pictures_at_once == expected
 
 
 def test_two_layers_of_one_pass_get_their_own_gradients_and_tapes() -> None:

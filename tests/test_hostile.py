@@ -175,7 +175,7 @@ def test_large_pictures_of_a_batch_are_let_go_before_the_network_runs(pipeline, 
     rows = [RawRequest(data), RawRequest(data, {"format": "overlay"}), RawRequest(data, {"format": "mask", "size": 40})]
     assert [answer.status for answer in pipeline.answer(rows)] == [200] * 3
     assert held == [[(1, 1), (1024, 512), (40, 20)]]
-    monkeypatch.setattr("camserve.pipeline.BATCH_ROWS", 1)
+    monkeypatch.setattr(pipeline, "_at_once", 1)
     pipeline.answer([rows[0], RawRequest(b"nothing"), rows[0]])
     assert [len(each) for each in held] == [3, 1, 0, 1]
 

@@ -10,7 +10,7 @@ from camserve.archive import NOT_SERVED
 
 SOURCE = Path(__file__).parents[1] / "handler"
 FLOORS = [
-    "values errors",
+    "values errors products",
     "settings labels weights logs tail backward scores program",
     "capture",
     "head split fold packing",

@@ -8,7 +8,8 @@ transformer's head reads one class token of hundreds, so all other rows of most 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from camserve.products import product
+
 aten: Any = torch.ops.aten
 
-SUM = 0  # torch.embedding_bag's number for it
 # What heads are made of: with one output, so that one gradient is all a step wants, and an input that is not repeated
 # to fit another, whose gradient autograd would add up. So no arithmetic of two tensors.
-STEPS = frozenset(
+KNOWN = frozenset(
     f"{name}Backward"
     for name in (
         *("Addmm", "Mm", "Convolution", "NativeBatchNorm", "NativeLayerNorm"),
@@ -33,21 +35,83 @@ STEPS = frozenset(
     )
 )
 COPY = "CloneBackward0"
-LONG = 256  # rows of a weight, from which on adding them up is worth a second thread
+# Pooling hands each gradient on to positions of its own channel, and all of it.
+POOLS = ("AdaptiveAvgPool2DBackward0", "MaxPool2DWithIndicesBackward0")
+FLATTENINGS = ("ViewBackward0", "UnsafeViewBackward0")
 MUCH = 4  # rows for each that is not zero, from which on picking these out is worth it
+
+
+class Steps:
+    """A tail on a CPU whose operators feed one another alone: the way back from scores (N, C) to an activation."""
+
+    def __init__(self, way: list[tuple[Any, int]], scores: torch.Size, activation: torch.Size) -> None:
+        """Go these steps, each with its input that leads on, from scores to an activation of these shapes."""
+        self._way = way
+        self._scores = scores
+        self._activation = activation
+
+    def gradient(self, weights: Tensor) -> Tensor:
+        """Return d (weights . scores) / d activation, (S, *activation), for weights (S, N, C)."""
+        return self._go(self._way, weights)
+
+    def mean_gradient(self, weights: Tensor, sums: MutableMapping[object, Tensor]) -> Tensor:
+        """Return the mean over positions, (S, N, K) float32, of ``gradient`` at an activation (N, K, h, w).
+
+        Behind pooling it is known before the gradient of any position is, and a linear layer that reads positions is
+        read as the sum of its weights over these: 1/49 of it in a VGG. ``sums`` keeps them for the next pass.
+        """
+        way = list(self._way)
+        while way and _keeps_sums(way[-1][0], self._activation):
+            way.pop()
+        summed = _summed(way[-2][0], way[-1][0], self._activation[1], sums) if len(way) > 1 else None
+        if summed is None:
+            gradient = self._go(way, weights)
+            total = gradient.float().flatten(3).sum(dim=3) if gradient.dim() > 3 else gradient
+        else:
+            gradient = self._go(way[:-2], weights).to(summed)
+            total = product(gradient.flatten(0, 1), summed).view(*gradient.shape[:2], -1)
+        return total.float() / math.prod(self._activation[2:])
+
+    @torch.no_grad()
+    def _go(self, way: list[tuple[Any, int]], gradient: Tensor) -> Tensor:
+        if gradient.shape[1:] != self._scores:
+            raise RuntimeError(f"weights of {tuple(gradient.shape[1:])} do not fit scores of {tuple(self._scores)}")
+        for node, onward in way:
+            weight = _linear_weight(node)
+            if weight is None:
+                parts = [_step(node, onward, each) for each in gradient]
+                gradient = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+            else:
+                gradient = product(gradient.flatten(0, 1), weight).view(*gradient.shape[:2], -1)
+        return gradient
+
+
+def find_steps(scores: Tensor, activation: Tensor) -> Steps | None:
+    """Return the way back from scores to an activation; None where it forks, or not all of it is known."""
+    if scores.device.type != "cpu":
+        return None
+    end = (get_gradient_edge(activation).node, activation.output_nr)
+    way: list[tuple[Any, int]] = []
+    edge: tuple[Any, int] = (scores.grad_fn, scores.output_nr)
+    while edge != end:
+        node, output = edge
+        if node is None or output or node.name().rstrip("0123456789") not in KNOWN:
+            return None
+        onward = [at for at, (before, _) in enumerate(node.next_functions) if before is not None]
+        if len(onward) != 1:
+            return None
+        if node.name() != COPY:  # as ``Capture`` makes of every activation; its gradient is what came
+            way.append((node, onward[0]))
+        edge = node.next_functions[onward[0]]
+    return Steps(way, scores.shape, activation.shape)
 
 
 def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows: bool = False) -> Tensor | None:
     """Return d (weights . scores) / d activation, (S, *activation.shape), for weights (S, N, C) of scores (N, C).
 
-    The graph is kept. All S are pulled back in one pass, which reads the tail's own weights at most once. None: the
-    scores do not depend on the activation.
+    The graph is kept. All S are pulled back in one pass, which reads the tail's own weights once. None: the scores do
+    not depend on the activation.
     """
-    if weights.shape[1:] != scores.shape:
-        raise RuntimeError(f"weights of {tuple(weights.shape[1:])} do not fit scores of {tuple(scores.shape)}")
-    chain = _chain(scores, activation) if scores.device.type == "cpu" else None
-    if chain is not None:
-        return _along(chain, weights)
     several = len(weights) > 1  # or else none of what batching needs is asked of the operators
     with IdleRows() if idle_rows else nullcontext():  # type: ignore[no-untyped-call]
         (gradient,) = torch.autograd.grad(
@@ -59,37 +123,6 @@ def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows:
             is_grads_batched=several,
         )
     return gradient if several or gradient is None else gradient[None]
-
-
-def _chain(scores: Tensor, activation: Tensor) -> list[tuple[Any, int]] | None:
-    """Return the steps from scores back to the activation, each with the input that leads on; None where they fork."""
-    end = (get_gradient_edge(activation).node, activation.output_nr)
-    chain: list[tuple[Any, int]] = []
-    edge: tuple[Any, int] = (scores.grad_fn, scores.output_nr)
-    while edge != end:
-        node, output = edge
-        if node is None or output or node.name().rstrip("0123456789") not in STEPS:
-            return None
-        onward = [at for at, (before, _) in enumerate(node.next_functions) if before is not None]
-        if len(onward) != 1:
-            return None
-        if node.name() != COPY:  # as ``Capture`` makes of every activation; its gradient is what came
-            chain.append((node, onward[0]))
-        edge = node.next_functions[onward[0]]
-    return chain
-
-
-@torch.no_grad()
-def _along(chain: list[tuple[Any, int]], gradient: Tensor) -> Tensor:
-    """Pull gradients (S, N, C) back through every step of a chain."""
-    for node, onward in chain:
-        weight = _linear_weight(node)
-        if weight is None:
-            parts = [_step(node, onward, each) for each in gradient]
-            gradient = torch.stack(parts) if len(parts) > 1 else parts[0][None]
-        else:
-            gradient = _linear(gradient.flatten(0, 1), weight).view(*gradient.shape[:2], -1)
-    return gradient
 
 
 def _step(node: Any, onward: int, gradient: Tensor) -> Tensor:
@@ -107,18 +140,33 @@ def _linear_weight(node: Any) -> Tensor | None:
     return weight if weight.is_contiguous() else None
 
 
-def _linear(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Return gradient (R, out) @ weight (out, in), and read no row of the weight that is multiplied by zero alone."""
-    rows, width = gradient.shape
-    values = gradient.reshape(-1)
-    found = values.nonzero().view(-1)
-    if len(found) > width:  # a matrix product reads each row once for all
-        return gradient @ weight
-    # A long sum is cut into parts, one for each thread.
-    parts = max(1, torch.get_num_threads() // rows) if len(found) > LONG else 1
-    starts = torch.searchsorted(found, torch.arange(rows * parts) * width // parts)
-    sums: Tensor = torch.embedding_bag(weight, found % width, starts, False, SUM, False, values[found])[0]
-    return sums if parts == 1 else sums.view(rows, parts, -1).sum(dim=1)
+def _keeps_sums(node: Any, shape: torch.Size) -> bool:
+    """Whether what a step hands back of each channel of an activation (N, K, h, w) sums to what it was given."""
+    if node.name() == "MeanBackward1":
+        return {dimension % 4 for dimension in node._saved_dim} == {2, 3}
+    if node.name() == "AsStridedBackward1":  # how global pooling says that its one position is channels-last
+        pooled = node.next_functions[0][0]
+        one_position = pooled.name() == "MeanBackward1" and pooled._saved_keepdim and _keeps_sums(pooled, shape)
+        layout = (*shape[:2], 1, 1), (shape[1], 1)
+        return one_position and (node._saved_size, node._saved_stride[:2]) == layout and not node._saved_storage_offset
+    return node.name() in POOLS
+
+
+@torch.no_grad()
+def _summed(node: Any, before: Any, channels: int, sums: MutableMapping[object, Tensor]) -> Tensor | None:
+    """Return a linear layer's weight (out, K), summed over the positions of the (N, K, h, w) that it reads flat."""
+    weight = _linear_weight(node)
+    if weight is None or before.name() not in FLATTENINGS:
+        return None
+    read = before._saved_self_sym_sizes
+    if len(read) != 4 or read[1] != channels or weight.shape[1] != math.prod(read[1:]):
+        return None
+    if read[2] * read[3] == 1:
+        return weight
+    key = (weight.data_ptr(), weight.shape, weight._version)
+    if key not in sums:
+        sums[key] = weight.view(len(weight), channels, -1).sum(dim=2, dtype=torch.float32)
+    return sums[key]
 
 
 class IdleRows(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camserve.backward import pull_back
+from camserve.backward import Steps, find_steps, pull_back
 from camserve.errors import ConfigError, OutOfTime
 from camserve.tail import Head, NotReplayable, Tape
 from camserve.values import Layer, Targets
 
+PICTURES_AT_ONCE = 32  # in one forward pass
+BLOCKS_AT_ONCE = 16  # the same where autograd keeps what a transformer's last block computes of each: most of the peak
 RERUN_BATCH = 16  # pictures in one pass of a method's own
 ROWS_AT_ONCE = 32  # gradients that one backward pass carries: as many as a forward pass carries pictures
 CLASS_TOKENS_AT_ONCE = 8  # the same where most of a gradient is zero: more only fill the caches with zeros
@@ -51,6 +54,7 @@ class Capture:
         self._training = [module for module in network.modules() if module.training]
         self._unfrozen = [each for each in network.parameters() if each.requires_grad]
         self._heads = heads or {}
+        self._sums: dict[object, Tensor] = {}
         self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
 
     def __enter__(self) -> Capture:
@@ -72,6 +76,13 @@ class Capture:
             module.training = training
         for parameter in self._unfrozen:
             parameter.requires_grad_(not frozen)
+
+    @cached_property
+    def pictures_at_once(self) -> int:
+        """How many pictures one forward pass should hold, so that explaining them takes no more memory than they do."""
+        on_cpu = all(each.device.type == "cpu" for each in self._network.parameters())
+        blocks = any(watch.layer.prefix and watch.layer.name not in self._heads for _, watch in self._watches)
+        return BLOCKS_AT_ONCE if on_cpu and blocks else PICTURES_AT_ONCE
 
     def forward(self, pixels: Tensor, tape: bool = False) -> tuple[Seen, ...]:
         """Run the network once on (N, 3, H, W) ``pixels``: one ``Seen`` for each layer.
@@ -98,7 +109,7 @@ class Capture:
         if watch.tape is not None:
             watch.tape.close(scores)
         head = self._heads.get(watch.layer.name)
-        return Seen(watch.layer, scores, output, self._network, pixels, head, watch.tape)
+        return Seen(watch.layer, scores, output, self._network, pixels, head, watch.tape, self._sums)
 
 
 class _Watch:
@@ -158,8 +169,9 @@ class Seen:
         pixels: Tensor,
         head: Head | None = None,
         tape: Tape | None = None,
+        sums: MutableMapping[object, Tensor] | None = None,
     ) -> None:
-        """Keep the graph of the tail alive; it is freed with this object."""
+        """Keep the graph of the tail alive; it is freed with this object. ``sums`` outlives it: see ``Steps``."""
         self.layer = layer
         self.network = network  # for methods that run passes of their own
         self.pixels = pixels  # (N, 3, H, W), what the network was shown
@@ -169,7 +181,9 @@ class Seen:
         self._scores = scores
         self._output = output
         self._tape = tape
+        self._sums = {} if sums is None else sums
         self._gradients: dict[int, tuple[Targets, Tensor]] = {}
+        self._means: dict[int, tuple[Targets, Tensor]] = {}
         self.until = math.inf  # time.monotonic() after which no further pass is begun
 
     def check_time(self) -> None:
@@ -220,25 +234,45 @@ class Seen:
         if self.head is not None:
             return self.head.gradients(targets.weights, self.activations.shape[2:])
         # Methods that share a targets object share its backward pass.
-        _, known = self._gradients.get(id(targets), (None, None))
-        if known is None:
-            known = self._backward(targets)
-            self._gradients[id(targets)] = (targets, known)
-        return known
+        return self._once(
+            self._gradients, targets, lambda: on_grid(self._backward(targets, self._pull_back), self.layer)
+        )
 
-    def _backward(self, targets: Targets) -> Tensor:
+    def mean_gradients(self, targets: Targets) -> Tensor:
+        """Return the mean of ``gradients`` over the positions, (T, K) float32; errors as there.
+
+        Where pooling follows the layer it is found without them.
+        """
+        if self.head is not None:
+            return self.head.mean_gradients(targets.weights, self.activations.shape[2:])
+        return self._once(self._means, targets, lambda: self._mean_backward(targets))
+
+    def _mean_backward(self, targets: Targets) -> Tensor:
+        steps = self._steps if self.layer.layout == "NCHW" and id(targets) not in self._gradients else None
+        if steps is None:
+            return self.gradients(targets).mean(dim=(2, 3))
+        self.check_time()
+        return self._backward(targets, lambda weights: steps.mean_gradient(weights, self._sums))
+
+    def _once(self, known: dict[int, tuple[Targets, Tensor]], targets: Targets, find: Callable[[], Tensor]) -> Tensor:
+        if id(targets) not in known:
+            known[id(targets)] = (targets, find())
+        return known[id(targets)][1]
+
+    def _backward(self, targets: Targets, pull: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what ``pull`` makes, (S, N, ...) of (S, N, C), of the targets' weights: one of each row at a time."""
         if not self._scores.requires_grad:
             raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
         if self._is_every_row(targets):  # copies of what is large take as long as the backward pass of a small tail
-            return on_grid(self._pull_back(targets.weights.to(self._scores)[None])[0], self.layer)
+            return pull(targets.weights.to(self._scores)[None])[0]
         turns = torch.tensor(_turns(targets.numbers), device=targets.rows.device)
         # Rows do not mix, so one backward pass serves one target of every row at once.
         weights = self._scores.new_zeros((int(turns.max()) + 1, *self._scores.shape))
         weights[turns, targets.rows] = targets.weights.to(weights)
         at_once = max(1, (CLASS_TOKENS_AT_ONCE if self._class_token else ROWS_AT_ONCE) // len(self._scores))
-        parts = [self._pull_back(part) for part in torch.split(weights, at_once)]
+        parts = [pull(part) for part in torch.split(weights, at_once)]
         gradients = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return on_grid(gradients[turns, targets.rows], self.layer)
+        return gradients[turns, targets.rows]
 
     def activations_of(self, targets: Targets) -> Tensor:
         """Return the activation (T, K, h, w) of each target's row."""
@@ -247,6 +281,10 @@ class Seen:
     def _is_every_row(self, targets: Targets) -> bool:
         """Whether the targets are one of each row, in order."""
         return targets.numbers == list(range(len(self.scores)))
+
+    @cached_property
+    def _steps(self) -> Steps | None:
+        return find_steps(self._scores, self._output) if self._scores.requires_grad else None
 
     @property
     def _class_token(self) -> bool:
@@ -257,6 +295,8 @@ class Seen:
         """Return the gradients (S, ...) of S targets of every row, (S, N, C): together, or else one after the other."""
         self.check_time()
         try:
+            if self._steps is not None:
+                return self._steps.gradient(weights)
             gradient = pull_back(self._scores, self._output, weights, idle_rows=self._class_token)
         except RuntimeError:  # an operator of the network's own that takes one gradient only, or too little memory
             if len(weights) == 1:

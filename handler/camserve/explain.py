@@ -141,7 +141,8 @@ def _answers(seen: list[Seen], method: Method, chosen: Sequence[Question], targe
     signed = maps[0] if len(maps) == 1 else fuse(maps, _finest(maps))
     shares = share_of_score(seen[0], targets, signed) if method.complete and len(maps) == 1 else [None] * len(chosen)
     details = _details(seen[0], method, chosen, targets)
-    rows = zip(chosen, signed.cpu().numpy(), shares, details)
+    measured = measure(signed.cpu().numpy(), [question.evidence for question in chosen])
+    rows = zip(chosen, measured, shares, details)
     return [_explanation(*row, method) for row in rows]
 
 
@@ -169,11 +170,10 @@ def _details(seen: Seen, method: Method, chosen: Sequence[Question], targets: Ta
 
 
 def _explanation(
-    question: Question, signed: np.ndarray, share: float | None, details: dict[str, object], method: Method
+    question: Question, measured: Map, share: float | None, details: dict[str, object], method: Method
 ) -> Explanation:
-    if not np.isfinite(signed).all():
+    if not math.isfinite(measured.total):
         return question.answer("failed", EXPLANATION_FAILED)
-    measured = measure(signed, question.evidence)
     warnings = _warnings(question, measured, details, method)
     kept = {name: value for name, value in details.items() if name not in ("signs", "channels")}
     kept.update({name: details[name] for name in ("signs", "channels") if name in question.details})

@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 FIRST_FRAME_ONLY = Caution("FIRST_FRAME_ONLY", "the picture is animated: only its first frame was looked at")
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 NOTHING = Image.new("RGB", (1, 1))  # in the place of a picture that nobody will draw
-BATCH_ROWS = 32  # pictures in one forward pass
 
 
 class Pipeline:
@@ -63,7 +62,7 @@ class Pipeline:
         self._menu = Menu(settings, classifier.labels)
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
         self._captures: dict[tuple[str, ...], Capture] = {}
-        self._capture(tuple(self._layers))
+        self._at_once = self._capture(tuple(self._layers)).pictures_at_once
 
     def card(self) -> dict[str, object]:
         """Return what a client may know of the model: classes, layers, methods, input, options and limits."""
@@ -99,7 +98,7 @@ class Pipeline:
         More rows than one forward pass should hold are answered group by group.
         """
         arrival = time.monotonic()
-        groups = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+        groups = [rows[start : start + self._at_once] for start in range(0, len(rows), self._at_once)]
         return [response for group in groups for response in self._respond_all(group, arrival)]
 
     def _respond_all(self, rows: Sequence[RawRequest], arrival: float) -> list[Response]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from camserve.products import product
+
 
 class NotReplayable(Exception):
     """The tail does something that cannot be run again on another activation."""
@@ -35,11 +37,11 @@ class Head:
 
     def gradients(self, weights: Tensor, grid: Sequence[int]) -> Tensor:
         """Return d (weights . scores) / d activation, (T, K, h, w), for weights (T, C) of the scores."""
-        # A target names a class or two of a thousand: a matrix product would read the weights of all.
-        targets, classes = weights.nonzero(as_tuple=True)
-        named = weights[targets, classes, None] * self.weight[classes]
-        pooled = named.new_zeros(len(weights), named.shape[1]).index_add_(0, targets, named) / (grid[0] * grid[1])
-        return pooled[:, :, None, None].expand(-1, -1, *grid)
+        return self.mean_gradients(weights, grid)[:, :, None, None].expand(-1, -1, *grid)
+
+    def mean_gradients(self, weights: Tensor, grid: Sequence[int]) -> Tensor:
+        """Return what ``gradients`` are at every position, (T, K)."""
+        return product(weights, self.weight) / (grid[0] * grid[1])
 
 
 @dataclass(frozen=True)

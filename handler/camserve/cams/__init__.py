@@ -7,7 +7,7 @@ scaling) is done once, in ``measure``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,14 +106,27 @@ class Map:
         return self.scale == 0.0
 
 
-def measure(signed: np.ndarray, evidence: str) -> Map:
-    """Turn a signed map (h, w) into the grid that is shown: ReLU, then division by the maximum.
+def measure(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
+    """Turn signed maps (T, h, w) into the grids that are shown: ReLU, then division by the maximum.
 
-    A map without evidence stays all zero with scale 0; nothing is added that would hide it.
+    A map without evidence stays all zero with scale 0; nothing is added that would hide it. What is not finite is not
+    mended.
     """
-    positive, negative = (float(np.maximum(each, 0).sum()) for each in (signed, -signed))
-    raw = signed if evidence == "signed" else np.maximum(signed, 0)
-    scale = float(np.abs(raw).max())
-    grid = raw / scale if scale > 0 else np.zeros_like(raw)
-    mass = positive + negative or 1.0
-    return Map(grid, scale, positive / mass, negative / mass, positive - negative)
+    raw = np.maximum(signed, 0)
+    with np.errstate(invalid="ignore"):
+        masses = zip(raw.sum(axis=(1, 2)).tolist(), (raw - signed).sum(axis=(1, 2)).tolist())
+        both = [number for number, each in enumerate(evidence) if each == "signed"]
+        if both:
+            raw[both] = signed[both]
+        scales = np.abs(raw).max(axis=(1, 2))
+        grids = raw / np.where(scales > 0, scales, 1)[:, None, None]
+    return [
+        Map(
+            grid,
+            scale,
+            positive / (positive + negative or 1.0),
+            negative / (positive + negative or 1.0),
+            positive - negative,
+        )
+        for grid, scale, (positive, negative) in zip(grids, scales.tolist(), masses)
+    ]

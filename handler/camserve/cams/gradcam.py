@@ -25,7 +25,7 @@ def gradcam_minus(seen: Seen, targets: Targets) -> Tensor:
 
 def channel_weights(seen: Seen, targets: Targets) -> Tensor:
     """Return the mean gradient of each channel, (T, K)."""
-    return seen.gradients(targets).mean(dim=(2, 3))
+    return seen.mean_gradients(targets)
 
 
 def weigh(weights: Tensor, seen: Seen, targets: Targets) -> Tensor:

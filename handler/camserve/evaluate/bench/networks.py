@@ -63,10 +63,15 @@ class Subject:
 
     def explained(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
         """Return the scores and Grad-CAM of the ``classes`` best classes of each row, on the host."""
+        groups = torch.split(batch.to(self.dtype), self._capture.pictures_at_once)
+        scores, maps = zip(*(self._explained(group, classes) for group in groups))
+        return np.concatenate(scores), [each for group in maps for each in group]
+
+    def _explained(self, group: Tensor, classes: int) -> tuple[np.ndarray, list[Map]]:
         with self._capture as capture:
-            (seen,) = capture.forward(batch.to(self.dtype))
-            signed = METHODS["gradcam"].run(seen, best(seen.scores, classes))
-            return seen.scores.cpu().numpy(), [measure(each, "for") for each in signed.cpu().numpy()]
+            (seen,) = capture.forward(group)
+            signed = METHODS["gradcam"].run(seen, best(seen.scores, classes)).cpu().numpy()
+            return seen.scores.cpu().numpy(), measure(signed, ["for"] * len(signed))
 
     def served(self, batch: Tensor, labels: Labels) -> list[Explanation]:
         """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
