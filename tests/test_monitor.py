@@ -11,6 +11,7 @@ import time
 import types
 import warnings
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -40,7 +41,19 @@ from camserve.monitor.baseline import (
     quantile_bins,
     read_baseline,
 )
-from camserve.monitor.counters import COUNTERS, GAUGES, KEPT, MAX_SERIES, OUTCOMES, PICTURE_FORMATS, Binning, Counters
+from camserve.monitor.counters import (
+    COUNTERS,
+    GAUGES,
+    KEPT,
+    MAX_SERIES,
+    OUTCOMES,
+    PICTURE_FORMATS,
+    QUANTILES,
+    RECENT,
+    STAGES,
+    Binning,
+    Counters,
+)
 from camserve.monitor.live import live_recorders
 from camserve.monitor.measure import NAMES, Material, Measured, join
 from camserve.monitor.recorder import Finished
@@ -417,6 +430,19 @@ def test_only_what_was_added_is_flushed(counting, seen, baseline):
     assert sink.counts == told
     assert told["cam_stage_microseconds_total", ("forward",)] == 1500
     assert told["cam_batches_total", ()] == 1
+
+
+def test_quantiles_are_those_of_the_last_batches(counting, seen, baseline):
+    sink = Sink()
+    counters = counting(sink, baseline)
+    assert {sink.gauges["cam_stage_milliseconds", (stage, name)] for stage in STAGES for name in QUANTILES} == {0.0}
+    batch = finished(seen[:1])
+    for each in [1e6] * 10 + list(range(1, RECENT + 1)):
+        counters.record(replace(batch, stages={"forward": float(each)}))
+    counters.flush()
+    told = {name: sink.gauges["cam_stage_milliseconds", ("forward", name)] for name in QUANTILES}
+    assert told == pytest.approx({"p50": 256.5, "p90": 460.9, "p99": 506.89})
+    assert sink.gauges["cam_stage_milliseconds", ("decode", "p99")] == 0.0
 
 
 def test_outcomes_are_counted_by_code(watched, counting):

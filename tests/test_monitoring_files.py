@@ -129,6 +129,22 @@ def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
     assert len({panel["id"] for panel in told["panels"]}) == len(told["panels"])
 
 
+def test_an_xy_chart_says_which_grafana_its_options_are_for():
+    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    (chart,) = [panel for panel in told["panels"] if panel["type"] == "xychart"]
+    image = yaml.safe_load((FOLDER / "compose.yml").read_text())["services"]["grafana"]["image"]
+    assert image.endswith(f":{chart['pluginVersion']}")
+
+
+def test_columns_of_a_table_are_called_what_they_are():
+    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    tables = [panel for panel in told["panels"] if panel["type"] == "table" and len(panel["targets"]) > 1]
+    for panel in tables:
+        names = panel["transformations"][-1]["options"]["renameByName"]
+        assert names == {f"Value #{each['refId']}": each["legendFormat"] for each in panel["targets"]}
+    assert len(tables) == 2
+
+
 def test_panels_lie_side_by_side():
     told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
     cells = [

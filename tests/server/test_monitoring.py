@@ -25,7 +25,12 @@ from test_archive import NET
 pytestmark = pytest.mark.server
 
 REQUESTS = int(os.environ.get("CAMSERVE_REQUESTS", "400"))
-TIMED = {"cam_latency_milliseconds_total", "cam_stage_microseconds_total", "cam_batches_total"}
+TIMED = {
+    "cam_latency_milliseconds_total",
+    "cam_stage_microseconds_total",
+    "cam_stage_milliseconds",
+    "cam_batches_total",
+}
 FLUSH_SECONDS = 20
 RECOVER_SECONDS = 60
 BATCH = 8  # rows that a worker may hold

@@ -15,6 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 14, 20, 30  # room around the plot, pixels
 INK, FAINT, ALARM = "#333", "#ddd", "#b00020"
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")  # Okabe and Ito 2008
 TICKS = 4
+ROOMY = 60  # pixels of a cell's width, from which on its value is written into it
 DAY = 86400.0  # seconds
 
 Points = Sequence[tuple[float, float]]
@@ -146,6 +147,8 @@ def table(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, color
             f'<rect x="{across(column)}" y="{down(row)}" width="{cell:.1f}" height="{tall:.1f}" fill="{color(value)}">'
             f"<title>{escape(rows[row])}: {number(value)}</title></rect>"
         )
+        if cell >= ROOMY:
+            drawn.append(_text(across(column + 0.5), down(row + 0.75), number(value), "middle"))
     return frame(drawn, height)
 
 

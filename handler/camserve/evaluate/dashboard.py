@@ -8,6 +8,7 @@ from typing import Any
 
 from camserve.evaluate.audit_log import CLASSES, CLASSES_TOLD
 from camserve.evaluate.drift import PSI_ALARM, Z_ALARM
+from camserve.monitor.counters import QUANTILES
 from camserve.monitor.signals import SIGNALS
 
 SELECTED = 'ModelName="$model", ModelVersion=~"$version"'
@@ -43,6 +44,10 @@ def _one(metric: str, feature: str) -> str:
     return _of(metric, f'feature="{feature}"')
 
 
+def _slowest(quantile: str) -> str:
+    return _of("cam_stage_milliseconds", f'quantile="{quantile}"')
+
+
 def _mean(feature: str) -> dict[str, str]:
     own = {"{{ModelVersion}}": _one("cam:mean:1h", feature)}
     return {**own, "baseline {{ModelVersion}}": _one("cam:ref_mean", feature)}
@@ -55,8 +60,8 @@ COLORED = {
     "decimals": 1,
 }
 LOG_AXIS = {"custom": {"scaleDistribution": {"type": "log", "log": 10}}}
-MERGED = {"transformations": [{"id": "merge", "options": {}}]}
 CENTROID = {
+    "pluginVersion": "11.3.0",  # without one, Grafana takes these options for those of before 11.1 and fails
     "transformations": [{"id": "joinByField", "options": {"byField": "Time", "mode": "outer"}}],
     "options": {
         "mapping": "manual",
@@ -78,14 +83,16 @@ STAGES = (
 FORMATS = f"{_rate('cam_inputs_total', 'format')} / on () group_left () sum(rate({_of('cam_inputs_total')}[{RATE}]))"
 SHIFTS = f"{_of('cam:shift:1h')} * on (feature) group_left () {INPUTS}"
 LATENCY = {f"p{share}": _of(f"cam:latency_p{share}_milliseconds") for share in (50, 90, 99)}
+SLOWEST = {each: f"max by (stage) ({_slowest(each)})" for each in QUANTILES}
 
 ROWS: Mapping[str, Sequence[Panel]] = {
     "Service": (
         Panel("Requests by outcome", "timeseries", {"{{outcome}}": _rate("cam_requests_total", "outcome")}, "reqps", 6),
         Panel("Time in the handler", "timeseries", LATENCY, "ms", 6),
         Panel("Time by stage, mean of a request", "timeseries", {"{{stage}}": STAGES}, "ms", 6),
-        Panel("Time in the queue", "timeseries", {"mean": QUEUE}, "ms", 3),
-        Panel("Worker restarts in 15 minutes", "timeseries", {"{{WorkerName}}": RESTARTS}, "short", 3),
+        Panel("Time by stage, of a batch now", "table", SLOWEST, "ms", 6, instant=True),
+        Panel("Time in the queue", "timeseries", {"mean": QUEUE}, "ms", 12),
+        Panel("Worker restarts in 15 minutes", "timeseries", {"{{WorkerName}}": RESTARTS}, "short", 12),
     ),
     "Predictions": (
         Panel(
@@ -151,7 +158,6 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "table",
             {window: f"max by (feature) ({_of(f'cam:drift_z:{window}')})" for window in ("1h", "24h")},
             instant=True,
-            settings=MERGED,
             defaults=COLORED,
         ),
         Panel(
@@ -205,10 +211,14 @@ def _panel(panel: Panel, place: Json) -> Json:
         | ({"instant": True, "format": "table"} if panel.kind == "table" else {"instant": panel.instant})
         for at, (legend, query) in enumerate(panel.queries.items())
     ]
+    named = {f"Value #{target['refId']}": target["legendFormat"] for target in targets}
+    organized = {"excludeByName": {"Time": True}, "renameByName": named}
+    joined = [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]
     defaults = {"unit": panel.unit, **panel.defaults}
     return {"type": panel.kind, "title": panel.title, "gridPos": place, "datasource": source, "targets": targets} | {
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": {},
+        **({"transformations": joined} if panel.kind == "table" and len(targets) > 1 else {}),
         **panel.settings,
     }
 

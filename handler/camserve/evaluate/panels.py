@@ -23,12 +23,13 @@ from camserve.evaluate.drift import (
 )
 from camserve.evaluate.watcher import can_drift
 from camserve.monitor.baseline import Baseline
+from camserve.monitor.counters import QUANTILES, RECENT
 from camserve.monitor.signals import SIGNALS
 
 SPANS = (60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)  # seconds that a window may have
 MOST_WINDOWS = 48
-SHARES = {"p50": 50, "p90": 90, "p99": 99}
 LEAST_EVIDENCE, MOST_EVIDENCE = 1e-3, 1e12  # that are drawn
+PALE = 0.5  # of the colour that is drawn under a number
 FULL_Z = 10.0  # a drift z that is drawn in full color
 
 
@@ -119,11 +120,11 @@ def latency(traffic: Traffic) -> str:
     """Milliseconds in the handler."""
     series = {
         name: [
-            (start, float(np.percentile(values, share)))
+            (start, float(np.quantile(values, share)))
             for start, each in traffic.windows.items()
             if (values := [record.timing_ms["all"] for record in each if "all" in record.timing_ms])
         ]
-        for name, share in SHARES.items()
+        for name, share in QUANTILES.items()
     }
     return chart.lines(series, low=0.0)
 
@@ -138,6 +139,17 @@ def stages(traffic: Traffic) -> str:
 def _mean_stage(records: Iterable[Record], name: str) -> float:
     values = [record.timing_ms.get(name, 0.0) for record in records if record.timing_ms]
     return float(np.mean(values)) if values else float("nan")
+
+
+def slowest(traffic: Traffic) -> str:
+    """Milliseconds by stage, quantiles of the newest records."""
+    names = sorted({name for record in traffic.records for name in record.timing_ms} - {"all"})
+    recent = [record.timing_ms for record in traffic.records if record.timing_ms][-RECENT:]
+    if not recent:
+        return chart.lines({})
+    times = np.array([[each.get(name, 0.0) for name in names] for each in recent])
+    found = np.quantile(times, list(QUANTILES.values()), axis=0).T
+    return chart.table(names, list(QUANTILES), found, lambda value: chart.ramp(PALE * value / max(found.max(), 1e-9)))
 
 
 def accuracy(traffic: Traffic) -> str:
@@ -282,6 +294,7 @@ PANELS: Mapping[str, Callable[[Traffic], str]] = {
     "Requests by outcome": outcomes,
     "Time in the handler": latency,
     "Time by stage, mean of a request": stages,
+    "Time by stage, of a batch now": slowest,
     "Estimated accuracy": accuracy,
     "Confidence over time": confidence,
     "Classes against the baseline": classes,

@@ -12,6 +12,7 @@ import math
 import operator
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -33,6 +34,8 @@ STATUSES = ("ok", "blank", "skipped", "failed")
 FLAGS = ("atc", "ood", "low_confidence", "blank")
 PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # what ``decode`` may say: never a caller's own text
 STAGES = ("decode", "preprocess", "forward", "explain", "render")
+RECENT = 512  # batches whose stages the quantiles are of
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 LATENCIES = {  # milliseconds -> label
     **{float(each): str(each) for each in (10, 25, 50, 100, 250, 500, 1000)},
     math.inf: "Inf",
@@ -55,6 +58,7 @@ GAUGES: Mapping[str, tuple[str, ...]] = {
     "cam_ref_mean": ("feature", "bin"),
     "cam_ref_value": ("value",),
     "cam_selftest_ok": (),
+    "cam_stage_milliseconds": ("stage", "quantile"),
 }
 
 Key = tuple[str, tuple[str, ...]]  # metric, label values
@@ -166,6 +170,32 @@ class Counts:
         return [(key, amount) for key, amount in zip(self.keys, waiting) if amount]
 
 
+class Stages:
+    """How long the stages of the last batches took; several threads may add and look.
+
+    Bins of every stage would be too many series beside the signals', so these quantiles are one worker's own.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no batch seen."""
+        self._recent = {stage: deque[float](maxlen=RECENT) for stage in STAGES}
+        self._lock = threading.Lock()
+
+    def add(self, milliseconds: Mapping[str, float]) -> None:
+        """Take the times of one batch, by stage. KeyError: there is no such stage."""
+        with self._lock:
+            for stage, each in milliseconds.items():
+                self._recent[stage].append(each)
+
+    def quantiles(self) -> Iterator[tuple[tuple[str, str], float]]:
+        """Tell the quantiles, in milliseconds, of each stage: 0 before the first batch."""
+        with self._lock:
+            recent = {stage: list(each) for stage, each in self._recent.items()}
+        for stage, each in recent.items():
+            found = np.quantile(each or [0.0], list(QUANTILES.values())).tolist()
+            yield from (((stage, name), value) for name, value in zip(QUANTILES, found))
+
+
 class Counters:
     """A recorder that counts, and flushes to a sink at the end of a batch or, if none comes, by a timer."""
 
@@ -174,10 +204,12 @@ class Counters:
         self._sink = sink
         self._binning = Binning(baseline)
         self._counts = Counts(self._binning.keys + FIXED, self._binning.count)
+        self._stages = Stages()
         self._flushed = time.monotonic()
         self._closed = threading.Event()
         for metric, labels in self._counts.keys:
             sink.count(metric, labels, 0)
+        self._tell_stages()
         if baseline is not None:
             _emit_reference(sink, baseline)
         threading.Thread(target=self._keep_flushing, name="camserve-metrics", daemon=True).start()
@@ -185,6 +217,7 @@ class Counters:
     def record(self, finished: Finished) -> None:
         """Count one batch."""
         self._counts.add(_amounts(finished))
+        self._stages.add(finished.stages)
         for measured in finished.measured:
             self._counts.keep(measured.material)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -205,8 +238,15 @@ class Counters:
     def flush(self) -> None:
         """Hand on what was added since the last flush."""
         self._flushed = time.monotonic()
-        for (metric, labels), amount in self._counts.take():
+        added = self._counts.take()
+        for (metric, labels), amount in added:
             self._sink.count(metric, labels, amount)
+        if added:
+            self._tell_stages()
+
+    def _tell_stages(self) -> None:
+        for labels, milliseconds in self._stages.quantiles():
+            self._sink.gauge("cam_stage_milliseconds", labels, milliseconds)
 
     def close(self) -> None:
         """Stop the timer and flush for the last time."""
