@@ -140,6 +140,16 @@ def test_every_panel_is_well_formed(baseline, records, title):
     assert len(list(drawn.iter())) > 5
 
 
+def test_a_legend_stays_inside_its_picture():
+    names = [f"a feature with a long name, {number}" for number in range(9)]
+    drawn = ElementTree.fromstring(chart.lines({name: [(0.0, 1.0), (60.0, 2.0)] for name in names}))
+    left, top, width, height = (float(each) for each in drawn.get("viewBox").split())
+    told = {each.text: each for each in drawn.iter() if each.text in names}
+    assert list(told) == names
+    assert all(float(each.get("x")) + 5 * len(each.text) <= left + width for each in told.values())
+    assert all(top + 8 <= float(each.get("y")) <= top + height for each in told.values())
+
+
 def test_the_report_shows_another_clients_format(baseline, tmp_path):
     random = np.random.default_rng(3)
     lines = [line(number // 4, values(random)) for number in range(800)]

@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 440, 220  # pixels of one picture
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 20, 30  # room around the plot, pixels
 INK, FAINT, ALARM = "#333", "#ddd", "#b00020"
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")  # Okabe and Ito 2008
+LINE = 14  # pixels from one line of a legend to the next
 TICKS = 4
 ROOMY = 60  # pixels of a cell's width, from which on its value is written into it
 DAY = 86400.0  # seconds
@@ -90,7 +91,7 @@ def lines(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(alarm)}" y2="{up(alarm)}" stroke="{ALARM}" '
             f'stroke-dasharray="5 4"/>'
         )
-    return frame([*drawn, _legend(list(series))])
+    return _with_legend(drawn, list(series))
 
 
 def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
@@ -112,7 +113,7 @@ def bars(labels: Sequence[str], series: Mapping[str, Sequence[float]]) -> str:
         for at, label in enumerate(labels)
         if not at % every
     ]
-    return frame([*drawn, _legend(list(series))])
+    return _with_legend(drawn, list(series))
 
 
 def scatter(series: Mapping[str, Points], names: tuple[str, str]) -> str:
@@ -125,11 +126,11 @@ def scatter(series: Mapping[str, Points], names: tuple[str, str]) -> str:
             f'<circle cx="{across(x)}" cy="{down(y)}" r="{radius}" fill="{color}" fill-opacity=".55"/>'
             for x, y in points
         ]
-    return frame([*drawn, _legend(list(series))])
+    return _with_legend(drawn, list(series))
 
 
 def table(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, color: Callable[[float], str]) -> str:
-    """Draw (rows, columns) values as a coloured table; NaN stays empty."""
+    """Draw (rows, columns) values as a coloured table, with the numbers where there is room; NaN stays empty."""
     height = TOP + BOTTOM + 16 * len(rows)
     wide = 120
     across, down = Axis(0, len(columns), wide, WIDTH - RIGHT), Axis(0, len(rows), TOP, height - BOTTOM)
@@ -148,14 +149,15 @@ def table(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, color
             f"<title>{escape(rows[row])}: {number(value)}</title></rect>"
         )
         if cell >= ROOMY:
-            drawn.append(_text(across(column + 0.5), down(row + 0.75), number(value), "middle"))
+            drawn.append(_text(across(column + 0.5), down(row + 0.75), number(value), "middle", halo=True))
     return frame(drawn, height)
 
 
-def frame(drawn: Sequence[str], height: float = HEIGHT) -> str:
-    """Put a size around what is drawn."""
+def frame(drawn: Sequence[str], height: float = HEIGHT, top: float = 0) -> str:
+    """Put a size around what is drawn down to ``height``, from ``top`` on."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {top} {WIDTH} {height - top}" '
+        f'width="{WIDTH}" height="{height - top}" '
         f'font-family="sans-serif" font-size="10" fill="{INK}" role="img">{"".join(drawn)}</svg>'
     )
 
@@ -185,13 +187,21 @@ def _names(names: Sequence[str], across: Axis, y: float) -> str:
     return "".join(_text(across(at + 0.5), y, name, "middle") for at, name in enumerate(names) if not at % every)
 
 
-def _legend(names: Sequence[str]) -> str:
-    drawn, left = [], float(LEFT)
+def _with_legend(drawn: Sequence[str], names: Sequence[str]) -> str:
+    """Put what the colours mean above a plot, in as many lines as that takes."""
+    if len(names) < 2:
+        return frame(drawn)
+    told, left, top = [], float(LEFT), 4
     for color, name in zip(COLORS * len(names), names):
-        drawn.append(f'<rect x="{left}" y="4" width="8" height="8" fill="{color}"/>' + _text(left + 11, 12, name))
-        left += 20 + 5.6 * len(name)
-    return "".join(drawn) if len(names) > 1 else ""
+        wide = 20 + 5.6 * len(name)
+        if left + wide > WIDTH and left > LEFT:
+            left, top = float(LEFT), top - LINE
+        told.append(f'<rect x="{left}" y="{top}" width="8" height="8" fill="{color}"/>')
+        told.append(_text(left + 11, top + 8, name))
+        left += wide
+    return frame([*drawn, *told], top=top - 4)
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str = "start", *, halo: bool = False) -> str:
+    readable = ' paint-order="stroke" stroke="white" stroke-width="3" stroke-linejoin="round"' if halo else ""
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}"{readable}>{escape(text)}</text>'

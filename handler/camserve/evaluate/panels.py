@@ -29,7 +29,6 @@ from camserve.monitor.signals import SIGNALS
 SPANS = (60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)  # seconds that a window may have
 MOST_WINDOWS = 48
 LEAST_EVIDENCE, MOST_EVIDENCE = 1e-3, 1e12  # that are drawn
-PALE = 0.5  # of the colour that is drawn under a number
 FULL_Z = 10.0  # a drift z that is drawn in full color
 
 
@@ -149,7 +148,7 @@ def slowest(traffic: Traffic) -> str:
         return chart.lines({})
     times = np.array([[each.get(name, 0.0) for name in names] for each in recent])
     found = np.quantile(times, list(QUANTILES.values()), axis=0).T
-    return chart.table(names, list(QUANTILES), found, lambda value: chart.ramp(PALE * value / max(found.max(), 1e-9)))
+    return chart.table(names, list(QUANTILES), found, lambda value: chart.ramp(value / max(found.max(), 1e-9)))
 
 
 def accuracy(traffic: Traffic) -> str:
