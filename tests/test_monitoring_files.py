@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from camserve.cli import main
 from camserve.evaluate.audit_log import CLASSES
 from camserve.evaluate.dashboard import ROWS
 from camserve.evaluate.drift import compare
@@ -127,6 +128,25 @@ def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
     assert all(target["expr"] for panel in panels for target in panel["targets"])
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels)
     assert len({panel["id"] for panel in told["panels"]}) == len(told["panels"])
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("- 1", "own.yaml is no TorchServe metrics.yaml: it has no 'ts_metrics'"),
+        ("a: [", "own.yaml: while parsing"),
+        (
+            "ts_metrics: {}\nmodel_metrics: {counter: [{name: cam_batches_total, unit: Count, dimensions: [Level]}]}",
+            "own.yaml: cam_batches_total has other dimensions than ModelVersion, ModelName, Level: leave it out",
+        ),
+        (None, "No such file"),
+    ],
+)
+def test_metrics_that_cannot_be_joined_are_named(written, message, tmp_path, capsys):
+    if written is not None:
+        (tmp_path / "own.yaml").write_text(written)
+    assert main(["metrics", str(tmp_path / "own.yaml")]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_an_xy_chart_says_which_grafana_its_options_are_for():

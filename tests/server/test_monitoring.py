@@ -208,6 +208,25 @@ def test_a_server_that_does_not_know_our_metrics_says_so_once_and_serves(store, 
         assert read(server, "one") == {}
 
 
+def test_metrics_of_ones_own_are_kept_beside_ours(store, tmp_path, capsys):
+    own = {"name": "own_total", "unit": "Count", "dimensions": ["ModelName", "Level"]}
+    block = yaml.safe_load(STANDARD.read_text())
+    block["model_metrics"]["counter"] = [own]
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(block))
+    assert main(["metrics", str(tmp_path / "own.yaml")]) == 0
+    joined = tmp_path / "joined.yaml"
+    joined.write_text(capsys.readouterr().out)
+    assert main(["metrics", str(joined)]) == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told == yaml.safe_load(joined.read_text())
+    assert told["ts_metrics"] == block["ts_metrics"]
+    assert told["model_metrics"]["counter"][0] == own
+    with Server([store / "one.mar"], tmp_path / "s", free_ports(18380), metrics_config=str(joined)) as server:
+        assert send(server, "one", [photo(3)] * 3) == [200] * 3
+        await_count(server, "one", 3)
+        assert "does not declare" not in (server.folder / "logs" / "model_log.log").read_text()
+
+
 def test_the_shipped_metrics_are_torchserves_and_ours():
     from camserve.engines.metrics import MODEL_LABELS
     from camserve.monitor.counters import COUNTERS, GAUGES

@@ -7,10 +7,23 @@ import sys
 from collections.abc import Sequence
 
 from camserve import __version__
-from camserve.cli import archive, audit, baseline, bench, calibrate, doctor, explain, inspect, report, serve, watch
+from camserve.cli import (
+    archive,
+    audit,
+    baseline,
+    bench,
+    calibrate,
+    doctor,
+    explain,
+    inspect,
+    metrics,
+    report,
+    serve,
+    watch,
+)
 from camserve.errors import CamserveError
 
-COMMANDS = (archive, baseline, inspect, explain, serve, doctor, audit, watch, calibrate, report, bench)
+COMMANDS = (archive, baseline, inspect, explain, serve, doctor, metrics, audit, watch, calibrate, report, bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

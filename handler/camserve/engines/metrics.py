@@ -31,7 +31,7 @@ class TorchServeSink:
         if missing := sorted({*COUNTERS, *GAUGES} - set(self._metrics)):
             logger.warning(
                 "camserve: this server's metrics.yaml does not declare %s: they are not counted; "
-                "set metrics_config to camserve's config/metrics.yaml, or add its model_metrics to your own",
+                "set metrics_config to camserve's config/metrics.yaml, or to what 'camserve metrics YOURS.yaml' prints",
                 ", ".join(missing),
             )
 
