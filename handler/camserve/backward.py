@@ -9,7 +9,7 @@ transformer's head reads one class token of hundreds, so all other rows of most 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -41,6 +41,24 @@ FLATTENINGS = ("ViewBackward0", "UnsafeViewBackward0")
 MUCH = 4  # rows for each that is not zero, from which on picking these out is worth it
 
 
+class Sums:
+    """What linear layers' weights sum to over the positions that they read, each found once."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        """Know which weights stay what they are: any other may be a new one in every pass, in the same memory."""
+        self._lasting = {each.data_ptr() for each in weights}
+        self._found: dict[object, Tensor] = {}
+
+    def of(self, weight: Tensor, positions: int) -> Tensor | None:
+        """Return (out, K) float32 of a weight (out, K * positions); None: it does not stay what it is."""
+        if weight.data_ptr() not in self._lasting:
+            return None
+        key = (weight.data_ptr(), weight.shape, positions, weight._version)
+        if key not in self._found:
+            self._found[key] = weight.view(len(weight), -1, positions).sum(dim=2, dtype=torch.float32)
+        return self._found[key]
+
+
 class Steps:
     """A tail on a CPU whose operators feed one another alone: the way back from scores (N, C) to an activation."""
 
@@ -54,11 +72,11 @@ class Steps:
         """Return d (weights . scores) / d activation, (S, *activation), for weights (S, N, C)."""
         return self._go(self._way, weights)
 
-    def mean_gradient(self, weights: Tensor, sums: MutableMapping[object, Tensor]) -> Tensor:
+    def mean_gradient(self, weights: Tensor, sums: Sums) -> Tensor:
         """Return the mean over positions, (S, N, K) float32, of ``gradient`` at an activation (N, K, h, w).
 
         Behind pooling it is known before the gradient of any position is, and a linear layer that reads positions is
-        read as the sum of its weights over these: 1/49 of it in a VGG. ``sums`` keeps them for the next pass.
+        read as the sum of its weights over these: 1/49 of it in a VGG.
         """
         way = list(self._way)
         while way and _keeps_sums(way[-1][0], self._activation):
@@ -153,7 +171,7 @@ def _keeps_sums(node: Any, shape: torch.Size) -> bool:
 
 
 @torch.no_grad()
-def _summed(node: Any, before: Any, channels: int, sums: MutableMapping[object, Tensor]) -> Tensor | None:
+def _summed(node: Any, before: Any, channels: int, sums: Sums) -> Tensor | None:
     """Return a linear layer's weight (out, K), summed over the positions of the (N, K, h, w) that it reads flat."""
     weight = _linear_weight(node)
     if weight is None or before.name() not in FLATTENINGS:
@@ -161,12 +179,8 @@ def _summed(node: Any, before: Any, channels: int, sums: MutableMapping[object, 
     read = before._saved_self_sym_sizes
     if len(read) != 4 or read[1] != channels or weight.shape[1] != math.prod(read[1:]):
         return None
-    if read[2] * read[3] == 1:
-        return weight
-    key = (weight.data_ptr(), weight.shape, weight._version)
-    if key not in sums:
-        sums[key] = weight.view(len(weight), channels, -1).sum(dim=2, dtype=torch.float32)
-    return sums[key]
+    positions = read[2] * read[3]
+    return weight if positions == 1 else sums.of(weight, positions)
 
 
 class IdleRows(TorchDispatchMode):  # type: ignore[no-untyped-call]

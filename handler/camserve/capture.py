@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camserve.backward import Steps, find_steps, pull_back
+from camserve.backward import Steps, Sums, find_steps, pull_back
 from camserve.errors import ConfigError, OutOfTime
 from camserve.tail import Head, NotReplayable, Tape
 from camserve.values import Layer, Targets
@@ -54,7 +54,7 @@ class Capture:
         self._training = [module for module in network.modules() if module.training]
         self._unfrozen = [each for each in network.parameters() if each.requires_grad]
         self._heads = heads or {}
-        self._sums: dict[object, Tensor] = {}
+        self._sums = Sums((*network.parameters(), *network.buffers()))
         self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
 
     def __enter__(self) -> Capture:
@@ -167,11 +167,11 @@ class Seen:
         output: Tensor,
         network: nn.Module,
         pixels: Tensor,
-        head: Head | None = None,
-        tape: Tape | None = None,
-        sums: MutableMapping[object, Tensor] | None = None,
+        head: Head | None,
+        tape: Tape | None,
+        sums: Sums,
     ) -> None:
-        """Keep the graph of the tail alive; it is freed with this object. ``sums`` outlives it: see ``Steps``."""
+        """Keep the graph of the tail alive; it is freed with this object."""
         self.layer = layer
         self.network = network  # for methods that run passes of their own
         self.pixels = pixels  # (N, 3, H, W), what the network was shown
@@ -181,7 +181,7 @@ class Seen:
         self._scores = scores
         self._output = output
         self._tape = tape
-        self._sums = {} if sums is None else sums
+        self._sums = sums
         self._gradients: dict[int, tuple[Targets, Tensor]] = {}
         self._means: dict[int, tuple[Targets, Tensor]] = {}
         self.until = math.inf  # time.monotonic() after which no further pass is begun
