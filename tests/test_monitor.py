@@ -595,6 +595,20 @@ def test_unusual_and_doubtful_pictures_are_marked_where_there_is_a_baseline(watc
     assert not flags["ood"].all()
 
 
+def test_a_row_is_unusual_by_its_energy_or_its_confidence(baseline):
+    random = np.random.default_rng(4)
+    scores = random.normal(scale=2.0, size=(400, 3)).astype(np.float32)
+    odds = np.exp(scores)
+    found = baseline.flags(Predictions(scores, odds / odds.sum(axis=1, keepdims=True)), None)["ood"]
+    energy, confidence = np.log(odds.sum(axis=1)), (odds / odds.sum(axis=1, keepdims=True)).max(axis=1)
+    limits = baseline.unusual
+    clear = np.abs(energy - limits.energy) > 1e-4
+    by_energy, by_confidence = energy < limits.energy, confidence < limits.confidence
+    assert (found == (by_energy | by_confidence))[clear].all()
+    assert (by_energy & ~by_confidence & (scores.max(axis=1) < limits.energy)).any()
+    assert (~by_energy & (scores.max(axis=1) < limits.energy)).any()
+
+
 # TorchServe's sink
 
 

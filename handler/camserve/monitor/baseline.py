@@ -95,8 +95,11 @@ class Baseline:
 
     def flags(self, predictions: Predictions, low_confidence: float | None) -> dict[str, np.ndarray]:
         """Return what each row is: ood, low_confidence, atc (its confidence is above the ATC threshold)."""
-        confidence, energy = predictions.confidence, predictions.energy
-        flags = {"ood": (energy < self.unusual.energy) | (confidence < self.unusual.confidence)}
+        confidence, doubtful = predictions.confidence, predictions.largest < self.unusual.energy
+        ood = confidence < self.unusual.confidence
+        if doubtful.any():  # logsumexp is no lower than the largest score, which is known sooner
+            ood |= predictions.energy < self.unusual.energy
+        flags = {"ood": ood}
         if self.accuracy is not None:
             flags["atc"] = confidence >= self.accuracy.threshold
         limit = low_confidence if low_confidence is not None or self.accuracy is None else self.accuracy.threshold

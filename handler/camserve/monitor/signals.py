@@ -35,10 +35,14 @@ class Predictions:
         return self.probabilities.max(axis=1)
 
     @cached_property
+    def largest(self) -> Column:
+        """The largest score of each row, (N,)."""
+        return self.scores.max(axis=1)
+
+    @cached_property
     def energy(self) -> Column:
         """Logsumexp of the scores of each row, (N,)."""
-        largest = self.scores.max(axis=1)
-        return largest + np.log(np.exp(self.scores - largest[:, None]).sum(axis=1))
+        return self.largest + np.log(np.exp(self.scores - self.largest[:, None]).sum(axis=1))
 
     @cached_property
     def classes(self) -> Column:
