@@ -23,8 +23,9 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
     # A long sum is cut into parts, one for each thread.
     parts = max(1, torch.get_num_threads() // count) if len(found) > LONG and rows.device.type == "cpu" else 1
     if count == 1:
-        named, starts = found, torch.arange(parts).to(found) * (len(found) // parts)
+        named, starts = found, torch.arange(parts, device=rows.device) * (len(found) // parts)
     else:
-        named, starts = found % width, torch.searchsorted(found, torch.arange(count * parts).to(found) * width // parts)
+        named = found % width
+        starts = torch.searchsorted(found, torch.arange(count * parts, device=rows.device) * width // parts)
     sums: Tensor = torch.embedding_bag(weight, named, starts, False, SUM, False, values[found])[0]
     return sums if parts == 1 else sums.view(count, parts, -1).sum(dim=1)

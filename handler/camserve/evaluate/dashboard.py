@@ -82,7 +82,7 @@ STAGES = (
 )
 FORMATS = f"{_rate('cam_inputs_total', 'format')} / on () group_left () sum(rate({_of('cam_inputs_total')}[{RATE}]))"
 SHIFTS = f"{_of('cam:shift:1h')} * on (feature) group_left () {INPUTS}"
-LATENCY = {f"p{share}": _of(f"cam:latency_p{share}_milliseconds") for share in (50, 90, 99)}
+LATENCY = {each: _of(f"cam:latency_{each}_milliseconds") for each in QUANTILES}
 SLOWEST = {each: f"max by (stage) ({_slowest(each)})" for each in QUANTILES}
 
 ROWS: Mapping[str, Sequence[Panel]] = {
@@ -211,16 +211,20 @@ def _panel(panel: Panel, place: Json) -> Json:
         | ({"instant": True, "format": "table"} if panel.kind == "table" else {"instant": panel.instant})
         for at, (legend, query) in enumerate(panel.queries.items())
     ]
-    named = {f"Value #{target['refId']}": target["legendFormat"] for target in targets}
-    organized = {"excludeByName": {"Time": True}, "renameByName": named}
-    joined = [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]
     defaults = {"unit": panel.unit, **panel.defaults}
     return {"type": panel.kind, "title": panel.title, "gridPos": place, "datasource": source, "targets": targets} | {
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": {},
-        **({"transformations": joined} if panel.kind == "table" and len(targets) > 1 else {}),
+        **(_joined(targets) if panel.kind == "table" and len(targets) > 1 else {}),
         **panel.settings,
     }
+
+
+def _joined(targets: Sequence[Json]) -> Json:
+    """Make one table of several queries: each a column under its legend, which Grafana calls by its letter."""
+    named = {f"Value #{target['refId']}": target["legendFormat"] for target in targets}
+    organized = {"excludeByName": {"Time": True}, "renameByName": named}
+    return {"transformations": [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]}
 
 
 def _variables() -> list[Json]:

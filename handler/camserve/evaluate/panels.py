@@ -56,6 +56,11 @@ class Traffic:
         return windows_of(self.records, self.seconds)
 
     @cached_property
+    def stages(self) -> list[str]:
+        """The stages that the records tell the time of."""
+        return sorted({name for record in self.records for name in record.timing_ms} - {"all"})
+
+    @cached_property
     def reference(self) -> Bins:
         """The baseline's counts."""
         return reference_bins(self.baseline)
@@ -130,8 +135,9 @@ def latency(traffic: Traffic) -> str:
 
 def stages(traffic: Traffic) -> str:
     """Milliseconds by stage, mean of a request."""
-    names = sorted({name for record in traffic.records for name in record.timing_ms} - {"all"})
-    series = {name: [(start, _mean_stage(each, name)) for start, each in traffic.windows.items()] for name in names}
+    series = {
+        name: [(start, _mean_stage(each, name)) for start, each in traffic.windows.items()] for name in traffic.stages
+    }
     return chart.lines(series, low=0.0)
 
 
@@ -142,13 +148,12 @@ def _mean_stage(records: Iterable[Record], name: str) -> float:
 
 def slowest(traffic: Traffic) -> str:
     """Milliseconds by stage, quantiles of the newest records."""
-    names = sorted({name for record in traffic.records for name in record.timing_ms} - {"all"})
     recent = [record.timing_ms for record in traffic.records if record.timing_ms][-RECENT:]
     if not recent:
         return chart.lines({})
-    times = np.array([[each.get(name, 0.0) for name in names] for each in recent])
+    times = np.array([[each.get(name, 0.0) for name in traffic.stages] for each in recent])
     found = np.quantile(times, list(QUANTILES.values()), axis=0).T
-    return chart.table(names, list(QUANTILES), found, lambda value: chart.ramp(value / max(found.max(), 1e-9)))
+    return chart.table(traffic.stages, list(QUANTILES), found, lambda value: chart.ramp(value / max(found.max(), 1e-9)))
 
 
 def accuracy(traffic: Traffic) -> str:

@@ -192,7 +192,9 @@ class Stages:
         with self._lock:
             recent = {stage: list(each) for stage, each in self._recent.items()}
         for stage, each in recent.items():
-            ordered = sorted(each) or [0.0]  # a flush happens while a client waits: NumPy would take twice as long
+            ordered = sorted(each) or [
+                0.0
+            ]  # a flush happens while a client waits: NumPy would take several times as long
             for name, share in QUANTILES.items():
                 yield (stage, name), ordered[math.ceil(share * len(ordered)) - 1]
 
