@@ -160,7 +160,7 @@ def seen_of(name: str, device: str) -> Seen:
 def targets_of(name: str, device: str) -> Targets:
     classes = torch.tensor(case_of(name, device).classes, device=device)
     count = seen_of(name, device).scores.shape[1]
-    return Targets(torch.arange(len(classes), device=device), nn.functional.one_hot(classes, count).float())
+    return Targets.weighing(range(len(classes)), nn.functional.one_hot(classes, count).float())
 
 
 @cache

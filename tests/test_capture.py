@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torchvision.models.convnext import CNBlockConfig
 from camserve.capture import Capture, Seen, off_grid, on_grid
 from camserve.errors import ConfigError
 from camserve.head import find_head
+from camserve.tail import Head
 from camserve.values import Layer, Targets
 from small_networks import CLASSES, SIDE, Small, deep, pictures, pooled, settle, tokens
 
@@ -208,8 +210,8 @@ class OneAtATime(torch.autograd.Function):
 def test_a_tail_that_takes_one_gradient_at_a_time_gets_one_at_a_time() -> None:
     small = Small(settle(Tail(lambda shown, _: OneAtATime.apply(shown.square()).mean(dim=(2, 3)))), Layer("layer"))
     seen = look(small, pictures(2))
-    rows = torch.tensor([0, 0, 1])
-    found = seen.gradients(Targets(rows, torch.eye(CLASSES)[[0, 3, 1]]))
+    rows = [0, 0, 1]
+    found = seen.gradients(Targets.weighing(rows, torch.eye(CLASSES)[[0, 3, 1]]))
     for gradient, row, channel in zip(found, rows, (0, 3, 1)):
         expected = torch.zeros_like(gradient)
         expected[channel] = 4 * seen.activations[row, channel] / gradient[0].numel()
@@ -248,7 +250,7 @@ def test_a_known_head_needs_no_graph_at_all() -> None:
 @pytest.mark.parametrize("name", TAILS)
 def test_gradients_are_those_of_the_whole_network(name: str) -> None:
     small = TAILS[name]()
-    targets = Targets(torch.tensor([1, 0, 1]), torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 1, 0, -1], [0, -2, 0, 0, 0]]))
+    targets = Targets.weighing([1, 0, 1], torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 1, 0, -1], [0, -2, 0, 0, 0]]))
     seen = look(small, pictures(2))
     means, found = seen.mean_gradients(targets), seen.gradients(targets)
     kept: list[Tensor] = []
@@ -272,7 +274,7 @@ def test_methods_share_one_backward_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or grad(*args, **kwargs))
     seen = look(tokens(), pictures(1))
-    targets = Targets(torch.tensor([0]), torch.eye(CLASSES)[[2]])
+    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
     assert torch.equal(seen.mean_gradients(targets), seen.gradients(targets).mean(dim=(2, 3)))
     seen.mean_gradients(targets)
     assert len(passes) == 1
@@ -286,7 +288,7 @@ def test_pictures_whose_last_block_is_kept_pass_in_smaller_groups() -> None:
 def test_two_layers_of_one_pass_get_their_own_gradients_and_tapes() -> None:
     network = build("resnet18")
     layers = (Layer("layer2"), Layer("layer4"))
-    targets = Targets(torch.tensor([0]), torch.eye(CLASSES)[[2]])
+    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
     with Capture(network, layers) as capture:
         both = capture.forward(pictures(1), tape=True)
     for seen, layer in zip(both, layers):
@@ -331,7 +333,7 @@ def test_a_layer_that_the_scores_ignore_is_named() -> None:
     network = Tail(lambda _, before: before[:, 0, 0, :CLASSES])
     seen = look(Small(network, Layer("layer")), pictures(1))
     with pytest.raises(ConfigError, match="scores do not depend on the output of 'layer'"):
-        seen.gradients(Targets(torch.tensor([0]), torch.eye(CLASSES)[[0]]))
+        seen.gradients(Targets.weighing([0], torch.eye(CLASSES)[[0]]))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,7 @@ def test_the_network_is_given_back(fails: bool, tape: bool) -> None:
     before = condition()
     try:
         seen = look(small, pictures(1), tape)
-        seen.gradients(Targets(torch.tensor([0]), torch.eye(CLASSES)[[0]]))
+        seen.gradients(Targets.weighing([0], torch.eye(CLASSES)[[0]]))
         assert not fails
     except RuntimeError:
         assert fails
@@ -401,6 +403,49 @@ HEADS = {
     "no bias": lambda: tailed(*POOL, nn.Linear(6, CLASSES, bias=False)),
     "as many channels as classes": lambda: tailed(*POOL, nn.Linear(CLASSES, CLASSES), channels=CLASSES),
 }
+
+
+def hidden(*between: nn.Module, width: int = 12) -> Small:
+    return tailed(*POOL, nn.Linear(6, width), *between, nn.Linear(width, CLASSES))
+
+
+class Unowned(nn.Module):
+    """A linear layer whose weights lie in no module that gives its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(12, 6)), nn.Parameter(torch.zeros(12))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return nn.functional.linear(pooled, self.weight, self.bias).relu()
+
+
+class Bow(nn.Module):
+    """A hidden layer that runs twice when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, CLASSES)
+        self.twice = False
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        once = self.first(pooled).relu()
+        return self.last(self.first(once) if self.twice else once)
+
+
+HIDDEN = {
+    "ReLU": lambda: hidden(nn.ReLU()),
+    "ReLU in place": lambda: hidden(nn.ReLU(inplace=True), nn.Dropout()),
+    "ReLU6": lambda: hidden(nn.ReLU6()),
+    "Hardswish in place": lambda: hidden(nn.Hardswish(inplace=True), width=600),
+    "SiLU": lambda: hidden(nn.SiLU(), width=6),
+    "GELU": lambda: hidden(nn.GELU()),
+    "tanh": lambda: hidden(nn.Tanh()),
+    "no bias": lambda: tailed(*POOL, nn.Linear(6, 12, bias=False), nn.ReLU(), nn.Linear(12, CLASSES, bias=False)),
+    "1x1 convolutions": lambda: tailed(
+        POOL[0], nn.Conv2d(6, 12, 1), nn.Hardswish(inplace=True), nn.Conv2d(12, CLASSES, 1), nn.Flatten()
+    ),
+}
 NO_HEADS = {
     "ReLU": lambda: tailed(nn.ReLU(), *POOL, LINEAR),
     "in-place ReLU": lambda: tailed(nn.ReLU(inplace=True), *POOL, LINEAR),
@@ -411,7 +456,16 @@ NO_HEADS = {
     "no pooling": lambda: tailed(nn.Flatten(), nn.Linear(96, CLASSES)),
     "pooling of a part": lambda: tailed(nn.MaxPool2d(1, stride=2), *POOL, LINEAR),
     "two linear layers": lambda: tailed(*POOL, nn.Linear(6, 6), LINEAR),
-    "two linear layers, ReLU": lambda: tailed(*POOL, nn.Linear(6, 6), nn.ReLU(), LINEAR),
+    "a hidden layer with another function": lambda: hidden(nn.LeakyReLU()),
+    "a hidden layer with other bounds": lambda: hidden(nn.Hardtanh(0, 5)),
+    "a hidden layer with an approximation": lambda: hidden(nn.GELU("tanh")),
+    "a hidden layer with two functions": lambda: hidden(nn.ReLU(), nn.Tanh()),
+    "a hidden layer, normalised": lambda: hidden(nn.LayerNorm(12), nn.ReLU()),
+    "a hidden layer that nobody owns": lambda: tailed(*POOL, Unowned(), nn.Linear(12, CLASSES)),
+    "two hidden layers": lambda: hidden(nn.ReLU(), nn.Linear(12, 12), nn.ReLU()),
+    "maximum pooling, a hidden layer": lambda: tailed(
+        nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, CLASSES)
+    ),
     "softmax": lambda: tailed(*POOL, LINEAR, nn.Softmax(dim=1)),
     "densenet121": lambda: Small(build("densenet121"), Layer("features")),
     "convnext": lambda: Small(convnext(), Layer("features.3")),
@@ -426,9 +480,63 @@ def test_a_head_is_found_by_running_the_network(name: str) -> None:
     assert head.residual < 1e-6
     seen = look(small, pictures(3))
     assert torch.allclose(head.scores(seen.activations), seen.scores, atol=1e-6)
-    targets = Targets(torch.tensor([2, 0]), torch.randn(2, CLASSES))
+    targets = Targets.weighing([2, 0], torch.randn(2, CLASSES))
     exact = seen.gradients(targets)
-    assert torch.allclose(head.gradients(targets.weights, exact.shape[2:]), exact, rtol=1e-5, atol=1e-8)
+    assert torch.allclose(head.gradients(targets, exact.shape[2:]), exact, rtol=1e-5, atol=1e-8)
+
+
+def closed(small: Small) -> dict[str, Head]:
+    head = find_head(small.network, small.layer, (SIDE, SIDE))
+    assert head is not None
+    assert head.hidden is not None
+    return {small.layer.name: head}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_hidden_layer_has_a_closed_form(name: str, threads: int) -> None:
+    small = HIDDEN[name]()
+    heads = closed(small)
+    assert not any(graphs(small, heads).values())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for count in (1, 3):
+            exact = look(small, pictures(count))
+            with Capture(small.network, (small.layer,), heads) as capture:
+                (seen,) = capture.forward(pictures(count))
+            assert torch.equal(seen.scores, exact.scores)
+            for rows in (list(range(count)), [count - 1, 0]):
+                one_class = torch.eye(CLASSES)[[row % CLASSES for row in rows]]
+                for weights in (one_class, torch.randn(len(rows), CLASSES)):
+                    targets = Targets.weighing(rows, weights)
+                    expected = exact.gradients(targets)
+                    assert torch.allclose(seen.gradients(targets), expected, rtol=1e-5, atol=1e-7)
+                    assert torch.allclose(seen.mean_gradients(targets), expected.mean(dim=(2, 3)), rtol=1e-5, atol=1e-7)
+            recorded = look(small, pictures(count), tape=True)
+            assert torch.allclose(seen.rescore(-seen.activations), recorded.rescore(-seen.activations), atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_hidden_layer_that_another_network_lacks_is_left_to_autograd() -> None:
+    small = HIDDEN["ReLU"]()
+    (head,) = closed(small).values()
+    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
+    elsewhere = replace(head, hidden=replace(head.hidden, module="nowhere"))
+    with Capture(small.network, (small.layer,), {small.layer.name: elsewhere}) as capture:
+        (seen,) = capture.forward(pictures(1))
+    assert seen.head is None
+    assert torch.equal(seen.gradients(targets), look(small, pictures(1)).gradients(targets))
+
+
+def test_a_hidden_layer_that_runs_twice_is_no_closed_form() -> None:
+    small = tailed(*POOL, Bow())
+    with Capture(small.network, (small.layer,), closed(small)) as capture:
+        capture.forward(pictures(1))
+        small.network[3].twice = True
+        with pytest.raises(ConfigError, match=r"module '3.first' ran 2 times in a forward pass, not once"):
+            capture.forward(pictures(1))
 
 
 @pytest.mark.parametrize("name", NO_HEADS)

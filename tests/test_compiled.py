@@ -58,7 +58,7 @@ def test_the_two_halves_are_the_network(name):
     halves = split(network, small.layer, example((SIDE, SIDE), torch.float32, CPU))
     joined = Split(network, *halves, small.layer)
     for count in (1, 3):
-        targets = Targets(torch.arange(count), torch.eye(5)[:count])
+        targets = Targets.weighing(range(count), torch.eye(5)[:count])
         found = []
         for each in (network, joined):
             with Capture(each, (small.layer,)) as capture:

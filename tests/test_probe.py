@@ -145,7 +145,7 @@ def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_righ
     classes = torch.tensor([1, 3])
     with Capture(network, (layer,)) as capture:
         (seen,) = capture.forward(pixels)
-        ours = gradcam(seen, Targets(torch.arange(2), torch.eye(seen.scores.shape[1])[classes]))
+        ours = gradcam(seen, Targets.weighing(range(2), torch.eye(seen.scores.shape[1])[classes]))
     plain = plain_gradcam(network, layer, pixels, classes)
     assert plain.abs().max() > 0
     assert (ours - plain).abs().max() <= TOLERANCE * plain.abs().max()
@@ -318,7 +318,7 @@ def test_what_a_network_does_is_watched_whatever_its_parts_are_called(build, lay
     assert find_layer(network, (SIDE, SIDE)) == layer
     with Capture(network, (layer,)) as capture:
         (seen,) = capture.forward(pictures(2))
-        gradients = seen.gradients(Targets(torch.arange(2), torch.eye(CLASSES)[:2]))
+        gradients = seen.gradients(Targets.weighing(range(2), torch.eye(CLASSES)[:2]))
     assert gradients.abs().sum(dim=(1, 2, 3)).min() > 0
 
 

@@ -47,7 +47,7 @@ def files(tmp_path_factory):
 
 def test_a_program_has_the_scores_and_the_map_of_its_network(files):
     pixels = torch.randn(3, 3, SIDE, SIDE)
-    targets = Targets(torch.tensor([0, 1, 2, 2]), torch.eye(1000)[[5, 6, 7, 8]])
+    targets = Targets.weighing([0, 1, 2, 2], torch.eye(1000)[[5, 6, 7, 8]])
     program = load_program(files / "any.pt2", ["at.relu__16"], (SIDE, SIDE))
     seen = []
     for source, layer in ((network(), "layer4"), (program, "at.relu__16")):
@@ -84,7 +84,7 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
         (seen,) = capture.forward(pixels)
     best = int(seen.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
-    expected = METHODS["gradcam"].run(seen, Targets(torch.tensor([0]), torch.eye(1000)[[best]]))[0].clamp(min=0)
+    expected = METHODS["gradcam"].run(seen, Targets.weighing([0], torch.eye(1000)[[best]]))[0].clamp(min=0)
     grid = np.array(answers[0]["explanations"][0]["grid"])
     assert np.abs(grid - (expected / expected.max()).numpy()).max() < 1e-3
 

@@ -124,6 +124,17 @@ def find_steps(scores: Tensor, activation: Tensor) -> Steps | None:
     return Steps(way, scores.shape, activation.shape)
 
 
+def operators(scores: Tensor) -> set[str]:
+    """Return the names that autograd has for the ways back through all that scores (N, C) were made of."""
+    known, waiting = set(), [scores.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in known:
+            known.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return {node.name() for node in known}
+
+
 def pull_back(scores: Tensor, activation: Tensor, weights: Tensor, *, idle_rows: bool = False) -> Tensor | None:
     """Return d (weights . scores) / d activation, (S, *activation.shape), for weights (S, N, C) of scores (N, C).
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camserve.backward import Steps, Sums, find_steps, pull_back
+from camserve.backward import Steps, Sums, find_steps, operators, pull_back
 from camserve.errors import ConfigError, OutOfTime
 from camserve.tail import Head, NotReplayable, Tape
 from camserve.values import Layer, Targets
@@ -43,7 +43,8 @@ class Capture:
     def __init__(self, network: nn.Module, layers: tuple[Layer, ...], heads: Mapping[str, Head] | None = None) -> None:
         """Name what to borrow, and the closed form of the tail for layers that have one, by layer name.
 
-        Where every layer has one, no autograd graph is built at all. The network is walked once, here: it must not
+        Where every layer has one, no autograd graph is built at all. One whose hidden layer is no module of this
+        network, as where its tail was exported, is left to autograd. The network is walked once, here: it must not
         get other modules, parameters or modes. ConfigError: the network has no such module.
         """
         modules = dict(network.named_modules())
@@ -53,14 +54,23 @@ class Capture:
         self._network = network
         self._training = [module for module in network.modules() if module.training]
         self._unfrozen = [each for each in network.parameters() if each.requires_grad]
-        self._heads = heads or {}
+        self._heads = {
+            name: head for name, head in (heads or {}).items() if head.hidden is None or head.hidden.module in modules
+        }
         self._sums = Sums((*network.parameters(), *network.buffers()))
         self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
+        self._analytic = bool(layers) and all(layer.name in self._heads for layer in layers)
+        hidden = {name: head.hidden.module for name, head in self._heads.items() if head.hidden is not None}
+        self._given = {layer.name: _Given(hidden[layer.name]) for layer in layers if layer.name in hidden}
+        self._hooks: list[tuple[nn.Module, _Watch | _Given]] = [
+            *self._watches,
+            *((modules[each.name], each) for each in self._given.values()),
+        ]
 
     def __enter__(self) -> Capture:
         """Freeze the network and start to watch."""
         self._set(training=False, frozen=True)
-        self._handles = [module.register_forward_hook(watch) for module, watch in self._watches]
+        self._handles = [module.register_forward_hook(hook) for module, hook in self._hooks]
         return self
 
     def __exit__(
@@ -90,26 +100,31 @@ class Capture:
         With ``tape`` the tail is recorded, for methods that run it again (``Seen.rescore``).
         ConfigError: a layer's module did not run, or not as often as its ``call`` says.
         """
-        analytic = bool(self._watches) and all(watch.layer.name in self._heads for _, watch in self._watches)
-        with torch.inference_mode(analytic), torch.set_grad_enabled(not analytic), ExitStack() as stack:
+        with torch.inference_mode(self._analytic), ExitStack() as stack:
+            if not self._analytic:
+                stack.enter_context(torch.enable_grad())
             for _, watch in self._watches:
-                watch.begin(stack, differentiable=not analytic, record=tape and watch.layer.name not in self._heads)
+                record = tape and watch.layer.name not in self._heads
+                watch.begin(stack, differentiable=not self._analytic, record=record)
+            for given in self._given.values():
+                given.begin()
             try:
                 scores = self._network(pixels)
             finally:
-                for _, watch in self._watches:
-                    watch.end()
+                for _, hook in self._hooks:
+                    hook.end()
         seen = tuple(self._seen(watch, scores, pixels) for _, watch in self._watches)
-        for _, watch in self._watches:
-            watch.forget()
+        for _, hook in self._hooks:
+            hook.forget()
         return seen
 
     def _seen(self, watch: _Watch, scores: Tensor, pixels: Tensor) -> Seen:
         output = watch.output()
         if watch.tape is not None:
             watch.tape.close(scores)
-        head = self._heads.get(watch.layer.name)
-        return Seen(watch.layer, scores, output, self._network, pixels, head, watch.tape, self._sums)
+        head, given = self._heads.get(watch.layer.name), self._given.get(watch.layer.name)
+        hidden = None if given is None else given.values()
+        return Seen(watch.layer, scores, output, self._network, pixels, head, hidden, watch.tape, self._sums)
 
 
 class _Watch:
@@ -147,7 +162,8 @@ class _Watch:
             return None
         first = output if isinstance(output, Tensor) else output[0]
         # A deeper layer stays in the graph of a shallower one, so that both get gradients.
-        self._output = first if first.requires_grad else first.detach().requires_grad_(self._differentiable)
+        cut = self._differentiable and not first.requires_grad
+        self._output = first.detach().requires_grad_() if cut else first
         # The copy lets the next module work in place, which a leaf forbids and which would
         # otherwise change what this module's output is taken to be (DenseNet does both).
         handed_on = self._output.clone()
@@ -155,6 +171,37 @@ class _Watch:
             # Switched on only now, so that the trunk runs as fast, and as compiled, as ever.
             self.tape = self._stack.enter_context(Tape(handed_on))
         return handed_on if isinstance(output, Tensor) else (handed_on, *output[1:])
+
+
+class _Given:
+    """A forward hook that keeps what the hidden layer of a tail's closed form gave."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._on = False  # off: a pass of a method's own
+        self.forget()
+
+    def begin(self) -> None:
+        self._on = True
+        self.forget()
+
+    def end(self) -> None:
+        self._on = False
+
+    def forget(self) -> None:
+        """Hold on to nothing of the last pass."""
+        self._outputs: list[Tensor] = []
+
+    def values(self) -> Tensor:
+        """Return (N, M) float32."""
+        if len(self._outputs) != 1:
+            raise ConfigError(f"module '{self.name}' ran {len(self._outputs)} times in a forward pass, not once")
+        return self._outputs[0].flatten(1).float()
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self._on:
+            # A copy: the next module may work in place.
+            self._outputs.append(output.detach().clone())
 
 
 class Seen:
@@ -168,6 +215,7 @@ class Seen:
         network: nn.Module,
         pixels: Tensor,
         head: Head | None,
+        hidden: Tensor | None,
         tape: Tape | None,
         sums: Sums,
     ) -> None:
@@ -180,6 +228,7 @@ class Seen:
         self.activations = on_grid(output.detach(), layer)  # (N, K, h, w) float32
         self._scores = scores
         self._output = output
+        self._hidden = hidden  # (N, M), what the hidden layer of the closed form gave
         self._tape = tape
         self._sums = sums
         self._gradients: dict[int, tuple[Targets, Tensor]] = {}
@@ -193,7 +242,8 @@ class Seen:
 
     def targeted(self, targets: Targets, scores: Tensor | None = None) -> Tensor:
         """Return the value (T,) of each target: its weighted sum of its row's scores, or of others (N, C)."""
-        return (targets.weights * (self.scores if scores is None else scores)[targets.rows]).sum(dim=1)
+        asked = (self.scores if scores is None else scores)[targets.rows].gather(1, targets.classes)
+        return (targets.signs * asked).sum(dim=1)
 
     @torch.no_grad()
     def rerun(self, pixels: Tensor) -> Tensor:
@@ -232,7 +282,7 @@ class Seen:
         OutOfTime: between two passes.
         """
         if self.head is not None:
-            return self.head.gradients(targets.weights, self.activations.shape[2:])
+            return self.head.gradients(targets, self.activations.shape[2:], self._given(targets))
         # Methods that share a targets object share its backward pass.
         return self._once(
             self._gradients, targets, lambda: on_grid(self._backward(targets, self._pull_back), self.layer)
@@ -244,7 +294,7 @@ class Seen:
         Where pooling follows the layer it is found without them.
         """
         if self.head is not None:
-            return self.head.mean_gradients(targets.weights, self.activations.shape[2:])
+            return self.head.mean_gradients(targets, self.activations.shape[2:], self._given(targets))
         return self._once(self._means, targets, lambda: self._mean_backward(targets))
 
     def _mean_backward(self, targets: Targets) -> Tensor:
@@ -276,11 +326,22 @@ class Seen:
 
     def activations_of(self, targets: Targets) -> Tensor:
         """Return the activation (T, K, h, w) of each target's row."""
-        return self.activations if self._is_every_row(targets) else self.activations[targets.rows]
+        return self._of(targets, self.activations)
+
+    def operators(self) -> set[str]:
+        """Return the names that autograd has for the ways back through the operators of the tail."""
+        return operators(self._scores)
+
+    def _given(self, targets: Targets) -> Tensor | None:
+        return None if self._hidden is None else self._of(targets, self._hidden)
+
+    def _of(self, targets: Targets, values: Tensor) -> Tensor:
+        """Return the values (T, ...), of (N, ...), of each target's row."""
+        return values if self._is_every_row(targets) else values[targets.rows]
 
     def _is_every_row(self, targets: Targets) -> bool:
         """Whether the targets are one of each row, in order."""
-        return targets.numbers == list(range(len(self.scores)))
+        return targets.per_row(len(self.scores)) == 1
 
     @cached_property
     def _steps(self) -> Steps | None:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,13 +55,11 @@ class Question:
     details: frozenset[str] = frozenset()
     until: float = math.inf  # time.monotonic() after which no pass is begun for it
 
-    def functional(self, classes: int) -> np.ndarray:
-        """Return the weights (C,) of the scores whose evidence is asked for."""
-        weights = np.zeros(classes, np.float32)
-        weights[self.target.prediction.index] += 1
-        if self.contrast is not None:
-            weights[self.contrast.index] -= 1
-        return -weights if self.evidence == "against" else weights
+    def functional(self) -> list[tuple[int, float]]:
+        """Return the classes whose evidence is asked for, each with its sign; a class against itself cancels."""
+        sign = -1.0 if self.evidence == "against" else 1.0
+        wanted = [(self.target.prediction.index, sign)]
+        return wanted if self.contrast is None else [*wanted, (self.contrast.index, -sign)]
 
     def answer(self, status: str, *warnings: Caution) -> Explanation:
         """Return the explanation without a map."""
@@ -119,9 +116,15 @@ def _cost(question: Question) -> tuple[int, float]:
 
 def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
     device = seen.scores.device
-    weights = np.stack([question.functional(seen.scores.shape[1]) for question in chosen])
-    rows = torch.tensor([question.row for question in chosen], device=device)
-    return Targets(rows, torch.from_numpy(weights).to(device))
+    asked = [question.functional() for question in chosen]
+    most = max(map(len, asked))
+    padded = [[*each, *[(0, 0.0)] * (most - len(each))] for each in asked]
+    return Targets(
+        [question.row for question in chosen],
+        torch.tensor([[index for index, _ in each] for each in padded], device=device),
+        torch.tensor([[sign for _, sign in each] for each in padded], device=device),
+        seen.scores.shape[1],
+    )
 
 
 def _attempt(seen: list[Seen], method: Method, chosen: Sequence[Question], targets: Targets) -> list[Explanation]:

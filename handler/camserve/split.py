@@ -119,7 +119,7 @@ def _seen(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, Ten
         (seen,) = capture.forward(pixels)
         shape = seen.scores.shape
         weights = torch.linspace(-1, 1, shape.numel(), device=seen.scores.device).reshape(shape)
-        targets = Targets(torch.arange(shape[0], device=seen.scores.device), weights)
+        targets = Targets.weighing(range(shape[0]), weights)
         return seen.activations, seen.scores, seen.gradients(targets)
 
 

@@ -2,21 +2,25 @@
 
 ``Tape`` works for any network: it keeps the operators that ran on the layer's output in the one
 watched forward pass and runs them again on another output. ``Head`` is the closed form where the
-tail is pooling and one linear layer.
+tail is pooling and one linear layer, or two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from camserve.products import product
+from camserve.products import picked, product, whole_product
+from camserve.values import Targets
+
+aten: Any = torch.ops.aten
 
 
 class NotReplayable(Exception):
@@ -24,24 +28,73 @@ class NotReplayable(Exception):
 
 
 @dataclass(frozen=True)
-class Head:
-    """Global average pooling and one linear layer: scores = weight . mean(activation) + bias."""
+class Function:
+    """What a hidden layer does to each of its outputs."""
 
-    weight: Tensor  # (C, K)
+    run: Callable[[Tensor], Tensor]
+    sparse: bool  # much of the gradient before it is zero
+    pull_back: Callable[[Tensor, Tensor], Tensor]  # the gradient behind it, what it was given -> the gradient before it
+
+
+FUNCTIONS: Mapping[str, Function] = {  # by the name that autograd has for the way back
+    "ReluBackward0": Function(torch.relu, True, lambda gradient, given: aten.threshold_backward(gradient, given, 0)),
+    "HardtanhBackward0": Function(
+        functional.relu6, True, lambda gradient, given: aten.hardtanh_backward(gradient, given, 0, 6)
+    ),
+    "HardswishBackward0": Function(functional.hardswish, False, aten.hardswish_backward),
+    "SiluBackward0": Function(functional.silu, False, aten.silu_backward),
+    "GeluBackward0": Function(functional.gelu, False, aten.gelu_backward),
+    "TanhBackward0": Function(torch.tanh, False, lambda gradient, given: aten.tanh_backward(gradient, given.tanh())),
+}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A linear layer and a function of each of its outputs, between pooling and the last layer."""
+
+    module: str  # dotted name of the linear layer, whose output (N, M) must be watched
+    weight: Tensor  # (M, K)
+    bias: Tensor  # (M,)
+    function: str  # of ``FUNCTIONS``
+
+    def run(self, pooled: Tensor) -> Tensor:
+        """Return what the layer makes, (N, M), of pooled activations (N, K)."""
+        return FUNCTIONS[self.function].run(pooled @ self.weight.T + self.bias)
+
+    def pull_back(self, gradients: Tensor, given: Tensor) -> Tensor:
+        """Return the gradients (T, K) before the layer of those (T, M) behind it, where it gave (T, M)."""
+        function = FUNCTIONS[self.function]
+        return (product if function.sparse else whole_product)(function.pull_back(gradients, given), self.weight)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Global average pooling and one linear layer: scores = weight . mean(activation) + bias.
+
+    With ``hidden`` it is two: scores = weight . function(hidden.weight . mean(activation) + hidden.bias) + bias.
+    """
+
+    weight: Tensor  # (C, K), or (C, M) behind a hidden layer
     bias: Tensor  # (C,)
     residual: float  # completeness: the largest |scores - closed form| over the largest |score|, where it was probed
+    hidden: Hidden | None = None
 
     def scores(self, activations: Tensor) -> Tensor:
         """Return the scores (N, C) of activations (N, K, h, w)."""
-        return activations.mean(dim=(2, 3)) @ self.weight.T + self.bias
+        pooled = activations.mean(dim=(2, 3))
+        return (pooled if self.hidden is None else self.hidden.run(pooled)) @ self.weight.T + self.bias
 
-    def gradients(self, weights: Tensor, grid: Sequence[int]) -> Tensor:
-        """Return d (weights . scores) / d activation, (T, K, h, w), for weights (T, C) of the scores."""
-        return self.mean_gradients(weights, grid)[:, :, None, None].expand(-1, -1, *grid)
+    def gradients(self, targets: Targets, grid: Sequence[int], given: Tensor | None = None) -> Tensor:
+        """Return d target / d activation, (T, K, h, w); ``given`` (T, M) is what the hidden layer's module gave."""
+        return self.mean_gradients(targets, grid, given)[:, :, None, None].expand(-1, -1, *grid)
 
-    def mean_gradients(self, weights: Tensor, grid: Sequence[int]) -> Tensor:
+    def mean_gradients(self, targets: Targets, grid: Sequence[int], given: Tensor | None = None) -> Tensor:
         """Return what ``gradients`` are at every position, (T, K)."""
-        return product(weights, self.weight) / (grid[0] * grid[1])
+        gradients = picked(self.weight, targets.classes, targets.signs)
+        if self.hidden is not None:
+            assert given is not None
+            gradients = self.hidden.pull_back(gradients, given)
+        return gradients / (grid[0] * grid[1])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -112,19 +112,38 @@ class Request:
 
 @dataclass(frozen=True)
 class Targets:
-    """The functionals whose evidence is asked for: target t is ``weights[t] . scores[rows[t]]``.
+    """The functionals whose evidence is asked for: target t is ``signs[t] . scores[numbers[t], classes[t]]``.
 
-    A one-hot row asks about a class, a difference of two asks why one rather than the other,
-    a negated row asks what speaks against.
+    One class is asked about for itself, two with opposite signs to learn why one rather than the other, negated signs
+    to learn what speaks against.
     """
 
-    rows: Tensor  # (T,) int64, which row of the batch
-    weights: Tensor  # (T, C) float32
+    numbers: Sequence[int]  # T, which row of the batch; on the host, where a GPU need not be waited for
+    classes: Tensor  # (T, M) int64: M is 1 or 2 of the C classes, unless all are weighed
+    signs: Tensor  # (T, M) float32
+    count: int  # C
+
+    @classmethod
+    def weighing(cls, numbers: Sequence[int], weights: Tensor) -> Targets:
+        """Weigh all scores: target t is ``weights[t] . scores[numbers[t]]``, for weights (T, C) float32."""
+        every = weights.new_ones(weights.shape).cumsum(dim=1).long() - 1  # 0, 1, ... C - 1 in each row
+        return cls(numbers, every, weights, weights.shape[1])
 
     @cached_property
-    def numbers(self) -> list[int]:
-        """The rows, on the host: copied once, since a GPU is waited for."""
-        return [int(row) for row in self.rows.tolist()]
+    def rows(self) -> Tensor:
+        """Which row of the batch, (T,) int64."""
+        return self.classes.new_tensor(self.numbers)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The weight of every score, (T, C) float32."""
+        return self.signs.new_zeros(len(self.rows), self.count).scatter_add_(1, self.classes, self.signs)
+
+    def per_row(self, count: int) -> int:
+        """Return how many targets each of ``count`` rows has, where these are equally many and in order; else 0."""
+        each, more = divmod(len(self.numbers), count)
+        in_order = not more and list(self.numbers) == [row for row in range(count) for _ in range(each)]
+        return each if in_order else 0
 
 
 @dataclass(frozen=True)

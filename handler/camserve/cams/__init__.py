@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -41,7 +42,7 @@ class Method:
     tape: bool = False  # runs the tail again: needs Capture.forward(pixels, tape=True)
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
     weighted: bool = False  # channel weight times activation, so that two negatives make evidence
-    complete: bool = False  # sums to the score less its bias where the tail has a closed form
+    complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
     notes: Callable[[Seen, Targets], list[dict[str, float]]] | None = None  # what else a reader must know
 
 
@@ -90,8 +91,11 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-@dataclass(frozen=True)
-class Map:
+NOTHING = np.zeros(1, np.float32)  # arrays: NumPy takes longer for a number than for all else in ``measure``
+LEAST = np.full(1, np.finfo(np.float32).smallest_subnormal)  # what nothing is divided by
+
+
+class Map(NamedTuple):
     """One map with its measure."""
 
     grid: np.ndarray  # (h, w) float32: 0..1, or -1..1 for signed evidence
@@ -112,14 +116,15 @@ def measure(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
     A map without evidence stays all zero with scale 0; nothing is added that would hide it. What is not finite is not
     mended.
     """
-    raw = np.maximum(signed, 0)
+    flat = signed.reshape(len(signed), -1)
+    raw = np.maximum(flat, NOTHING)
     with np.errstate(invalid="ignore"):
-        masses = zip(raw.sum(axis=(1, 2)).tolist(), (raw - signed).sum(axis=(1, 2)).tolist())
+        masses = zip(np.add.reduce(raw, 1).tolist(), np.add.reduce(raw - flat, 1).tolist())
         both = [number for number, each in enumerate(evidence) if each == "signed"]
         if both:
-            raw[both] = signed[both]
-        scales = np.abs(raw).max(axis=(1, 2))
-        grids = raw / np.where(scales > 0, scales, 1)[:, None, None]
+            raw[both] = flat[both]
+        scales = np.maximum.reduce(np.abs(raw) if both else raw, 1)
+        grids = (raw / np.maximum(scales, LEAST)[:, None]).reshape(signed.shape)
     return [
         Map(
             grid,

@@ -7,6 +7,7 @@ from torch import Tensor
 from camserve.cams.gradcam import weigh
 from camserve.capture import Seen
 from camserve.errors import ConfigError
+from camserve.products import picked
 from camserve.values import Targets
 
 
@@ -15,9 +16,9 @@ def cam(seen: Seen, targets: Targets) -> Tensor:
 
     ConfigError: what follows the layer is more than pooling and one linear layer.
     """
-    if seen.head is None:
+    if seen.head is None or seen.head.hidden is not None:
         raise ConfigError(
             f"method 'cam' needs '{seen.layer.name}' to be followed by average pooling and one linear layer alone; "
             "'gradcam' is the same map where that holds, and works elsewhere"
         )
-    return weigh(targets.weights @ seen.head.weight, seen, targets)
+    return weigh(picked(seen.head.weight, targets.classes, targets.signs), seen, targets)

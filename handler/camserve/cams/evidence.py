@@ -54,11 +54,11 @@ def share_of_score(seen: Seen, targets: Targets, maps: Tensor) -> list[float | N
     """Return for each target its signed map's sum over the target's value less what no activation would give.
 
     1 where the map accounts for the whole score, as Grad-CAM and HiResCAM do before pooling and one
-    linear layer (Draelos and Carin 2020). None where the tail's closed form is not known, so that
-    nobody can say, or where there is nothing to divide by.
+    linear layer (Draelos and Carin 2020). None where the tail is anything else, so that nobody can say, or where
+    there is nothing to divide by.
     """
-    if seen.head is None:
+    if seen.head is None or seen.head.hidden is not None:
         return [None] * len(targets.rows)
-    rises = seen.targeted(targets) - targets.weights @ seen.head.bias
+    rises = seen.targeted(targets) - (seen.head.bias[targets.classes] * targets.signs).sum(dim=1)
     sums = maps.sum(dim=(1, 2))
     return [total / rise if rise != 0 else None for total, rise in torch.stack([sums, rises], dim=1).tolist()]

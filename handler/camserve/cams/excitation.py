@@ -49,9 +49,8 @@ def _trace(seen: Seen, rows: Tensor, weights: Tensor) -> Tensor:
         if not winners.weighted:
             raise ConfigError(f"method 'cmwp' needs a weighted layer after '{seen.layer.name}'")
         winners.weighted[-1].contrastive = True
-        each = torch.arange(len(weights), device=weights.device)
         # Every operator of the tail now hands back probability instead of its gradient.
-        return again.gradients(Targets(each, weights)).sum(dim=1)
+        return again.gradients(Targets.weighing(range(len(weights)), weights)).sum(dim=1)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from camserve.capture import Seen
@@ -30,4 +31,8 @@ def channel_weights(seen: Seen, targets: Targets) -> Tensor:
 
 def weigh(weights: Tensor, seen: Seen, targets: Targets) -> Tensor:
     """Return the sum over channels of weights (T, K) times activation, (T, h, w)."""
-    return (weights[:, :, None, None] * seen.activations_of(targets)).sum(dim=1)
+    # Where each row has equally many targets none of its activations is copied.
+    grouped = targets.per_row(len(seen.activations)) > 0
+    shown = seen.activations if grouped else seen.activations[targets.rows]
+    by_row = weights.view(len(shown), -1, weights.shape[1])
+    return torch.bmm(by_row, shown.flatten(2)).view(len(weights), *shown.shape[2:])

@@ -20,7 +20,7 @@ def scorecam(seen: Seen, targets: Targets) -> Tensor:
     ``CHANNELS`` channels only those that vary most over the positions take part.
     """
     weights = seen.activations.new_zeros(len(targets.rows), seen.activations.shape[1])
-    for row in sorted(set(targets.rows.tolist())):
+    for row in sorted(set(targets.numbers)):
         asked = torch.nonzero(targets.rows == row).flatten()
         channels = seen.activations[row].std(dim=(1, 2), correction=0).topk(min(CHANNELS, weights.shape[1])).indices
         masked = seen.pixels[row] * _masks(seen.activations[row][channels], seen.pixels.shape[2:])

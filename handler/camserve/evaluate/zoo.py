@@ -21,8 +21,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from camserve.cams.gradcam import gradcam
 from camserve.capture import Capture
 from camserve.errors import ConfigError
+from camserve.head import find_head
 from camserve.probe import find_layer
 from camserve.scores import Scores
+from camserve.tail import Head
 from camserve.values import Layer, Targets
 
 TOLERANCE = 1e-4  # of the map's largest value, in float32
@@ -88,24 +90,25 @@ def _measure(name: str, network: nn.Module) -> Row:
     seconds = time.perf_counter() - start
     rows = 1 if sum(each.numel() for each in network.parameters()) > LARGE else 2
     pixels = torch.randn(rows, 3, *size, generator=torch.Generator().manual_seed(1))
-    return Row(name, size, layer, _disagreement(scores, layer, pixels), seconds)
+    head = find_head(scores, layer, size)
+    return Row(name, size, layer, _disagreement(scores, layer, head, pixels), seconds)
 
 
-def _disagreement(network: nn.Module, layer: Layer, pixels: Tensor) -> float:
-    with Capture(network, (layer,)) as capture:
+def _disagreement(network: nn.Module, layer: Layer, head: Head | None, pixels: Tensor) -> float:
+    with Capture(network, (layer,), {} if head is None else {layer.name: head}) as capture:
         (seen,) = capture.forward(pixels)
         targets = best(seen.scores, min(CLASSES, seen.scores.shape[1]))
         ours = gradcam(seen, targets)
-    asked = targets.weights.argmax(dim=1).reshape(len(pixels), -1)  # (N, classes)
+    asked = targets.classes.view(len(pixels), -1)  # (N, classes)
     plain = torch.stack([plain_gradcam(network, layer, pixels, classes) for classes in asked.T], dim=1).flatten(0, 1)
     return float((ours - plain).abs().max() / plain.abs().max())
 
 
 def best(scores: Tensor, classes: int) -> Targets:
     """Ask about the ``classes`` best classes of every row of (N, C) scores."""
-    rows = torch.arange(len(scores), device=scores.device).repeat_interleave(classes)
-    weights = scores.new_zeros(len(rows), scores.shape[1])
-    return Targets(rows, weights.scatter_(1, scores.topk(classes, dim=1).indices.view(-1, 1), 1.0))
+    rows = [row for row in range(len(scores)) for _ in range(classes)]
+    found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
+    return Targets(rows, found, torch.ones(found.shape, device=scores.device), scores.shape[1])
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:

@@ -63,6 +63,8 @@ class Subject:
 
     def explained(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
         """Return the scores and Grad-CAM of the ``classes`` best classes of each row, on the host."""
+        if len(batch) <= self._capture.pictures_at_once:
+            return self._explained(batch.to(self.dtype), classes)
         groups = torch.split(batch.to(self.dtype), self._capture.pictures_at_once)
         scores, maps = zip(*(self._explained(group, classes) for group in groups))
         return np.concatenate(scores), [each for group in maps for each in group]
