@@ -55,7 +55,7 @@ from camserve.monitor.counters import (
     Counters,
 )
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import NAMES, Material, Measured, join
+from camserve.monitor.measure import NAMES, Lines, Material, Measured, join
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.recipe import load_recipe
@@ -390,7 +390,7 @@ def test_histograms_of_two_halves_add_up_exactly(counting, seen, baseline, with_
     assert whole == {key: first[key] + second[key] for key in whole}
     rows = sum(len(each.requests) for each in seen)
     assert sum(each for (_, labels), each in whole.items() if labels[0] == "confidence") == rows
-    maps = sum(len(each.requests) - each.material.blank.sum() for each in seen)
+    maps = sum(len(each.requests) - sum(each.material.blank) for each in seen)
     assert sum(each for (_, labels), each in whole.items() if labels[0] == "area") == maps
     assert whole["cam_flags_total", ("blank",)] == rows - maps
 
@@ -586,20 +586,24 @@ def test_unusual_and_doubtful_pictures_are_marked_where_there_is_a_baseline(watc
     with open_archive(watched) as pipeline:
         told = [codes(pipeline, body) for body in bodies]
     (measured,) = observe(watched, bodies, batch=len(bodies))[:1]
-    flags = baseline.flags(measured.material.predictions, None)
+    flags = [
+        baseline.flags(measured.material.predictions, row, best, None) for row, best in enumerate(measured.classes)
+    ]
     for row in range(len(measured.requests)):
-        assert ("OUT_OF_DISTRIBUTION" in told[row]) == flags["ood"][row]
-        assert ("LOW_CONFIDENCE" in told[row]) == flags["low_confidence"][row]
-    assert flags["ood"].any()
-    assert flags["low_confidence"].any()
-    assert not flags["ood"].all()
+        assert ("OUT_OF_DISTRIBUTION" in told[row]) == ("ood" in flags[row])
+        assert ("LOW_CONFIDENCE" in told[row]) == ("low_confidence" in flags[row])
+    assert any("ood" in each for each in flags)
+    assert any("low_confidence" in each for each in flags)
+    assert not all("ood" in each for each in flags)
 
 
 def test_a_row_is_unusual_by_its_energy_or_its_confidence(baseline):
     random = np.random.default_rng(4)
     scores = random.normal(scale=2.0, size=(400, 3)).astype(np.float32)
     odds = np.exp(scores)
-    found = baseline.flags(Predictions(scores, odds / odds.sum(axis=1, keepdims=True)), None)["ood"]
+    predictions = Predictions(scores, odds / odds.sum(axis=1, keepdims=True))
+    best = predictions.classes.tolist()
+    found = np.array(["ood" in baseline.flags(predictions, row, each, None) for row, each in enumerate(best)])
     energy, confidence = np.log(odds.sum(axis=1)), (odds / odds.sum(axis=1, keepdims=True)).max(axis=1)
     limits = baseline.unusual
     clear = np.abs(energy - limits.energy) > 1e-4
@@ -904,7 +908,7 @@ def random_rows(blank):
         )
         for empty in blank
     ]
-    return Measured((), Material(predictions, pictures, sizes, maps))
+    return Measured((), Material(predictions, Lines(pictures, 1), sizes, maps))
 
 
 def test_a_reference_needs_pictures():

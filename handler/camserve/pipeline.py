@@ -13,7 +13,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -28,7 +27,7 @@ from camserve.labels import Labels
 from camserve.monitor import Monitor, Shown, Watch, load_baseline
 from camserve.monitor.audit import THUMBNAIL
 from camserve.options import PARSERS, TEXT_FORMATS, Menu
-from camserve.predict import Outlook, look
+from camserve.predict import Outlook, outlooks, read
 from camserve.preprocess import enough, fit, normalise, shrink
 from camserve.render import CONTENT_TYPES, Scene, boxes, draw, encode
 from camserve.respond import ModelName, data_uri, refuse, respond, show
@@ -162,29 +161,35 @@ class Pipeline:
             pixels = normalise([request.pixels for request in requests], self.settings.input, self._device)
             glimpse = self.monitor.glance(requests)
         model = self.settings.model
+        several = model.threshold if model.task == "multilabel" else None
         with self._capture(self._layers_for(requests)) as capture:
             with self.monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 seen = capture.forward(pixels.to(self._dtype), tape)
-                outlooks = look(seen[0].scores, self.labels, model.task, model.threshold)
+                scores, probabilities = read(seen[0].scores, model.task)
+                looks = outlooks(scores, probabilities, self.labels, several)
             latest = time.monotonic() + self.settings.limits.explain_ms / 1000
             asked = [
                 question
-                for row, (request, outlook) in enumerate(zip(requests, outlooks))
+                for row, (request, outlook) in enumerate(zip(requests, looks))
                 if outlook.finite and request.options.explain is not False
                 for question in questions(
                     row, outlook, request.options, self.settings.layers[0].name, min(request.until, latest)
                 )
             ]
-            wanted = [each for each in asked if outlooks[each.row].meets(requests[each.row].options.explain)]
+            wanted = [each for each in asked if looks[each.row].meets(requests[each.row].options.explain)]
             with self.monitor.stage("explain"):
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
         told = [explained.get(question) or question.answer("skipped") for question in asked]
         tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
-        cautions = {} if glimpse is None else self.monitor.look(lambda: _shown(requests, outlooks, glimpse, tales))
+        cautions: dict[int, tuple[Caution, ...]] = {}
+        if glimpse is not None:
+            best = [each.best for each in looks]
+            shown = Shown(requests, scores, probabilities, best, glimpse, tales)
+            cautions = self.monitor.look(lambda: shown.only([each.finite for each in looks]))
         return [
             self._answer(request, outlook, tale, cautions.get(id(request), ()))
-            for request, outlook, tale in zip(requests, outlooks, tales)
+            for request, outlook, tale in zip(requests, looks, tales)
         ]
 
     def _capture(self, names: tuple[str, ...]) -> Capture:
@@ -251,22 +256,6 @@ class Pipeline:
         region = (left * across, top * down, right * across, bottom * down)
         size = self._kept_side(options, picture.width, picture.height)
         return Scene(picture.image, region, explanation.grid, options.palette, options.opacity, size)
-
-
-def _shown(
-    requests: Sequence[Request],
-    outlooks: Sequence[Outlook],
-    glimpse: np.ndarray,
-    tales: Sequence[Sequence[Explanation]],
-) -> Shown:
-    """Put together what is told of one forward pass: the rows whose scores are numbers."""
-    if not all(each.finite for each in outlooks):
-        kept = [row for row, each in enumerate(outlooks) if each.finite]
-        requests, glimpse = [requests[row] for row in kept], glimpse[kept]
-        outlooks, tales = [outlooks[row] for row in kept], [tales[row] for row in kept]
-    scores = np.array([each.scores for each in outlooks])
-    probabilities = np.array([each.probabilities for each in outlooks])
-    return Shown(requests, scores, probabilities, [each.best for each in outlooks], glimpse, tales)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:

@@ -94,10 +94,14 @@ class Outlook:
         return first if name == "probability" else first - second
 
 
-def look(scores: Tensor, labels: Labels, task: str, threshold: float) -> list[Outlook]:
-    """Read (N, C) scores with one copy to the host: one ``Outlook`` a row."""
+def read(scores: Tensor, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N, C) scores and their probabilities with one copy to the host."""
     probabilities = scores.softmax(dim=1) if task == "multiclass" else scores.sigmoid()
     both = torch.stack([scores, probabilities]).cpu().numpy()
-    several = threshold if task == "multilabel" else None
-    order = np.argsort(-both[0], axis=1, kind="stable")
-    return [Outlook(both[0, row], both[1, row], order[row], labels, several) for row in range(len(scores))]
+    return both[0], both[1]
+
+
+def outlooks(scores: np.ndarray, probabilities: np.ndarray, labels: Labels, several: float | None) -> list[Outlook]:
+    """Return one ``Outlook`` for each row of scores (N, C) and probabilities (N, C)."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return [Outlook(*row, labels, several) for row in zip(scores, probabilities, order)]

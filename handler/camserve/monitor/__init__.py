@@ -12,7 +12,7 @@ import numpy as np
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline, load_baseline
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import Measured, Shown, Watch, measure, thumbnails
+from camserve.monitor.measure import Lines, Measured, Shown, Watch, glance, measure
 from camserve.monitor.recorder import Finished, Recorder
 from camserve.monitor.signals import Predictions
 from camserve.values import Answer, Caution, RawRequest, Request
@@ -66,15 +66,15 @@ class Monitor:
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + (time.perf_counter() - start) * 1000
 
-    def glance(self, requests: Sequence[Request]) -> np.ndarray | None:
-        """Return small copies of what the network is about to see, which the processor still has at hand.
+    def glance(self, requests: Sequence[Request]) -> Lines | None:
+        """Return a part of what the network is about to see, while the processor still has it at hand.
 
         None: nobody wants to know what is measured, or it failed.
         """
         if self.watch is None or not (self._recorders or self.baseline):
             return None
         try:
-            return thumbnails(requests)
+            return glance(requests)
         except Exception:
             self._fail()
             return None
@@ -90,12 +90,11 @@ class Monitor:
         self._measured.append(measured)
         return _cautions(measured)
 
-    def _judge(self, predictions: Predictions) -> dict[str, np.ndarray]:
+    def _judge(self, predictions: Predictions, row: int, best: int) -> list[str]:
         if self.baseline is not None:
-            return self.baseline.flags(predictions, self._low_confidence)
-        if self._low_confidence is not None:
-            return {"low_confidence": predictions.confidence < self._low_confidence}
-        return {}
+            return self.baseline.flags(predictions, row, best, self._low_confidence)
+        doubtful = self._low_confidence is not None and predictions.probabilities[row, best] < self._low_confidence
+        return ["low_confidence"] if doubtful else []
 
     def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:
         """Hand the batch to the recorders."""
@@ -128,10 +127,9 @@ class Monitor:
 
 
 def _cautions(measured: Measured) -> dict[int, tuple[Caution, ...]]:
-    flags = [(caution, measured.flags[name].tolist()) for name, caution in CAUTIONS.items() if name in measured.flags]
     return {
-        id(request): tuple(caution for caution, rows in flags if rows[number])
-        for number, request in enumerate(measured.requests)
+        id(request): tuple(CAUTIONS[name] for name in flags if name in CAUTIONS)
+        for request, flags in zip(measured.requests, measured.flags)
     }
 
 

@@ -146,7 +146,7 @@ def _telling(found: tuple[Measured, int] | None) -> str | None:
         return None
     measured, row = found
     for flag in ("blank", "ood"):
-        if flag in measured.flags and measured.flags[flag][row]:
+        if flag in measured.flags[row]:
             return flag
     return "low_margin" if measured.material.column("margin")[row] < LOW_MARGIN else None
 
@@ -184,7 +184,7 @@ def _answer(answer: Answer, found: tuple[Measured, int] | None, pictures: bool) 
     if found is not None:
         measured, row = found
         told["signals"] = {name: float(f"{value:.6g}") for name, value in measured.row(row).items()}
-        told["flags"] = [name for name, rows in measured.flags.items() if rows[row]]
+        told["flags"] = list(measured.flags[row])
     if pictures:
         told.update(_pictures(answer))
     return told

@@ -93,19 +93,32 @@ class Baseline:
     heatmap: tuple[tuple[float, ...], ...] = ()  # the mean of the maps, each divided by its sum
     schema: int = SCHEMA
 
-    def flags(self, predictions: Predictions, low_confidence: float | None) -> dict[str, np.ndarray]:
-        """Return what each row is: ood, low_confidence, atc (its confidence is above the ATC threshold)."""
-        confidence, doubtful = predictions.confidence, predictions.largest < self.unusual.energy
-        ood = confidence < self.unusual.confidence
-        if doubtful.any():  # logsumexp is no lower than the largest score, which is known sooner
-            ood |= predictions.energy < self.unusual.energy
-        flags = {"ood": ood}
-        if self.accuracy is not None:
-            flags["atc"] = confidence >= self.accuracy.threshold
-        limit = low_confidence if low_confidence is not None or self.accuracy is None else self.accuracy.threshold
-        if limit is not None:
-            flags["low_confidence"] = confidence < limit
+    def flags(self, predictions: Predictions, row: int, best: int, low_confidence: float | None) -> list[str]:
+        """Return what one row, whose largest score is that of ``best``, is: ood, low_confidence, atc.
+
+        The last: its confidence is above the ATC threshold.
+        """
+        # A client waits, and NumPy takes longer for a few numbers than Python.
+        confidence, largest = float(predictions.probabilities[row, best]), float(predictions.scores[row, best])
+        unusual, accuracy = self.unusual, self.accuracy
+        flags = []
+        # Logsumexp is no lower than the largest score, which is known sooner.
+        if confidence < unusual.confidence or (
+            largest < unusual.energy and predictions.energy_of(row) < unusual.energy
+        ):
+            flags.append("ood")
+        if accuracy is not None and confidence >= accuracy.threshold:
+            flags.append("atc")
+        limit = low_confidence if low_confidence is not None or accuracy is None else accuracy.threshold
+        if limit is not None and confidence < limit:
+            flags.append("low_confidence")
         return flags
+
+    def possible_flags(self, low_confidence: float | None) -> list[str]:
+        """Return which of the flags any row may have."""
+        judged = self.accuracy is not None
+        possible = {"ood": True, "atc": judged, "low_confidence": judged or low_confidence is not None}
+        return [name for name, each in possible.items() if each]
 
     def write(self) -> bytes:
         """Return the file ``baseline.json``; the same baseline gives the same bytes."""
@@ -193,8 +206,14 @@ def make_baseline(
         accuracy=_accuracy(seen, right),
         heatmap=_mean_map(seen),
     )
-    flags = [baseline.flags(each.material.predictions, low_confidence) for each in seen]
-    shares = {name: float(np.concatenate([each[name] for each in flags]).mean()) for name in flags[0]}
+    flags = [
+        baseline.flags(each.material.predictions, row, best, low_confidence)
+        for each in seen
+        for row, best in enumerate(each.classes.tolist())
+    ]
+    shares = {
+        name: sum(name in each for each in flags) / len(flags) for name in baseline.possible_flags(low_confidence)
+    }
     return dataclasses.replace(baseline, shares={**baseline.shares, **shares})
 
 

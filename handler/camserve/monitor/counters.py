@@ -7,11 +7,13 @@ is bounded and each begins at 0.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import operator
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -40,6 +42,7 @@ LATENCIES = {  # milliseconds -> label
     **{float(each): str(each) for each in (10, 25, 50, 100, 250, 500, 1000)},
     math.inf: "Inf",
 }
+LIMITS = tuple(LATENCIES)
 
 COUNTERS: Mapping[str, tuple[str, ...]] = {  # name -> its own labels; the sink adds those of the model
     "cam_bin_total": ("feature", "bin"),
@@ -170,22 +173,38 @@ class Counts:
         return [(key, amount) for key, amount in zip(self.keys, waiting) if amount]
 
 
-class Stages:
-    """How long the stages of the last batches took; several threads may add and look.
+class Times:
+    """How long batches and their stages took; several threads may add and look.
 
-    Bins of every stage would be too many series beside the signals', so these quantiles are one worker's own.
+    Bins of every stage would be too many series beside the signals', so the quantiles of the last batches are one
+    worker's own.
     """
 
     def __init__(self) -> None:
         """Begin with no batch seen."""
         self._recent = {stage: deque[float](maxlen=RECENT) for stage in STAGES}
+        self._spent = dict.fromkeys(STAGES, 0.0)  # milliseconds, of which whole microseconds are handed on
+        self._within = [0] * len(LATENCIES)  # requests whose batch took no longer than this limit, but than the last
         self._lock = threading.Lock()
 
-    def add(self, milliseconds: Mapping[str, float]) -> None:
-        """Take the times of one batch, by stage. KeyError: there is no such stage."""
+    def add(self, stages: Mapping[str, float], milliseconds: float, requests: int) -> None:
+        """Take the times of one batch: of each stage, and in all. KeyError: there is no such stage."""
         with self._lock:
-            for stage, each in milliseconds.items():
+            for stage, each in stages.items():
                 self._recent[stage].append(each)
+                self._spent[stage] += each
+            self._within[bisect_left(LIMITS, milliseconds)] += requests
+
+    def take(self) -> Iterator[tuple[Key, int]]:
+        """Return what is to be added to the series of times since the last time."""
+        with self._lock:
+            spent = {stage: int(each * 1000) for stage, each in self._spent.items()}
+            for stage, whole in spent.items():
+                self._spent[stage] -= whole / 1000
+            within, self._within = self._within, [0] * len(LATENCIES)
+        yield from ((("cam_stage_microseconds_total", (stage,)), whole) for stage, whole in spent.items())
+        for label, requests in zip(LATENCIES.values(), itertools.accumulate(within)):
+            yield ("cam_latency_milliseconds_total", (label,)), requests
 
     def quantiles(self) -> Iterator[tuple[tuple[str, str], float]]:
         """Tell the quantiles, in milliseconds, of each stage: 0 before the first batch."""
@@ -207,7 +226,7 @@ class Counters:
         self._sink = sink
         self._binning = Binning(baseline)
         self._counts = Counts(self._binning.keys + FIXED, self._binning.count)
-        self._stages = Stages()
+        self._times = Times()
         self._flushed = time.monotonic()
         self._closed = threading.Event()
         for metric, labels in self._counts.keys:
@@ -220,7 +239,7 @@ class Counters:
     def record(self, finished: Finished) -> None:
         """Count one batch."""
         self._counts.add(_amounts(finished))
-        self._stages.add(finished.stages)
+        self._times.add(finished.stages, finished.milliseconds, len(finished.rows))
         for measured in finished.measured:
             self._counts.keep(measured.material)
         if time.monotonic() - self._flushed >= FLUSH_SECONDS:
@@ -241,14 +260,14 @@ class Counters:
     def flush(self) -> None:
         """Hand on what was added since the last flush."""
         self._flushed = time.monotonic()
-        added = self._counts.take()
+        added = [*self._counts.take(), *(each for each in self._times.take() if each[1])]
         for (metric, labels), amount in added:
             self._sink.count(metric, labels, amount)
         if added:
             self._tell_stages()
 
     def _tell_stages(self) -> None:
-        for labels, milliseconds in self._stages.quantiles():
+        for labels, milliseconds in self._times.quantiles():
             self._sink.gauge("cam_stage_milliseconds", labels, milliseconds)
 
     def close(self) -> None:
@@ -266,10 +285,11 @@ class Counters:
 
 
 def _amounts(finished: Finished) -> Iterator[tuple[Key, int]]:
-    """Tell what one batch adds to which series, bins left out; a series may come more than once."""
+    """Tell what one batch adds to which series, bins and times left out; a series may come more than once."""
     for measured in finished.measured:
-        for flag, rows in measured.flags.items():
-            yield ("cam_flags_total", (flag,)), sum(rows.tolist())
+        for flags in measured.flags:
+            for flag in flags:
+                yield ("cam_flags_total", (flag,)), 1
     for outcome in finished.outcomes:
         if isinstance(outcome, RequestError):
             yield ("cam_requests_total", (outcome.code,)), 1
@@ -278,11 +298,6 @@ def _amounts(finished: Finished) -> Iterator[tuple[Key, int]]:
         yield ("cam_inputs_total", (outcome.request.picture.format,)), 1
         for each in outcome.explanations:
             yield ("cam_explanations_total", (each.status,)), 1
-    for stage, milliseconds in finished.stages.items():
-        yield ("cam_stage_microseconds_total", (stage,)), round(milliseconds * 1000)
-    for limit, label in LATENCIES.items():
-        if finished.milliseconds <= limit:
-            yield ("cam_latency_milliseconds_total", (label,)), len(finished.rows)
     yield ("cam_batches_total", ()), 1
 
 

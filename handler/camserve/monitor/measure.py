@@ -6,9 +6,10 @@ many rows at once costs hardly more than for one, and can wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,12 +25,24 @@ COLUMNS = {
 }
 
 
+class Lines(NamedTuple):
+    """Every so many lines of what the network saw: quickly put aside, since a line's pixels lie together."""
+
+    pixels: np.ndarray  # (N, h, W, 3) uint8
+    step: int  # lines from one to the next
+
+    @property
+    def thumbnails(self) -> np.ndarray:
+        """A grid of the pixels, (N, h, w, 3) uint8."""
+        return self.pixels[:, :, self.step // 2 :: self.step]
+
+
 @dataclass(frozen=True)
 class Material:
     """What the signals of N rows are computed from."""
 
     predictions: Predictions
-    thumbnails: np.ndarray  # (N, h, w, 3) uint8, see ``thumbnails``
+    lines: Lines
     sizes: Sequence[tuple[float, float]]  # width and height of each uploaded picture
     watched: Sequence[Explanation | None]  # the map of each row that is compared, if it has one
 
@@ -40,12 +53,12 @@ class Material:
     @cached_property
     def inputs(self) -> Inputs:
         """What the network was shown."""
-        return Inputs(self.thumbnails, np.array(self.sizes, float).reshape(-1, 2))
+        return Inputs(self.lines.thumbnails, np.array(self.sizes, float).reshape(-1, 2))
 
-    @cached_property
-    def blank(self) -> np.ndarray:
-        """Which rows have a watched map that holds no evidence, (N,) bool."""
-        return np.array([each is not None and each.status == "blank" for each in self.watched], bool)
+    @property
+    def blank(self) -> list[bool]:
+        """Which of the N rows have a watched map that holds no evidence."""
+        return [each is not None and each.status == "blank" for each in self.watched]
 
     @cached_property
     def mapped(self) -> np.ndarray:
@@ -56,8 +69,11 @@ class Material:
     def maps(self) -> Maps | None:
         """These maps."""
         told = [each for each in self.watched if each is not None and each.status == "ok"]
-        raw = [np.maximum(each.grid, 0) * each.scale for each in told if each.grid is not None]
-        return Maps(np.stack(raw), np.array([each.balance.get("negative") or 0.0 for each in told])) if raw else None
+        if not told:
+            return None
+        grids = np.maximum(np.stack([each.grid for each in told if each.grid is not None]), 0)
+        raw = grids * np.array([each.scale for each in told], np.float32)[:, None, None]
+        return Maps(raw, np.array([each.balance.get("negative") or 0.0 for each in told]))
 
     def column(self, name: str) -> Column:
         """Return one signal of every row, (N,) float64; NaN where a row has none."""
@@ -84,7 +100,7 @@ def join(parts: Sequence[Material]) -> Material:
             np.concatenate([each.scores for each in predictions]),
             np.concatenate([each.probabilities for each in predictions]),
         ),
-        np.concatenate([each.thumbnails for each in parts]),
+        Lines(np.concatenate([each.lines.pixels for each in parts]), parts[0].lines.step),
         [size for each in parts for size in each.sizes],
         [explanation for each in parts for explanation in each.watched],
     )
@@ -96,7 +112,7 @@ class Measured:
 
     requests: tuple[Request, ...]  # whose rows they are
     material: Material
-    flags: Mapping[str, np.ndarray] = field(default_factory=dict)  # what the baseline says of them: (N,) bool
+    flags: Sequence[Sequence[str]] = ()  # what the baseline says of each
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -137,29 +153,50 @@ class Watch:
 
 @dataclass(frozen=True)
 class Shown:
-    """What one forward pass showed of N rows, whose scores are all finite."""
+    """What one forward pass showed of N rows."""
 
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
     probabilities: np.ndarray  # (N, C) float32
     classes: Sequence[int]  # the predicted one of each row
-    thumbnails: np.ndarray  # (N, h, w, 3) uint8, see ``thumbnails``
+    lines: Lines
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
+    def only(self, wanted: Sequence[bool]) -> Shown:
+        """Return some of the rows."""
+        if all(wanted):
+            return self
+        rows = [row for row, each in enumerate(wanted) if each]
+        return Shown(
+            [self.requests[row] for row in rows],
+            self.scores[rows],
+            self.probabilities[rows],
+            [self.classes[row] for row in rows],
+            Lines(self.lines.pixels[rows], self.lines.step),
+            [self.explanations[row] for row in rows],
+        )
 
-def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions], dict[str, np.ndarray]]) -> Measured:
-    """Put aside what the signals of every row are computed from; ``judge`` flags rows."""
+
+def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions, int, int], list[str]]) -> Measured:
+    """Put aside what the signals of every row are computed from; ``judge`` flags a row with its best class.
+
+    All scores must be finite.
+    """
     predictions = Predictions(shown.scores, shown.probabilities)
     watched = [
         next((each for each in told if watch.watches(request, each, best)), None)
         for request, told, best in zip(shown.requests, shown.explanations, shown.classes)
     ]
     sizes = [(each.picture.width, each.picture.height) for each in shown.requests]
-    material = Material(predictions, shown.thumbnails, sizes, watched)
-    return Measured(tuple(shown.requests), material, {**judge(predictions), "blank": material.blank})
+    material = Material(predictions, shown.lines, sizes, watched)
+    flags = [judge(predictions, row, best) for row, best in enumerate(shown.classes)]
+    for told, blank in zip(flags, material.blank):
+        if blank:
+            told.append("blank")
+    return Measured(tuple(shown.requests), material, flags)
 
 
-def thumbnails(requests: Sequence[Request]) -> np.ndarray:
-    """Return (N, h, w, 3) uint8: a grid of the pixels that the network saw."""
+def glance(requests: Sequence[Request]) -> Lines:
+    """Put aside a part of the pixels that the network is about to see."""
     step = max(1, min(requests[0].pixels.shape[:2]) // THUMBNAIL)
-    return np.stack([each.pixels[step // 2 :: step, step // 2 :: step] for each in requests])
+    return Lines(np.stack([each.pixels[step // 2 :: step] for each in requests]), step)

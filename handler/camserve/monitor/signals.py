@@ -44,6 +44,12 @@ class Predictions:
         """Logsumexp of the scores of each row, (N,)."""
         return self.largest + np.log(np.exp(self.scores - self.largest[:, None]).sum(axis=1))
 
+    def energy_of(self, row: int) -> float:
+        """Return the energy of one row alone."""
+        scores = self.scores[row]
+        largest = scores.max()
+        return float(largest + np.log(np.exp(scores - largest).sum()))
+
     @cached_property
     def classes(self) -> Column:
         """The predicted class of each row, (N,) int64."""
@@ -101,8 +107,10 @@ class Inputs:
     @cached_property
     def planes(self) -> tuple[Column, Column, Column]:
         """Red, green and blue, (N, h, w) float32 each, 0..1."""
-        red, green, blue = np.divide(np.moveaxis(self.thumbnails, 3, 0), 255, dtype=np.float32, order="C")
-        return red, green, blue
+        # Sorted by colour as bytes, a quarter of the memory, and only then made longer.
+        planes = np.ascontiguousarray(np.moveaxis(self.thumbnails, 3, 0)).astype(np.float32)
+        planes /= 255
+        return planes[0], planes[1], planes[2]
 
     @cached_property
     def grey(self) -> Column:
@@ -204,8 +212,11 @@ def _contrast(seen: Inputs) -> Column:
 
 def _sharpness(seen: Inputs) -> Column:
     grey = seen.grey
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return np.log(moments(around - 4 * grey[:, 1:-1, 1:-1])[1] + TINY)
+    laplacian = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1]
+    for each in (grey[:, 1:-1, :-2], grey[:, 1:-1, 2:]):
+        laplacian += each
+    laplacian -= 4 * grey[:, 1:-1, 1:-1]
+    return np.log(moments(laplacian)[1] + TINY)
 
 
 def _saturation(seen: Inputs) -> Column:

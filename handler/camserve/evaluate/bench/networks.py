@@ -18,7 +18,7 @@ from camserve.evaluate.zoo import best, wake
 from camserve.explain import explain, questions
 from camserve.head import find_head
 from camserve.labels import Labels
-from camserve.predict import look
+from camserve.predict import outlooks, read
 from camserve.probe import find_layer
 from camserve.scores import Scores
 from camserve.settings import RuntimeSpec
@@ -79,8 +79,8 @@ class Subject:
         """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
         with self._capture as capture:
             (seen,) = capture.forward(batch.to(self.dtype))
-            outlooks = enumerate(look(seen.scores, labels, "multiclass", 0.5))
-            asked = [each for row, one in outlooks for each in questions(row, one, Options(), self.layer.name)]
+            looks = enumerate(outlooks(*read(seen.scores, "multiclass"), labels, None))
+            asked = [each for row, one in looks for each in questions(row, one, Options(), self.layer.name)]
             return explain({self.layer.name: seen}, asked)
 
     @cached_property
