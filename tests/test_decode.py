@@ -154,34 +154,41 @@ def test_exif_orientation_is_applied(orientation):
     exif[0x0112] = orientation
     buffer = BytesIO()
     stored.save(buffer, "PNG", exif=exif)
-    assert np.array_equal(np.asarray(decode(buffer.getvalue(), LIMITS).image), upright)
+    picture = decode(buffer.getvalue(), LIMITS)
+    assert np.array_equal(np.asarray(picture.image), upright)
+    assert picture.traits == ([] if orientation == 1 else ["rotated"])
 
 
 @pytest.mark.parametrize(
-    ("mode", "color", "expected"),
+    ("mode", "color", "expected", "traits"),
     [
-        ("1", 1, (255, 255, 255)),
-        ("L", 100, (100, 100, 100)),
-        ("LA", (100, 0), (255, 255, 255)),
-        ("LA", (100, 255), (100, 100, 100)),
-        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
-        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
-        ("I;16", 257 * 100, (100, 100, 100)),
+        ("1", 1, (255, 255, 255), {"grey"}),
+        ("L", 100, (100, 100, 100), {"grey"}),
+        ("LA", (100, 0), (255, 255, 255), {"grey", "flattened"}),
+        ("LA", (100, 255), (100, 100, 100), {"grey", "flattened"}),
+        ("RGB", (10, 20, 30), (10, 20, 30), set()),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30), {"flattened"}),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255), {"flattened"}),
+        ("I;16", 257 * 100, (100, 100, 100), {"grey", "deep"}),
     ],
 )
-def test_every_mode_becomes_the_colour_it_shows(encoded, mode, color, expected):
-    shown = decode(encoded(16, 16, mode=mode, color=color), LIMITS).image
-    assert shown.getpixel((8, 8)) == expected
+def test_every_mode_becomes_the_colour_it_shows(encoded, mode, color, expected, traits):
+    shown = decode(encoded(16, 16, mode=mode, color=color), LIMITS)
+    assert shown.image.getpixel((8, 8)) == expected
+    assert set(shown.traits) == traits
 
 
 def test_cmyk_and_transparent_palettes_become_the_colour_they_show(encoded):
-    cyan = decode(encoded(16, 16, mode="CMYK", kind="JPEG", color=(255, 0, 0, 0)), LIMITS).image
-    assert np.abs(np.array(cyan.getpixel((8, 8))) - (0, 255, 255)).max() < 6
+    cyan = decode(encoded(16, 16, mode="CMYK", kind="JPEG", color=(255, 0, 0, 0)), LIMITS)
+    assert np.abs(np.array(cyan.image.getpixel((8, 8))) - (0, 255, 255)).max() < 6
+    assert cyan.traits == ["cmyk"]
     clear = Image.new("P", (16, 16), 1)
     clear.putpalette([0, 0, 0, 9, 9, 9])
     buffer = BytesIO()
     clear.save(buffer, "PNG", transparency=1)
-    assert decode(buffer.getvalue(), LIMITS).image.getpixel((8, 8)) == (255, 255, 255)
+    white = decode(buffer.getvalue(), LIMITS)
+    assert white.image.getpixel((8, 8)) == (255, 255, 255)
+    assert white.traits == ["flattened"]
 
 
 @pytest.mark.parametrize("kind", ("GIF", "WEBP", "PNG"))
@@ -190,5 +197,5 @@ def test_only_the_first_frame_of_an_animation_counts(kind):
     buffer = BytesIO()
     frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
     picture = decode(buffer.getvalue(), LIMITS)
-    assert picture.frames > 1
+    assert picture.traits == ["animated"]
     assert np.abs(np.array(picture.image.getpixel((8, 8))) - (255, 0, 0)).max() < 8

@@ -32,6 +32,7 @@ from camserve.monitor import signals
 from camserve.monitor.audit import Audit, sampled
 from camserve.monitor.baseline import (
     LEAST_IMAGES,
+    TOP_CLASSES,
     Bins,
     Collector,
     Provenance,
@@ -55,7 +56,7 @@ from camserve.monitor.counters import (
     Counters,
 )
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import NAMES, Lines, Material, Measured, join
+from camserve.monitor.measure import NAMES, Lines, Material, Measured, glance, join
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.recipe import load_recipe
@@ -370,6 +371,18 @@ def test_a_baseline_of_real_photos(imagenet, tmp_path):
 # Counting
 
 
+def test_what_is_put_aside_is_a_grid_of_the_pixels():
+    random = np.random.default_rng(1)
+    for size in ((224, 224), (64, 64), (120, 300), (20, 30)):
+        pixels = [random.integers(0, 256, (*size, 3), np.uint8) for _ in range(2)]
+        lines = glance([types.SimpleNamespace(pixels=each) for each in pixels])
+        step = max(1, min(size) // 56)
+        assert lines.step == step
+        expected = [each[step // 2 :: step, step // 2 :: step] for each in pixels]
+        assert np.array_equal(lines.thumbnails, expected)
+        assert min(lines.thumbnails.shape[1:3]) <= max(56, 2 * min(size) / step)
+
+
 def finished(measured, outcomes=()):
     return Finished((), outcomes, measured, {"forward": 1.5}, 20.0)
 
@@ -413,7 +426,7 @@ def test_every_series_begins_at_zero_and_they_are_few(counting, baseline):
     assert {metric for metric, _ in sink.counts} == set(COUNTERS)
     for (metric, labels), _ in [*sink.counts.items(), *sink.gauges.items()]:
         assert len(labels) == len({**COUNTERS, **GAUGES}[metric])
-    full = sum(signal.bins for signal in SIGNALS.values()) + 20  # all bins distinct, nineteen classes and the others
+    full = sum(signal.bins for signal in SIGNALS.values()) + TOP_CLASSES + 1  # all bins distinct, and other classes
     fixed = sum(1 for metric, _ in sink.counts if metric != "cam_bin_total")
     assert full + fixed <= MAX_SERIES
     assert sink.gauges["cam_ref_value", ("images",)] == PHOTOS
@@ -478,9 +491,28 @@ def test_pictures_are_counted_by_format(watched, counting):
     assert told == {**dict.fromkeys(((kind,) for kind in PICTURE_FORMATS), 1), ("PNG",): 2}
 
 
-def encoded(kind):
+def test_pictures_are_counted_by_what_became_of_them(watched, counting):
+    sink = Sink()
+    upright, turned = Image.Exif(), Image.Exif()
+    upright[0x0112], turned[0x0112] = 1, 6
+    with open_archive(watched) as pipeline:
+        counters = counting(sink, pipeline.monitor.baseline)
+        pipeline.monitor.report_to(counters)
+        bodies = [encoded("PNG", mode) for mode in ("RGB", "L", "L", "I;16", "RGBA", "LA")]
+        bodies += [encoded("JPEG", "CMYK"), encoded("JPEG", exif=turned), encoded("JPEG", exif=upright)]
+        answers = pipeline.answer([RawRequest(body) for body in bodies])
+    assert {each.status for each in answers} == {200}
+    counters.flush()
+    told = {labels[0]: each for (metric, labels), each in sink.counts.items() if metric == "cam_input_traits_total"}
+    assert told == {"grey": 4, "deep": 1, "cmyk": 1, "flattened": 2, "rotated": 1, "animated": 0}
+
+
+def encoded(kind, mode="RGB", **options):
     buffer = BytesIO()
-    Image.open(BytesIO(photo(1))).save(buffer, kind)
+    picture = Image.open(BytesIO(photo(1)))
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
+    picture.convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -931,7 +963,7 @@ def test_classes_that_were_frequent_by_luck_do_not_drift_when_they_are_counted_a
     """Uniform classes: chosen and counted on the same pictures, the top ones would stand out in every window."""
     generator = np.random.default_rng(4)
     bins = _class_bins(generator.integers(0, 50, 2000))
-    assert len(bins.top) == 19
+    assert len(bins.top) == TOP_CLASSES
     share = sum(bins.counts[:-1]) / sum(bins.counts)
-    assert share == pytest.approx(19 / 50, abs=0.04)
+    assert share == pytest.approx(TOP_CLASSES / 50, abs=0.04)
     assert _class_bins(generator.integers(0, 1000, 500)).top == ()

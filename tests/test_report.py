@@ -19,6 +19,7 @@ from camserve.evaluate.panels import PANELS, Traffic
 from camserve.evaluate.report import drifting, drifts, report, worst
 from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual, quantile_bins
 from camserve.monitor.signals import SIGNALS
+from camserve.values import TRAITS
 
 START = 1_800_000_000
 
@@ -159,6 +160,24 @@ def test_the_report_shows_another_clients_format(baseline, tmp_path):
     drawn = PANELS["Pictures by format"](shown)
     legend = [each.text for each in ElementTree.fromstring(drawn).iter() if each.text in ("JPEG", "PNG", "WEBP")]
     assert legend == ["JPEG", "PNG", "WEBP"]
+
+
+def test_the_report_shows_what_another_client_does_to_pictures(baseline, tmp_path):
+    random = np.random.default_rng(3)
+    lines = [line(number // 4, values(random)) for number in range(800)]
+    for number, each in enumerate(lines[400:]):
+        each["input"]["traits"] = ["grey", "rotated"] if number % 2 else ["grey"]
+    changed = Traffic(read_audit([write(tmp_path / "changed.jsonl", lines)]), baseline)
+    for each in lines:
+        each["input"]["traits"] = []
+    before = Traffic(read_audit([write(tmp_path / "before.jsonl", lines)]), baseline)
+    svg = "{http://www.w3.org/2000/svg}"
+    drawn = [
+        [each.get("points") for each in ElementTree.fromstring(panel).iter(f"{svg}polyline")]
+        for panel in (PANELS["Pictures that were converted, by trait"](each) for each in (before, changed))
+    ]
+    moved = [trait for trait, flat, now in zip(TRAITS, *drawn) if flat != now]
+    assert moved == ["grey", "rotated"]
 
 
 def test_the_report_is_one_file_that_asks_for_nothing(baseline, records):

@@ -45,7 +45,10 @@ MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pa
 BAND = 256  # rows converted at a time
 LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
 MAX_WEBP_PIXELS = 16_000_000  # each takes 16 bytes while a WebP is decoded, and there is no smaller way
-ROTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap width and height
+ROTATION, UPRIGHT = 0x0112, 1  # the EXIF tag, and its value for what needs no rotation
+SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
+GREY, DEEP = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's modes of 8 bits and less, and how those of 16 and 32 begin
+TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
@@ -94,20 +97,33 @@ def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Pi
             _check_size(kind, opened.width, opened.height, limits)
             _check_codec(opened)
             size = _reduce(opened, enough) if kind == "JPEG" else None
-            frames = 2 if getattr(opened, "is_animated", False) else 1
+            traits = _traits(opened)
             if opened.width * opened.height > LARGE:
                 stack.enter_context(one_large)
             opened.seek(0)
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
             upright = to_rgb(opened)
-            return Picture(upright, kind, *(size or upright.size), frames)
+            return Picture(upright, kind, *(size or upright.size), traits)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise TooManyPixels(f"the picture would unpack to more than {limits.max_pixels} pixels") from None
     except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes
         raise BadImage(f"the {kind} picture is truncated or corrupt ({type(error).__name__})") from None
+
+
+def _traits(opened: Image.Image) -> list[str]:
+    """Tell what becomes of the picture on its way to upright RGB: what a change of client is known by."""
+    found = {
+        "grey": opened.mode in GREY or opened.mode.startswith(DEEP),
+        "deep": opened.mode.startswith(DEEP),
+        "cmyk": opened.mode == "CMYK",
+        "flattened": _is_transparent(opened),
+        "rotated": opened.getexif().get(ROTATION, UPRIGHT) != UPRIGHT,
+        "animated": getattr(opened, "is_animated", False),
+    }
+    return [name for name, each in found.items() if each]
 
 
 def _reduce(opened: Image.Image, enough: Enough) -> tuple[int, int]:
@@ -242,12 +258,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return flat
 
 
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in TRANSPARENT or "transparency" in image.info
+
+
 def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(DEEP):
         # Pillow would clip these to 8 bits instead of scaling them.
         grey = np.clip(np.asarray(image, np.float32) / 257.0 + 0.5, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _is_transparent(image):
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

@@ -213,7 +213,7 @@ class Pipeline:
     ) -> Answer | RequestError:
         if not outlook.finite:
             return ModelFailed("the model's scores for this picture are not finite numbers")
-        warnings = (FIRST_FRAME_ONLY,) if request.picture.frames > 1 else ()
+        warnings = (FIRST_FRAME_ONLY,) if "animated" in request.picture.traits else ()
         top = outlook.top(request.options.top_k)
         return Answer(request, top, tuple(explanations), (*warnings, *cautions))
 

@@ -48,6 +48,9 @@ class Layer:
     call: int = 0  # which call of the module in one forward pass
 
 
+TRAITS = ("grey", "deep", "cmyk", "flattened", "rotated", "animated")  # what an uploaded picture may be, besides RGB
+
+
 @dataclass(frozen=True)
 class Picture:
     """An uploaded picture, decoded: upright, RGB."""
@@ -56,7 +59,7 @@ class Picture:
     format: str  # JPEG, PNG, ...
     width: int  # of what was uploaded, in pixels after EXIF rotation
     height: int
-    frames: int = 1
+    traits: Sequence[str] = ()  # of ``TRAITS``
 
 
 @dataclass(frozen=True)

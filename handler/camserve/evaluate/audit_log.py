@@ -42,6 +42,7 @@ class Record:
     thumbnail: bytes = b""  # JPEG
     grid: np.ndarray | None = None  # (h, w), 0..1
     format: str = ""  # of the picture as it was sent, where it was answered
+    traits: Sequence[str] = ()  # and what else it was
 
 
 def read_audit(paths: Iterable[Path]) -> list[Record]:
@@ -86,6 +87,7 @@ def _record(told: Mapping[str, Any]) -> Record:
         thumbnail=base64.b64decode(told.get("thumbnail", "")),
         grid=_grid(told.get("map")),
         format=told.get("input", {}).get("format", ""),
+        traits=told.get("input", {}).get("traits", ()),
     )
 
 

@@ -81,6 +81,9 @@ STAGES = (
     f"/ on () group_left () sum(rate({_of('cam_requests_total')}[{RATE}]))"
 )
 FORMATS = f"{_rate('cam_inputs_total', 'format')} / on () group_left () sum(rate({_of('cam_inputs_total')}[{RATE}]))"
+TRAITS = (
+    f"{_rate('cam_input_traits_total', 'trait')} / on () group_left () sum(rate({_of('cam_inputs_total')}[{RATE}]))"
+)
 SHIFTS = f"{_of('cam:shift:1h')} * on (feature) group_left () {INPUTS}"
 LATENCY = {each: _of(f"cam:latency_{each}_milliseconds") for each in QUANTILES}
 SLOWEST = {each: f"max by (stage) ({_slowest(each)})" for each in QUANTILES}
@@ -143,13 +146,16 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "Inputs against the baseline, in its standard deviations",
             "timeseries",
             {"{{feature}} {{ModelVersion}}": SHIFTS},
+            width=6,
         ),
-        Panel("Pictures by format", "timeseries", {"{{format}}": FORMATS}, "percentunit"),
+        Panel("Pictures by format", "timeseries", {"{{format}}": FORMATS}, "percentunit", 6),
+        Panel("Pictures that were converted, by trait", "timeseries", {"{{trait}}": TRAITS}, "percentunit", 6),
         Panel(
             "Pictures unlike the baseline's",
             "timeseries",
             {"{{ModelVersion}}": _of("cam:ood:1h"), "baseline {{ModelVersion}}": _of("cam:ref_ood")},
             "percentunit",
+            6,
         ),
     ),
     "Drift": (

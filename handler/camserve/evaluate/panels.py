@@ -25,6 +25,7 @@ from camserve.evaluate.watcher import can_drift
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.counters import QUANTILES, RECENT
 from camserve.monitor.signals import SIGNALS
+from camserve.values import TRAITS
 
 SPANS = (60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)  # seconds that a window may have
 MOST_WINDOWS = 48
@@ -251,6 +252,15 @@ def _sent_as(name: str, record: Record) -> bool:
     return record.format == name
 
 
+def traits(traffic: Traffic) -> str:
+    """Shares of answered pictures that were grey, rotated, animated ... and so were converted."""
+    return chart.lines({name: traffic.shares(partial(_is, name), _answered) for name in TRAITS}, low=0.0, high=1.0)
+
+
+def _is(name: str, record: Record) -> bool:
+    return name in record.traits
+
+
 def unlike(traffic: Traffic) -> str:
     """Share of pictures that are out of distribution."""
     drawn = traffic.shares(lambda record: "ood" in record.flags, _answered)
@@ -308,6 +318,7 @@ PANELS: Mapping[str, Callable[[Traffic], str]] = {
     "Blank maps": blanks,
     "Inputs against the baseline, in its standard deviations": inputs,
     "Pictures by format": formats,
+    "Pictures that were converted, by trait": traits,
     "Pictures unlike the baseline's": unlike,
     "Drift now, z": drift_now,
     "Drift over time, z (alarm at 4.5 with PSI above 0.1)": drift_over_time,

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline, load_baseline
 from camserve.monitor.live import live_recorders

@@ -156,7 +156,7 @@ def _input(raw: RawRequest, outcome: Answer | RequestError) -> Record:
     told: Record = {"sha256": hashlib.sha256(image).hexdigest(), "bytes": len(image)} if image else {}
     if isinstance(outcome, Answer):
         picture = outcome.request.picture
-        told.update(format=picture.format, width=picture.width, height=picture.height)
+        told.update(format=picture.format, traits=list(picture.traits), width=picture.width, height=picture.height)
     return {"input": told}
 
 

@@ -24,7 +24,7 @@ LEAST_IMAGES = 500
 ADVISED_IMAGES = 2000
 LEAST_VALUES = 100  # of one signal: maps are fewer than pictures where some are blank or not asked for
 FEWEST_OF_A_CLASS = 5  # the usual least count of a chi-square bin
-TOP_CLASSES = 19  # with one bin of their own; all others share one
+TOP_CLASSES = 14  # with one bin of their own; all others share one
 UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
 
 

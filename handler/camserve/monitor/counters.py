@@ -25,6 +25,7 @@ from camserve.monitor.baseline import Baseline
 from camserve.monitor.measure import NAMES, Material, join
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS
+from camserve.values import TRAITS
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {  # name -> its own labels; the sink 
     "cam_explanations_total": ("status",),
     "cam_flags_total": ("flag",),
     "cam_inputs_total": ("format",),
+    "cam_input_traits_total": ("trait",),
     "cam_latency_milliseconds_total": ("le",),
     "cam_stage_microseconds_total": ("stage",),
     "cam_batches_total": (),
@@ -71,6 +73,7 @@ FIXED: list[Key] = [
     *(("cam_explanations_total", (status,)) for status in STATUSES),
     *(("cam_flags_total", (flag,)) for flag in FLAGS),
     *(("cam_inputs_total", (kind,)) for kind in PICTURE_FORMATS),
+    *(("cam_input_traits_total", (trait,)) for trait in TRAITS),
     *(("cam_latency_milliseconds_total", (label,)) for label in LATENCIES.values()),
     *(("cam_stage_microseconds_total", (stage,)) for stage in STAGES),
     *((metric, ()) for metric, labels in COUNTERS.items() if not labels),
@@ -296,6 +299,8 @@ def _amounts(finished: Finished) -> Iterator[tuple[Key, int]]:
             continue
         yield ("cam_requests_total", ("ok",)), 1
         yield ("cam_inputs_total", (outcome.request.picture.format,)), 1
+        for trait in outcome.request.picture.traits:
+            yield ("cam_input_traits_total", (trait,)), 1
         for each in outcome.explanations:
             yield ("cam_explanations_total", (each.status,)), 1
     yield ("cam_batches_total", ()), 1
