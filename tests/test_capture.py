@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 from camserve.capture import Capture, Seen, off_grid, on_grid
+from camserve.classifier import prepare
 from camserve.errors import ConfigError
 from camserve.head import find_head
+from camserve.scores import Scores
+from camserve.settings import RuntimeSpec
 from camserve.tail import Head
 from camserve.values import Layer, Targets
 from small_networks import CLASSES, SIDE, Small, deep, pictures, pooled, settle, tokens
@@ -482,7 +486,8 @@ def test_a_head_is_found_by_running_the_network(name: str) -> None:
     assert torch.allclose(head.scores(seen.activations), seen.scores, atol=1e-6)
     targets = Targets.weighing([2, 0], torch.randn(2, CLASSES))
     exact = seen.gradients(targets)
-    assert torch.allclose(head.gradients(targets, exact.shape[2:]), exact, rtol=1e-5, atol=1e-8)
+    found = head.mean_gradients(targets, exact[0, 0].numel())[:, :, None, None]
+    assert torch.allclose(found, exact, rtol=1e-5, atol=1e-8)
 
 
 def closed(small: Small) -> dict[str, Head]:
@@ -519,15 +524,75 @@ def test_a_hidden_layer_has_a_closed_form(name: str, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-def test_a_hidden_layer_that_another_network_lacks_is_left_to_autograd() -> None:
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_hidden_layer_answers_why_one_class_and_not_another(name: str) -> None:
+    small = HIDDEN[name]()
+    exact = look(small, pictures(2))
+    with Capture(small.network, (small.layer,), closed(small)) as capture:
+        (seen,) = capture.forward(pictures(2))
+    # A contrast, a class beside it without one, and a class against itself.
+    asked = Targets(
+        [1, 0, 1], torch.tensor([[1, 3], [2, 0], [4, 4]]), torch.tensor([[1.0, -1], [-1, 0], [1, -1]]), CLASSES
+    )
+    assert torch.allclose(seen.gradients(asked), exact.gradients(asked), rtol=1e-5, atol=1e-7)
+    assert torch.allclose(seen.targeted(asked), exact.targeted(asked))
+    assert seen.mean_gradients(asked) is seen.mean_gradients(asked)  # methods share it
+
+
+def test_a_hidden_layer_is_kept_in_the_form_in_which_it_is_served() -> None:
+    small = hidden(nn.Hardswish(inplace=True), width=600)
+    network = Scores(small.network).requires_grad_(False)
+    heads = {small.layer.name: find_head(network, small.layer, (SIDE, SIDE))}
+    targets = Targets.weighing(range(3), torch.eye(CLASSES)[:3])
+    exact = look(small, pictures(3)).mean_gradients(targets)
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.03)):
+        served = copy.deepcopy(network)
+        prepare(served, RuntimeSpec(precision=precision), (small.layer,), (SIDE, SIDE))
+        with Capture(served, (small.layer,), heads) as capture:
+            (seen,) = capture.forward(pictures(3).to(next(served.parameters()).dtype))
+        found = seen.mean_gradients(targets)
+        assert found.dtype == torch.float32
+        assert float((found - exact).abs().max()) <= tolerance * float(exact.abs().max())
+
+
+def test_a_layer_with_a_hidden_head_and_one_without_share_a_pass() -> None:
+    small = hidden(nn.ReLU(inplace=True))
+    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
+    layers = (Layer("0.0"), small.layer)
+    with Capture(small.network, layers, closed(small)) as capture:
+        both = capture.forward(pictures(1), tape=True)
+    for seen, layer in zip(both, layers):
+        alone = look(Small(small.network, layer), pictures(1), tape=True)
+        assert torch.allclose(seen.gradients(targets), alone.gradients(targets), atol=1e-7)
+        assert torch.allclose(seen.rescore(-seen.activations), alone.rescore(-seen.activations), atol=1e-6)
+
+
+def test_a_hidden_layer_that_the_network_lacks_is_named() -> None:
     small = HIDDEN["ReLU"]()
     (head,) = closed(small).values()
-    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
     elsewhere = replace(head, hidden=replace(head.hidden, module="nowhere"))
-    with Capture(small.network, (small.layer,), {small.layer.name: elsewhere}) as capture:
-        (seen,) = capture.forward(pictures(1))
-    assert seen.head is None
-    assert torch.equal(seen.gradients(targets), look(small, pictures(1)).gradients(targets))
+    with pytest.raises(ConfigError, match="no module named 'nowhere'"):
+        Capture(small.network, (small.layer,), {small.layer.name: elsewhere})
+
+
+class InParts(nn.Module):
+    """A classifier that passes two pictures at a time through its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, CLASSES))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return torch.cat([self.head(part) for part in pooled.split(2)])
+
+
+def test_a_hidden_layer_may_get_a_batch_in_parts() -> None:
+    small = tailed(*POOL, InParts())
+    targets = Targets.weighing(range(5), torch.eye(CLASSES))
+    with Capture(small.network, (small.layer,), closed(small)) as capture:
+        (seen,) = capture.forward(pictures(5))
+    exact = look(small, pictures(5)).gradients(targets)
+    assert torch.allclose(seen.gradients(targets), exact, rtol=1e-5, atol=1e-7)
 
 
 def test_a_hidden_layer_that_runs_twice_is_no_closed_form() -> None:
@@ -535,7 +600,7 @@ def test_a_hidden_layer_that_runs_twice_is_no_closed_form() -> None:
     with Capture(small.network, (small.layer,), closed(small)) as capture:
         capture.forward(pictures(1))
         small.network[3].twice = True
-        with pytest.raises(ConfigError, match=r"module '3.first' ran 2 times in a forward pass, not once"):
+        with pytest.raises(ConfigError, match=r"module '3.first' gave 2 rows for 1 pictures"):
             capture.forward(pictures(1))
 
 

@@ -1,11 +1,12 @@
 import base64
+import threading
 from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from camserve.decode import decode, harden_pillow, sniff
+from camserve.decode import decode, harden_pillow, one_large, sniff
 from camserve.errors import (
     BadBase64,
     BadImage,
@@ -127,6 +128,25 @@ def test_size_is_refused_before_anything_is_unpacked(encoded):
         decode(encoded(7, 30), LIMITS)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_large_picture_waits_for_the_one_before_it(encoded, kind, monkeypatch):
+    body = encoded(2000, 2100, kind=kind, mode="L", color=90)
+    unpacked = threading.Event()
+    load = ImageFile.ImageFile.load
+
+    def seen(self):
+        unpacked.set()
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", seen)
+    with one_large:
+        waiting = threading.Thread(target=decode, args=(body, LIMITS))
+        waiting.start()
+        assert not unpacked.wait(0.3)
+    waiting.join(20)
+    assert unpacked.is_set()
+
+
 def test_a_bomb_is_refused_from_its_header(encoded):
     bomb = encoded(14_000, 13_000, mode="1")
     assert len(bomb) < 30_000
@@ -134,7 +154,7 @@ def test_a_bomb_is_refused_from_its_header(encoded):
         decode(bomb, LIMITS)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(10))
 def test_exif_orientation_is_applied(orientation):
     upright = np.zeros((20, 30, 3), np.uint8)
     upright[:10, :10] = 255
@@ -156,7 +176,7 @@ def test_exif_orientation_is_applied(orientation):
     stored.save(buffer, "PNG", exif=exif)
     picture = decode(buffer.getvalue(), LIMITS)
     assert np.array_equal(np.asarray(picture.image), upright)
-    assert picture.traits == ([] if orientation == 1 else ["rotated"])
+    assert picture.traits == (["rotated"] if 2 <= orientation <= 8 else [])
 
 
 @pytest.mark.parametrize(

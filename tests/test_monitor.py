@@ -62,7 +62,7 @@ from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.recipe import load_recipe
 from camserve.settings import AuditSpec, Monitoring, read
 from camserve.unpack import open_archive, read_contents
-from camserve.values import Explanation, Prediction, RawRequest, Target
+from camserve.values import TRAITS, Explanation, Prediction, RawRequest, Target
 from synthetic_photos import photo, write_photos
 from test_archive import NET, quiet
 
@@ -500,11 +500,13 @@ def test_pictures_are_counted_by_what_became_of_them(watched, counting):
         pipeline.monitor.report_to(counters)
         bodies = [encoded("PNG", mode) for mode in ("RGB", "L", "L", "I;16", "RGBA", "LA")]
         bodies += [encoded("JPEG", "CMYK"), encoded("JPEG", exif=turned), encoded("JPEG", exif=upright)]
+        bodies += [encoded("GIF", save_all=True, append_images=[Image.new("RGB", (64, 48))])]
         answers = pipeline.answer([RawRequest(body) for body in bodies])
     assert {each.status for each in answers} == {200}
     counters.flush()
     told = {labels[0]: each for (metric, labels), each in sink.counts.items() if metric == "cam_input_traits_total"}
-    assert told == {"grey": 4, "deep": 1, "cmyk": 1, "flattened": 2, "rotated": 1, "animated": 0}
+    assert told == {"grey": 4, "deep": 1, "cmyk": 1, "flattened": 2, "rotated": 1, "animated": 1}
+    assert set(told) == set(TRAITS)
 
 
 def encoded(kind, mode="RGB", **options):

@@ -43,28 +43,26 @@ class Capture:
     def __init__(self, network: nn.Module, layers: tuple[Layer, ...], heads: Mapping[str, Head] | None = None) -> None:
         """Name what to borrow, and the closed form of the tail for layers that have one, by layer name.
 
-        Where every layer has one, no autograd graph is built at all. One whose hidden layer is no module of this
-        network, as where its tail was exported, is left to autograd. The network is walked once, here: it must not
+        Where every layer has one, no autograd graph is built at all. The network is walked once, here: it must not
         get other modules, parameters or modes. ConfigError: the network has no such module.
         """
         modules = dict(network.named_modules())
-        for layer in layers:
-            if layer.name not in modules:
-                raise ConfigError(f"the network has no module named '{layer.name}'")
+        self._heads = heads or {}
+        known = {layer.name: self._heads[layer.name].hidden for layer in layers if layer.name in self._heads}
+        hidden = {name: each.module for name, each in known.items() if each is not None}
+        for name in (*(layer.name for layer in layers), *hidden.values()):
+            if name not in modules:
+                raise ConfigError(f"the network has no module named '{name}'")
         self._network = network
         self._training = [module for module in network.modules() if module.training]
         self._unfrozen = [each for each in network.parameters() if each.requires_grad]
-        self._heads = {
-            name: head for name, head in (heads or {}).items() if head.hidden is None or head.hidden.module in modules
-        }
         self._sums = Sums((*network.parameters(), *network.buffers()))
         self._watches = [(modules[layer.name], _Watch(layer)) for layer in layers]
         self._analytic = bool(layers) and all(layer.name in self._heads for layer in layers)
-        hidden = {name: head.hidden.module for name, head in self._heads.items() if head.hidden is not None}
-        self._given = {layer.name: _Given(hidden[layer.name]) for layer in layers if layer.name in hidden}
+        self._hidden = {name: _Given(module) for name, module in hidden.items()}
         self._hooks: list[tuple[nn.Module, _Watch | _Given]] = [
             *self._watches,
-            *((modules[each.name], each) for each in self._given.values()),
+            *((modules[each.name], each) for each in self._hidden.values()),
         ]
 
     def __enter__(self) -> Capture:
@@ -106,8 +104,8 @@ class Capture:
             for _, watch in self._watches:
                 record = tape and watch.layer.name not in self._heads
                 watch.begin(stack, differentiable=not self._analytic, record=record)
-            for given in self._given.values():
-                given.begin()
+            for each in self._hidden.values():
+                each.begin()
             try:
                 scores = self._network(pixels)
             finally:
@@ -122,8 +120,8 @@ class Capture:
         output = watch.output()
         if watch.tape is not None:
             watch.tape.close(scores)
-        head, given = self._heads.get(watch.layer.name), self._given.get(watch.layer.name)
-        hidden = None if given is None else given.values()
+        head, given = self._heads.get(watch.layer.name), self._hidden.get(watch.layer.name)
+        hidden = None if given is None else given.values(len(scores))
         return Seen(watch.layer, scores, output, self._network, pixels, head, hidden, watch.tape, self._sums)
 
 
@@ -192,11 +190,13 @@ class _Given:
         """Hold on to nothing of the last pass."""
         self._outputs: list[Tensor] = []
 
-    def values(self) -> Tensor:
-        """Return (N, M) float32."""
-        if len(self._outputs) != 1:
-            raise ConfigError(f"module '{self.name}' ran {len(self._outputs)} times in a forward pass, not once")
-        return self._outputs[0].flatten(1).float()
+    def values(self, count: int) -> Tensor:
+        """Return (N, M) float32 of N = ``count`` pictures, which a network may pass on in parts."""
+        given = sum(map(len, self._outputs))
+        if given != count:
+            raise ConfigError(f"module '{self.name}' gave {given} rows for {count} pictures")
+        whole = self._outputs[0] if len(self._outputs) == 1 else torch.cat(self._outputs)
+        return whole.flatten(1).float()
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if self._on:
@@ -282,7 +282,7 @@ class Seen:
         OutOfTime: between two passes.
         """
         if self.head is not None:
-            return self.head.gradients(targets, self.activations.shape[2:], self._given(targets))
+            return self.mean_gradients(targets)[:, :, None, None].expand(-1, -1, *self.activations.shape[2:])
         # Methods that share a targets object share its backward pass.
         return self._once(
             self._gradients, targets, lambda: on_grid(self._backward(targets, self._pull_back), self.layer)
@@ -293,9 +293,13 @@ class Seen:
 
         Where pooling follows the layer it is found without them.
         """
-        if self.head is not None:
-            return self.head.mean_gradients(targets, self.activations.shape[2:], self._given(targets))
-        return self._once(self._means, targets, lambda: self._mean_backward(targets))
+        return self._once(self._means, targets, lambda: self._find_mean(targets))
+
+    def _find_mean(self, targets: Targets) -> Tensor:
+        if self.head is None:
+            return self._mean_backward(targets)
+        given = None if self._hidden is None else self._of(targets, self._hidden)
+        return self.head.mean_gradients(targets, self.activations[0, 0].numel(), given)
 
     def _mean_backward(self, targets: Targets) -> Tensor:
         steps = self._steps if self.layer.layout == "NCHW" and id(targets) not in self._gradients else None
@@ -331,9 +335,6 @@ class Seen:
     def operators(self) -> set[str]:
         """Return the names that autograd has for the ways back through the operators of the tail."""
         return operators(self._scores)
-
-    def _given(self, targets: Targets) -> Tensor | None:
-        return None if self._hidden is None else self._of(targets, self._hidden)
 
     def _of(self, targets: Targets, values: Tensor) -> Tensor:
         """Return the values (T, ...), of (N, ...), of each target's row."""

@@ -66,7 +66,10 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
     heads = {name: head for name, head in probed.items() if head is not None}
     prepare(network, settings.runtime, settings.layers, settings.input.size)
-    return Classifier(_accelerated(network, folder, settings, device), labels, device, heads)
+    running = _accelerated(network, folder, settings, device)
+    if running is not network:  # an exported tail has no modules: a hidden layer of it cannot be watched
+        heads = {name: head for name, head in heads.items() if head.hidden is None}
+    return Classifier(running, labels, device, heads)
 
 
 def load_network(folder: Path, settings: Settings, device: torch.device) -> Scores:

@@ -45,8 +45,8 @@ MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pa
 BAND = 256  # rows converted at a time
 LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
 MAX_WEBP_PIXELS = 16_000_000  # each takes 16 bytes while a WebP is decoded, and there is no smaller way
-ROTATION, UPRIGHT = 0x0112, 1  # the EXIF tag, and its value for what needs no rotation
-SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
+ROTATION = 0x0112  # the EXIF tag
+ROTATED, SIDEWAYS = range(2, 9), (5, 6, 7, 8)  # its values for what is not upright, and that swap width and height
 GREY, DEEP = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's modes of 8 bits and less, and how those of 16 and 32 begin
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
@@ -97,11 +97,11 @@ def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Pi
             _check_size(kind, opened.width, opened.height, limits)
             _check_codec(opened)
             size = _reduce(opened, enough) if kind == "JPEG" else None
-            traits = _traits(opened)
             if opened.width * opened.height > LARGE:
                 stack.enter_context(one_large)
             opened.seek(0)
             opened.load()
+            traits = _traits(opened)
             ImageOps.exif_transpose(opened, in_place=True)
             upright = to_rgb(opened)
             return Picture(upright, kind, *(size or upright.size), traits)
@@ -120,7 +120,7 @@ def _traits(opened: Image.Image) -> list[str]:
         "deep": opened.mode.startswith(DEEP),
         "cmyk": opened.mode == "CMYK",
         "flattened": _is_transparent(opened),
-        "rotated": opened.getexif().get(ROTATION, UPRIGHT) != UPRIGHT,
+        "rotated": opened.getexif().get(ROTATION) in ROTATED,  # a PNG is unpacked to know it: not before it may be
         "animated": getattr(opened, "is_animated", False),
     }
     return [name for name, each in found.items() if each]

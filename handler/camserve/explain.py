@@ -122,7 +122,7 @@ def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
     return Targets(
         [question.row for question in chosen],
         torch.tensor([[index for index, _ in each] for each in padded], device=device),
-        torch.tensor([[sign for _, sign in each] for each in padded], device=device),
+        torch.tensor([[sign for _, sign in each] for each in padded], dtype=torch.float32, device=device),
         seen.scores.shape[1],
     )
 

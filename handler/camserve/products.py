@@ -24,7 +24,7 @@ def picked(weight: Tensor, rows: Tensor, factors: Tensor) -> Tensor:
 
 @torch.no_grad()
 def product(rows: Tensor, weight: Tensor) -> Tensor:
-    """Return rows (R, M) @ weight (M, K), and on a CPU read no row of the weight that is multiplied by zero alone.
+    """Return rows (R, M) @ weight (M, K), and on a CPU read those rows of the weight alone that count, if they are few.
 
     A target names a class or two of a thousand, and a ReLU lets half of a gradient through. To look for them would
     make a GPU wait.
@@ -52,7 +52,8 @@ def whole_product(rows: Tensor, weight: Tensor) -> Tensor:
     """Return rows (R, M) @ weight (M, K) in parts, one for each thread: PyTorch gives a product of few rows to one."""
     count, width = rows.shape
     threads = torch.get_num_threads()
-    if count > FEW or width % threads or rows.device.type != "cpu":
+    # A shorter precision would round each part.
+    if count > FEW or width % threads or rows.device.type != "cpu" or rows.dtype != torch.float32:
         return rows @ weight
     cut = rows.view(count, threads, -1).transpose(0, 1)
     return torch.bmm(cut, weight.view(threads, -1, weight.shape[1])).sum(dim=0)

@@ -7,7 +7,7 @@ tail is pooling and one linear layer, or two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -84,17 +84,16 @@ class Head:
         pooled = activations.mean(dim=(2, 3))
         return (pooled if self.hidden is None else self.hidden.run(pooled)) @ self.weight.T + self.bias
 
-    def gradients(self, targets: Targets, grid: Sequence[int], given: Tensor | None = None) -> Tensor:
-        """Return d target / d activation, (T, K, h, w); ``given`` (T, M) is what the hidden layer's module gave."""
-        return self.mean_gradients(targets, grid, given)[:, :, None, None].expand(-1, -1, *grid)
+    def mean_gradients(self, targets: Targets, positions: int, given: Tensor | None = None) -> Tensor:
+        """Return d target / d activation, (T, K), the same at each of h * w = ``positions``.
 
-    def mean_gradients(self, targets: Targets, grid: Sequence[int], given: Tensor | None = None) -> Tensor:
-        """Return what ``gradients`` are at every position, (T, K)."""
+        ``given`` (T, M) is what the hidden layer's module gave.
+        """
         gradients = picked(self.weight, targets.classes, targets.signs)
         if self.hidden is not None:
             assert given is not None
             gradients = self.hidden.pull_back(gradients, given)
-        return gradients / (grid[0] * grid[1])
+        return gradients / positions
 
 
 @dataclass(frozen=True)

@@ -124,12 +124,13 @@ class Targets:
     numbers: Sequence[int]  # T, which row of the batch; on the host, where a GPU need not be waited for
     classes: Tensor  # (T, M) int64: M is 1 or 2 of the C classes, unless all are weighed
     signs: Tensor  # (T, M) float32
-    count: int  # C
+    class_count: int  # C
 
     @classmethod
     def weighing(cls, numbers: Sequence[int], weights: Tensor) -> Targets:
         """Weigh all scores: target t is ``weights[t] . scores[numbers[t]]``, for weights (T, C) float32."""
-        every = weights.new_ones(weights.shape).cumsum(dim=1).long() - 1  # 0, 1, ... C - 1 in each row
+        # 0, 1, ... C - 1 in each row, by a tensor's own means: those who need no torch must not load it with this file.
+        every = weights.new_ones(weights.shape).long().cumsum(dim=1) - 1
         return cls(numbers, every, weights, weights.shape[1])
 
     @cached_property
@@ -140,7 +141,7 @@ class Targets:
     @cached_property
     def weights(self) -> Tensor:
         """The weight of every score, (T, C) float32."""
-        return self.signs.new_zeros(len(self.rows), self.count).scatter_add_(1, self.classes, self.signs)
+        return self.signs.new_zeros(len(self.numbers), self.class_count).scatter_add_(1, self.classes, self.signs)
 
     def per_row(self, count: int) -> int:
         """Return how many targets each of ``count`` rows has, where these are equally many and in order; else 0."""

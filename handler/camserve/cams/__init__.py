@@ -91,8 +91,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-NOTHING = np.zeros(1, np.float32)  # arrays: NumPy takes longer for a number than for all else in ``measure``
-LEAST = np.full(1, np.finfo(np.float32).smallest_subnormal)  # what nothing is divided by
+NOTHING, ONE = np.zeros(1, np.float32), np.ones(1, np.float32)  # arrays: NumPy turns numbers into these every time
 
 
 class Map(NamedTuple):
@@ -124,7 +123,7 @@ def measure(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
         if both:
             raw[both] = flat[both]
         scales = np.maximum.reduce(np.abs(raw) if both else raw, 1)
-        grids = (raw / np.maximum(scales, LEAST)[:, None]).reshape(signed.shape)
+        grids = (raw / np.where(scales > NOTHING, scales, ONE)[:, None]).reshape(signed.shape)
     return [
         Map(
             grid,

@@ -17,9 +17,11 @@ def ablationcam(seen: Seen, targets: Targets) -> Tensor:
     the map over wherever the score is negative. It is left out.
     """
     ablated = seen.activations.clone()
+    # Run again as well: the network itself may have rounded otherwise.
+    whole = seen.targeted(targets, seen.rescore(seen.activations))
     falls = []
     for channel in range(ablated.shape[1]):
         ablated[:, channel] = 0
-        falls.append(seen.targeted(targets) - seen.targeted(targets, seen.rescore(ablated)))
+        falls.append(whole - seen.targeted(targets, seen.rescore(ablated)))
         ablated[:, channel] = seen.activations[:, channel]
     return weigh(torch.stack(falls, dim=1), seen, targets)

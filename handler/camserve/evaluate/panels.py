@@ -254,10 +254,12 @@ def _sent_as(name: str, record: Record) -> bool:
 
 def traits(traffic: Traffic) -> str:
     """Shares of answered pictures that were grey, rotated, animated ... and so were converted."""
-    return chart.lines({name: traffic.shares(partial(_is, name), _answered) for name in TRAITS}, low=0.0, high=1.0)
+    return chart.lines(
+        {name: traffic.shares(partial(_has_trait, name), _answered) for name in TRAITS}, low=0.0, high=1.0
+    )
 
 
-def _is(name: str, record: Record) -> bool:
+def _has_trait(name: str, record: Record) -> bool:
     return name in record.traits
 
 

@@ -108,7 +108,7 @@ def best(scores: Tensor, classes: int) -> Targets:
     """Ask about the ``classes`` best classes of every row of (N, C) scores."""
     rows = [row for row in range(len(scores)) for _ in range(classes)]
     found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
-    return Targets(rows, found, torch.ones(found.shape, device=scores.device), scores.shape[1])
+    return Targets(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:

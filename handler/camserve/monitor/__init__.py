@@ -91,8 +91,8 @@ class Monitor:
     def _judge(self, predictions: Predictions, row: int, best: int) -> list[str]:
         if self.baseline is not None:
             return self.baseline.flags(predictions, row, best, self._low_confidence)
-        doubtful = self._low_confidence is not None and predictions.probabilities[row, best] < self._low_confidence
-        return ["low_confidence"] if doubtful else []
+        confidence, limit = float(predictions.probabilities[row, best]), self._low_confidence
+        return ["low_confidence"] if limit is not None and confidence < limit else []
 
     def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:
         """Hand the batch to the recorders."""

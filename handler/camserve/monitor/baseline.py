@@ -109,16 +109,23 @@ class Baseline:
             flags.append("ood")
         if accuracy is not None and confidence >= accuracy.threshold:
             flags.append("atc")
-        limit = low_confidence if low_confidence is not None or accuracy is None else accuracy.threshold
+        limit = self._limit(low_confidence)
         if limit is not None and confidence < limit:
             flags.append("low_confidence")
         return flags
 
     def possible_flags(self, low_confidence: float | None) -> list[str]:
         """Return which of the flags any row may have."""
-        judged = self.accuracy is not None
-        possible = {"ood": True, "atc": judged, "low_confidence": judged or low_confidence is not None}
+        possible = {
+            "ood": True,
+            "atc": self.accuracy is not None,
+            "low_confidence": self._limit(low_confidence) is not None,
+        }
         return [name for name, each in possible.items() if each]
+
+    def _limit(self, low_confidence: float | None) -> float | None:
+        """Return below which confidence an answer is doubtful: what is wished, or else the ATC threshold."""
+        return low_confidence if low_confidence is not None or self.accuracy is None else self.accuracy.threshold
 
     def write(self) -> bytes:
         """Return the file ``baseline.json``; the same baseline gives the same bytes."""

@@ -187,7 +187,7 @@ class Times:
         """Begin with no batch seen."""
         self._recent = {stage: deque[float](maxlen=RECENT) for stage in STAGES}
         self._spent = dict.fromkeys(STAGES, 0.0)  # milliseconds, of which whole microseconds are handed on
-        self._within = [0] * len(LATENCIES)  # requests whose batch took no longer than this limit, but than the last
+        self._within = [0] * len(LATENCIES)  # requests by the least limit that their batch kept to
         self._lock = threading.Lock()
 
     def add(self, stages: Mapping[str, float], milliseconds: float, requests: int) -> None:

@@ -1,7 +1,7 @@
 """From one forward pass to the signals of its rows.
 
-While a client waits, only what the signals are computed from is put aside, as small as it can be. Computing them for
-many rows at once costs hardly more than for one, and can wait.
+While a client waits, only what the signals are computed from is put aside, in the form that takes the least time.
+Computing them for many rows at once costs hardly more than for one, and can wait.
 """
 
 from __future__ import annotations
