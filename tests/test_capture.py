@@ -604,6 +604,26 @@ def test_a_hidden_layer_that_runs_twice_is_no_closed_form() -> None:
             capture.forward(pictures(1))
 
 
+class Wipes(nn.Module):
+    """A tail that writes over the activation when it has been read."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled = features.mean(dim=(2, 3))
+        features.mul_(0)
+        return pooled
+
+
+@pytest.mark.parametrize(("tail", "intact"), [(POOL, True), ((Wipes(),), False)])
+def test_an_activation_is_copied_where_the_tail_writes_into_it(tail: tuple[nn.Module, ...], intact: bool) -> None:
+    small = tailed(*tail, LINEAR)
+    head = find_head(small.network, small.layer, (SIDE, SIDE))
+    assert head is not None
+    assert head.intact is intact
+    with Capture(small.network, (small.layer,), {small.layer.name: head}) as capture:
+        (seen,) = capture.forward(pictures(2))
+    assert torch.equal(seen.activations, small.network[0](pictures(2)))
+
+
 @pytest.mark.parametrize("name", NO_HEADS)
 def test_anything_else_is_not_taken_for_a_head(name: str) -> None:
     small = NO_HEADS[name]()

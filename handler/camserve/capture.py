@@ -102,8 +102,9 @@ class Capture:
             if not self._analytic:
                 stack.enter_context(torch.enable_grad())
             for _, watch in self._watches:
-                record = tape and watch.layer.name not in self._heads
-                watch.begin(stack, differentiable=not self._analytic, record=record)
+                head = self._heads.get(watch.layer.name)
+                copy = not self._analytic or head is None or not head.intact
+                watch.begin(stack, differentiable=not self._analytic, copy=copy, record=tape and head is None)
             for each in self._hidden.values():
                 each.begin()
             try:
@@ -133,8 +134,8 @@ class _Watch:
         self._stack: ExitStack | None = None  # None: a pass of a method's own, not to be watched
         self.forget()
 
-    def begin(self, stack: ExitStack, *, differentiable: bool, record: bool) -> None:
-        self._stack, self._differentiable, self._record = stack, differentiable, record
+    def begin(self, stack: ExitStack, *, differentiable: bool, copy: bool, record: bool) -> None:
+        self._stack, self._differentiable, self._copy, self._record = stack, differentiable, copy, record
         self.forget()
 
     def end(self) -> None:
@@ -162,6 +163,8 @@ class _Watch:
         # A deeper layer stays in the graph of a shallower one, so that both get gradients.
         cut = self._differentiable and not first.requires_grad
         self._output = first.detach().requires_grad_() if cut else first
+        if not self._copy:
+            return None
         # The copy lets the next module work in place, which a leaf forbids and which would
         # otherwise change what this module's output is taken to be (DenseNet does both).
         handed_on = self._output.clone()

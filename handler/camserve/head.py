@@ -6,6 +6,7 @@ It is found by running the network, never by what its modules are called.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -36,7 +37,27 @@ def find_head(network: nn.Module, layer: Layer, size: tuple[int, int]) -> Head |
         classes = seen.scores.shape[1]
         targets = Targets.weighing(range(2), torch.randn(2, classes, generator=generator).to(seen.scores))
         candidates = (*_last_alone(seen, parameters), *_behind_hidden(seen, parameters, given))
-        return next((head for each in candidates if (head := _verify(seen, targets, each, given)) is not None), None)
+        found = next((head for each in candidates if (head := _verify(seen, targets, each, given)) is not None), None)
+    return None if found is None else replace(found, intact=_leaves_intact(network, layer, pixels))
+
+
+@torch.no_grad()
+def _leaves_intact(network: nn.Module, layer: Layer, pixels: Tensor) -> bool:
+    """Say whether what the layer gives is still the same when the network is done."""
+    outputs: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        first = output if isinstance(output, Tensor) else output[0]
+        outputs.append((first, first.clone()))
+
+    handle = network.get_submodule(layer.name).register_forward_hook(keep)
+    try:
+        with Capture(network, ()):  # in eval mode
+            network(pixels)
+    finally:
+        handle.remove()
+    now, then = outputs[layer.call]
+    return torch.equal(now, then)
 
 
 class _Outputs:
@@ -133,8 +154,7 @@ def _verify(seen: Seen, targets: Targets, head: Head, given: _Outputs) -> Head |
         *(_distance(head.scores(each), scores) for each, scores in zip(strange, rescored)),
     )
     tolerance: float = torch.finfo(head.weight.dtype).eps ** 0.5
-    agrees = all(each < tolerance for each in distances)
-    return Head(head.weight, head.bias, residual, head.hidden) if agrees else None
+    return replace(head, residual=residual) if all(each < tolerance for each in distances) else None
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

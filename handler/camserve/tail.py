@@ -78,6 +78,7 @@ class Head:
     bias: Tensor  # (C,)
     residual: float  # completeness: the largest |scores - closed form| over the largest |score|, where it was probed
     hidden: Hidden | None = None
+    intact: bool = False  # nothing in the tail writes into the activation, so that no copy of it need be kept
 
     def scores(self, activations: Tensor) -> Tensor:
         """Return the scores (N, C) of activations (N, K, h, w)."""
