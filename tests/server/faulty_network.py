@@ -43,7 +43,8 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.Softplus())
-        self.head = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
+        # Normalised, so that it has no closed form: without a backward pass there would be no trap.
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, 3))
 
     def forward(self, pixels):
         reds = (pixels[:, 0, 0, 0] * 255).round()
