@@ -335,6 +335,11 @@ class Seen:
         """Return the activation (T, K, h, w) of each target's row."""
         return self._of(targets, self.activations)
 
+    @property
+    def linear_head(self) -> Head | None:
+        """The closed form where it is pooling and one linear layer alone."""
+        return None if self.head is None or self.head.hidden is not None else self.head
+
     def operators(self) -> set[str]:
         """Return the names that autograd has for the ways back through the operators of the tail."""
         return operators(self._scores)

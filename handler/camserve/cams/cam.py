@@ -16,9 +16,10 @@ def cam(seen: Seen, targets: Targets) -> Tensor:
 
     ConfigError: what follows the layer is more than pooling and one linear layer.
     """
-    if seen.head is None or seen.head.hidden is not None:
+    head = seen.linear_head
+    if head is None:
         raise ConfigError(
             f"method 'cam' needs '{seen.layer.name}' to be followed by average pooling and one linear layer alone; "
             "'gradcam' is the same map where that holds, and works elsewhere"
         )
-    return weigh(picked(seen.head.weight, targets.classes, targets.signs), seen, targets)
+    return weigh(picked(head.weight, targets.classes, targets.signs), seen, targets)

@@ -57,8 +57,9 @@ def share_of_score(seen: Seen, targets: Targets, maps: Tensor) -> list[float | N
     linear layer (Draelos and Carin 2020). None where the tail is anything else, so that nobody can say, or where
     there is nothing to divide by.
     """
-    if seen.head is None or seen.head.hidden is not None:
-        return [None] * len(targets.rows)
-    rises = seen.targeted(targets) - (seen.head.bias[targets.classes] * targets.signs).sum(dim=1)
+    head = seen.linear_head
+    if head is None:
+        return [None] * len(targets.numbers)
+    rises = seen.targeted(targets) - (head.bias[targets.classes] * targets.signs).sum(dim=1)
     sums = maps.sum(dim=(1, 2))
     return [total / rise if rise != 0 else None for total, rise in torch.stack([sums, rises], dim=1).tolist()]

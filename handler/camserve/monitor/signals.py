@@ -35,25 +35,23 @@ class Predictions:
         return self.probabilities.max(axis=1)
 
     @cached_property
-    def largest(self) -> Column:
-        """The largest score of each row, (N,)."""
-        return self.scores.max(axis=1)
-
-    @cached_property
     def energy(self) -> Column:
         """Logsumexp of the scores of each row, (N,)."""
-        return self.largest + np.log(np.exp(self.scores - self.largest[:, None]).sum(axis=1))
+        return _logsumexp(self.scores)
 
     def energy_of(self, row: int) -> float:
         """Return the energy of one row alone."""
-        scores = self.scores[row]
-        largest = scores.max()
-        return float(largest + np.log(np.exp(scores - largest).sum()))
+        return float(_logsumexp(self.scores[row : row + 1])[0])
 
     @cached_property
     def classes(self) -> Column:
         """The predicted class of each row, (N,) int64."""
         return self.scores.argmax(axis=1)
+
+
+def _logsumexp(scores: np.ndarray) -> Column:
+    largest = scores.max(axis=1)
+    return largest + np.log(np.exp(scores - largest[:, None]).sum(axis=1))
 
 
 @dataclass(frozen=True)
