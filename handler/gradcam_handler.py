@@ -1,6 +1,6 @@
 """What TorchServe loads from a .mar: one class, no logic."""
 
-from camserve.engines.torchserve import TorchServeHandler
+from camserve.serving.engines.torchserve import TorchServeHandler
 
 
 class GradCamHandler(TorchServeHandler):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from camserve.recipe import find_file
-from camserve.server import Server, free_ports
-from camserve.unpack import open_archive
+from camserve.build.recipe import find_file
+from camserve.build.unpack import open_archive
+from camserve.operate.server import Server, free_ports
 from camserve.values import RawRequest
 
 ARCHIVE = Path("model_store/imagenet.mar")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from camserve.evaluate.dashboard import dashboard, signal_rules
+from camserve.drift.dashboard import dashboard, signal_rules
 
 FOLDER = Path("config/monitoring")
 NOTE = "# Written by scripts/monitoring from handler/camserve/monitor/signals.py.\n"

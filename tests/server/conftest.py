@@ -6,9 +6,9 @@ import pytest
 import requests
 import torch
 
-from camserve.archive import build_archive
-from camserve.recipe import load_recipe
-from camserve.server import Server, free_ports
+from camserve.build.archive import build_archive
+from camserve.build.recipe import load_recipe
+from camserve.operate.server import Server, free_ports
 
 HERE = Path(__file__).parent
 

@@ -9,13 +9,13 @@ import pytest
 import requests
 import torch
 
-from camserve.archive import build_archive
-from camserve.pipeline import load_pipeline
-from camserve.recipe import load_recipe
-from camserve.server import Server, free_ports
+from camserve.build.archive import build_archive
+from camserve.build.recipe import load_recipe
+from camserve.build.unpack import open_archive, read_contents
+from camserve.fast.split import Split
+from camserve.operate.server import Server, free_ports
+from camserve.serving.pipeline import load_pipeline
 from camserve.settings import RuntimeSpec
-from camserve.split import Split
-from camserve.unpack import open_archive, read_contents
 from camserve.values import RawRequest
 from conftest import RECIPE
 

@@ -15,8 +15,8 @@ from grpc_stub import Client
 
 import hostile
 from camserve.cli import main
-from camserve.doctor.findings import UNSAFE
-from camserve.doctor.live import check_server
+from camserve.operate.doctor.findings import UNSAFE
+from camserve.operate.doctor.live import check_server
 
 pytestmark = pytest.mark.server
 

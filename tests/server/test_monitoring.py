@@ -13,14 +13,14 @@ import requests
 import torch
 import yaml
 
-from camserve.archive import build_archive
+from camserve.build.archive import build_archive
+from camserve.build.recipe import Recipe
 from camserve.cli import main
 from camserve.monitor.counters import MAX_SERIES
-from camserve.recipe import Recipe
-from camserve.server import Server, free_ports
+from camserve.operate.server import Server, free_ports
 from camserve.settings import InputSpec
+from model_file import NET
 from synthetic_photos import photo, write_photos
-from test_archive import NET
 
 pytestmark = pytest.mark.server
 
@@ -228,8 +228,8 @@ def test_metrics_of_ones_own_are_kept_beside_ours(store, tmp_path, capsys):
 
 
 def test_the_shipped_metrics_are_torchserves_and_ours():
-    from camserve.engines.metrics import MODEL_LABELS
     from camserve.monitor.counters import COUNTERS, GAUGES
+    from camserve.serving.engines.metrics import MODEL_LABELS
 
     theirs = yaml.safe_load(STANDARD.read_text())
     shipped = yaml.safe_load((Path(__file__).parents[2] / "config" / "metrics.yaml").read_text())

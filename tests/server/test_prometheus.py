@@ -15,16 +15,16 @@ import torch
 import yaml
 from PIL import Image
 
-from camserve.archive import add_baseline, build_archive
+from camserve.build.archive import add_baseline, build_archive
+from camserve.build.recipe import load_recipe
 from camserve.cli import main
 from camserve.cli.baseline import measure_baseline
 from camserve.cli.watch import Board, serve
-from camserve.evaluate.calibrate import from_prometheus
-from camserve.evaluate.counts import Version, query, read_counts, references
-from camserve.evaluate.drift import ALARM_WINDOWS
-from camserve.evaluate.watcher import Watcher
-from camserve.recipe import load_recipe
-from camserve.server import Server, free_ports
+from camserve.drift.calibration import from_prometheus
+from camserve.drift.counts import Version, query, read_counts, references
+from camserve.drift.statistics import ALARM_WINDOWS
+from camserve.drift.watcher import Watcher
+from camserve.operate.server import Server, free_ports
 
 pytestmark = [
     pytest.mark.server,

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from camserve.compiled import read_halves, write_halves
-from camserve.evaluate.drift_study import Photos, read_photos
-from camserve.pipeline import load_pipeline
-from camserve.recipe import find_file
-from camserve.scores import Scores
+from camserve.build.recipe import find_file
+from camserve.build.unpack import read_contents
+from camserve.fast.compiled import read_halves, write_halves
+from camserve.fast.split import Split, example, split
+from camserve.network.output import Scores
+from camserve.serving.pipeline import load_pipeline
 from camserve.settings import RuntimeSpec
-from camserve.split import Split, example, split
-from camserve.unpack import read_contents
 from camserve.values import Layer, RawRequest
+from drift_measure import Photos, read_photos
 
 pytestmark = pytest.mark.server  # a compiler takes its time
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from camserve.decode import decode
-from camserve.preprocess import fit, normalise
-from camserve.unpack import open_archive
+from camserve.build.unpack import open_archive
+from camserve.intake.decode import decode
+from camserve.intake.preprocess import fit, normalise
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from camserve.archive import add_baseline, build_archive
+from camserve.build.archive import add_baseline, build_archive
+from camserve.build.recipe import Recipe, load_recipe
 from camserve.cli.baseline import measure_baseline
 from camserve.errors import ConfigError
-from camserve.recipe import Recipe, load_recipe
 from camserve.settings import read
 
 EXAMPLE = """examples:

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from camserve.drift.audit_log import Record, read_audit
+from camserve.drift.records import Score, flatten, read_truth, score
 from camserve.errors import ConfigError
-from camserve.evaluate.audit_log import Record, read_audit
-from camserve.evaluate.records import Score, flatten, read_truth, score
 
 EXAMPLE = """examples:
   camserve audit to-parquet /var/log/camserve --out requests.parquet

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 import camserve
-from camserve.archive import add_baseline
+from camserve.build.archive import add_baseline
+from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError, ConfigError, quote
 from camserve.labels import Labels
 from camserve.monitor.baseline import ADVISED_IMAGES, LEAST_IMAGES, Baseline, Collector, Provenance, make_baseline
-from camserve.pipeline import Pipeline
-from camserve.unpack import open_archive
+from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 
 EXAMPLE = """example:

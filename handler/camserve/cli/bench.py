@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
+from camserve.bench import batching, engine, served
+from camserve.bench.contenders import Parts, build_archives
+from camserve.bench.engine_report import engine_report
+from camserve.bench.networks import MODELS
+from camserve.bench.pairs import QUICK, Effort
+from camserve.bench.report import Report, Table, setting, write_docs, write_json
+from camserve.bench.served_report import served_report
 from camserve.errors import ConfigError, nearest, quote
-from camserve.evaluate.bench import batching, engine, served
-from camserve.evaluate.bench.contenders import Parts, build_archives
-from camserve.evaluate.bench.engine_report import engine_report
-from camserve.evaluate.bench.networks import MODELS
-from camserve.evaluate.bench.pairs import QUICK, Effort
-from camserve.evaluate.bench.report import Report, Table, setting, write_docs, write_json
-from camserve.evaluate.bench.served_report import served_report
 from camserve.settings import PRECISIONS, RuntimeSpec
 
 EXAMPLE = """examples:

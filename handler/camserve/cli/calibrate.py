@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from camserve.cli.report import baseline_of
+from camserve.drift.audit_log import count_bins, read_audit, reference_bins, sample_of, windows_of
+from camserve.drift.calibration import Calibration, calibrate, dispersion_rules, from_prometheus
+from camserve.drift.counts import Bins, Version
+from camserve.drift.statistics import TESTS
 from camserve.errors import ConfigError
-from camserve.evaluate.audit_log import count_bins, read_audit, reference_bins, sample_of, windows_of
-from camserve.evaluate.calibrate import Calibration, calibrate, dispersion_rules, from_prometheus
-from camserve.evaluate.counts import Bins, Version
-from camserve.evaluate.drift import TESTS
 
 EXAMPLE = """examples:
   camserve calibrate --metrics-url http://127.0.0.1:9090 --days 14 --out config/monitoring

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from camserve.doctor.files import check_model, check_properties, read_properties
-from camserve.doctor.findings import UNSAFE, Finding
-from camserve.doctor.live import check_server
+from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
-from camserve.unpack import read_contents
+from camserve.operate.doctor.files import check_model, check_properties, read_properties
+from camserve.operate.doctor.findings import UNSAFE, Finding
+from camserve.operate.doctor.live import check_server
 
 EXAMPLE = """examples:
   camserve doctor --config config/config.properties --archive model_store/imagenet.mar

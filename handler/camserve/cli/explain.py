@@ -15,9 +15,9 @@ import numpy as np
 import requests
 from PIL import Image
 
+from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError, ConfigError
-from camserve.options import PARSERS
-from camserve.unpack import open_archive
+from camserve.intake.options import PARSERS
 from camserve.values import RawRequest
 
 EXAMPLE = """examples:

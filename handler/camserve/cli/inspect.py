@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from camserve.unpack import Contents, read_contents
-from camserve.weights import sha256
+from camserve.build.unpack import Contents, read_contents
+from camserve.network.weights import sha256
 
 EXAMPLE = """example:
   camserve inspect model_store/imagenet.mar

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from camserve.errors import ConfigError
-from camserve.server import SHIPPED_CONFIG
+from camserve.operate.server import SHIPPED_CONFIG
 
 SHIPPED = SHIPPED_CONFIG.parent / "metrics.yaml"
 OURS = "cam_"

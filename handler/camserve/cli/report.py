@@ -8,12 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from camserve.build.unpack import read_contents
+from camserve.drift.audit_log import read_audit, sample_of
+from camserve.drift.counts import Version
+from camserve.drift.report import report
 from camserve.errors import ConfigError
-from camserve.evaluate.audit_log import read_audit, sample_of
-from camserve.evaluate.counts import Version
-from camserve.evaluate.report import report
 from camserve.monitor.baseline import Baseline, read_baseline
-from camserve.unpack import read_contents
 
 EXAMPLE = """example:
   camserve report audit/*.jsonl --baseline model_store/imagenet.mar --out report.html

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.errors import ConfigError
-from camserve.server import FIRST_PORT, PORTS_NEEDED, SHIPPED_CONFIG, Server, free_ports
+from camserve.operate.server import FIRST_PORT, PORTS_NEEDED, SHIPPED_CONFIG, Server, free_ports
 
 EXAMPLE = """example:
   camserve serve model_store/imagenet.mar --port 8080

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from camserve.evaluate.counts import read_counts
-from camserve.evaluate.drift import ALARM_WINDOWS
-from camserve.evaluate.watcher import Evidence, Watcher
+from camserve.drift.counts import read_counts
+from camserve.drift.statistics import ALARM_WINDOWS
+from camserve.drift.watcher import Evidence, Watcher
 
 EXAMPLE = """examples:
   camserve watch --metrics-url http://127.0.0.1:8082/metrics

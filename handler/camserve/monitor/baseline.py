@@ -15,8 +15,8 @@ from camserve.errors import ConfigError, RequestError
 from camserve.monitor.measure import NAMES, Measured, Watch
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Predictions
+from camserve.network.weights import sha256
 from camserve.settings import Settings, read
-from camserve.weights import sha256
 
 BASELINE = "baseline.json"
 SCHEMA = 1

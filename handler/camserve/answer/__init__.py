@@ -1,0 +1,1 @@
+"""From maps and scores to predictions, JSON and pictures."""

@@ -1,0 +1,50 @@
+"""Pictures of a map: every format is one function from a scene to an image, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+
+from camserve.answer.render.boxes import boxes
+from camserve.answer.render.canvas import Scene
+from camserve.answer.render.heatmap import heatmap
+from camserve.answer.render.mask import mask
+from camserve.answer.render.overlay import overlay
+from camserve.answer.render.palette import PALETTES
+from camserve.errors import choose
+
+__all__ = ["CONTENT_TYPES", "FORMATS", "PALETTES", "Scene", "boxes", "draw", "encode"]
+
+Format = Callable[[Scene], Image.Image]
+
+FORMATS: Mapping[str, Format] = {
+    "overlay": overlay,
+    "heatmap": heatmap,
+    "mask": mask,
+}
+
+CONTENT_TYPES: Mapping[str, str] = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+
+ENCODING: Mapping[str, Mapping[str, Any]] = {
+    "JPEG": {"quality": 90},
+    "PNG": {"compress_level": 3},
+    "WEBP": {"quality": 90},
+}
+
+
+def draw(name: str, scene: Scene) -> Image.Image:
+    """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette."""
+    return choose(FORMATS, name, "format")(scene)
+
+
+def encode(image: Image.Image, kind: str) -> bytes:
+    """Write JPEG, PNG or WEBP: the same bytes for the same pixels, without metadata. BadOption: another kind."""
+    options = choose(ENCODING, kind, "picture format")
+    bare = image.copy()
+    bare.info = {}  # Pillow would copy a photo's profile and comments from there
+    buffer = BytesIO()
+    bare.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,136 @@
+"""The family of maps: every method is the paper's few lines, one function in one file.
+
+A method maps what a layer showed and T targets to signed float32 maps, (T, h, w) on the layer's own
+grid or (T, H, W) at the input's resolution. What the paper does after its weighted sum (ReLU,
+scaling) is done once, in ``measure``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from camserve.attribution.capture import Seen
+from camserve.attribution.methods.ablationcam import ablationcam
+from camserve.attribution.methods.cam import cam
+from camserve.attribution.methods.eigencam import eigencam, eigengradcam, orientation
+from camserve.attribution.methods.excitation import cmwp
+from camserve.attribution.methods.gradcam import gradcam, gradcam_minus, gradcam_plus
+from camserve.attribution.methods.gradcamplusplus import gradcam_plus_plus
+from camserve.attribution.methods.gradient import gradient, input_x_gradient, integrated_gradients, smoothgrad
+from camserve.attribution.methods.guided import deconvnet, guided_backprop, guided_gradcam
+from camserve.attribution.methods.hirescam import hirescam
+from camserve.attribution.methods.layercam import layercam
+from camserve.attribution.methods.reciprocam import reciprocam, vit_reciprocam
+from camserve.attribution.methods.scorecam import scorecam
+from camserve.attribution.methods.xgradcam import xgradcam
+from camserve.values import Targets
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to draw a map, with what a reader must know of it."""
+
+    run: Callable[[Seen, Targets], Tensor]
+    source: str
+    passes: str  # what one target costs beyond the prediction's own forward pass
+    sane: bool = True  # passes the model randomisation test of Adebayo et al. 2018, arXiv:1810.03292
+    tape: bool = False  # runs the tail again: needs Capture.forward(pixels, tape=True)
+    reruns: bool = False  # runs the network again: many times a plain prediction's cost
+    weighted: bool = False  # channel weight times activation, so that two negatives make evidence
+    complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
+    notes: Callable[[Seen, Targets], list[dict[str, float]]] | None = None  # what else a reader must know
+
+
+METHODS: Mapping[str, Method] = {
+    "gradcam": Method(
+        gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", "1 tail backward", weighted=True, complete=True
+    ),
+    "gradcam+": Method(gradcam_plus, "Selvaraju et al. 2017, positive weights only", "1 tail backward", weighted=True),
+    "gradcam-": Method(gradcam_minus, "Selvaraju et al. 2017, negative weights only", "1 tail backward", weighted=True),
+    "hirescam": Method(hirescam, "Draelos and Carin 2020, arXiv:2011.08891", "1 tail backward", complete=True),
+    "layercam": Method(layercam, "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943", "1 tail backward"),
+    "xgradcam": Method(xgradcam, "Fu et al. 2020, arXiv:2008.02312", "1 tail backward"),
+    "gradcam++": Method(gradcam_plus_plus, "Chattopadhyay et al. 2018, arXiv:1710.11063", "1 tail backward"),
+    "eigengradcam": Method(eigengradcam, "Gildenblat 2020, after arXiv:2008.00299", "1 tail backward"),
+    "cam": Method(cam, "Zhou et al. 2016, arXiv:1512.04150", "none"),
+    "eigencam": Method(eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", sane=False, notes=orientation),
+    "ablationcam": Method(
+        ablationcam,
+        "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
+        "1 tail forward a channel",
+        tape=True,
+    ),
+    "reciprocam": Method(reciprocam, "Byun and Lee 2022, arXiv:2209.14074", "1 tail forward a position", tape=True),
+    "vit_reciprocam": Method(
+        vit_reciprocam, "Byun and Lee 2023, arXiv:2310.02588", "1 tail forward a position", tape=True
+    ),
+    "scorecam": Method(scorecam, "Wang et al. 2020, arXiv:1910.01279", "up to 64 forward", reruns=True),
+    "gradient": Method(gradient, "Simonyan et al. 2014, arXiv:1312.6034", "1 forward, 1 backward", reruns=True),
+    "input_x_gradient": Method(
+        input_x_gradient, "Shrikumar et al. 2016, arXiv:1605.01713", "1 forward, 1 backward", reruns=True
+    ),
+    "guided_backprop": Method(
+        guided_backprop, "Springenberg et al. 2015, arXiv:1412.6806", "1 forward, 1 backward", sane=False, reruns=True
+    ),
+    "deconvnet": Method(
+        deconvnet, "Zeiler and Fergus 2014, arXiv:1311.2901", "1 forward, 1 backward", sane=False, reruns=True
+    ),
+    "guided_gradcam": Method(
+        guided_gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", "1 forward, 1 backward", sane=False, reruns=True
+    ),
+    "smoothgrad": Method(smoothgrad, "Smilkov et al. 2017, arXiv:1706.03825", "25 forward, 25 backward", reruns=True),
+    "integrated_gradients": Method(
+        integrated_gradients, "Sundararajan et al. 2017, arXiv:1703.01365", "50 forward, 50 backward", reruns=True
+    ),
+    "cmwp": Method(cmwp, "Zhang et al. 2016, arXiv:1608.00507", "1 forward, 1 tail backward", reruns=True),
+}
+
+
+NOTHING, ONE = np.zeros(1, np.float32), np.ones(1, np.float32)  # arrays: NumPy turns numbers into these every time
+
+
+class Map(NamedTuple):
+    """One map with its measure."""
+
+    grid: np.ndarray  # (h, w) float32: 0..1, or -1..1 for signed evidence
+    scale: float  # grid * scale is the raw map
+    positive: float  # share of the signed map's mass above 0
+    negative: float  # and below
+    total: float  # sum of the signed map
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is no evidence of the kind that was asked for."""
+        return self.scale == 0.0
+
+
+def measure(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
+    """Turn signed maps (T, h, w) into the grids that are shown: ReLU, then division by the maximum.
+
+    A map without evidence stays all zero with scale 0; nothing is added that would hide it. What is not finite is not
+    mended.
+    """
+    flat = signed.reshape(len(signed), -1)
+    raw = np.maximum(flat, NOTHING)
+    with np.errstate(invalid="ignore"):
+        masses = zip(np.add.reduce(raw, 1).tolist(), np.add.reduce(raw - flat, 1).tolist())
+        both = [number for number, each in enumerate(evidence) if each == "signed"]
+        if both:
+            raw[both] = flat[both]
+        scales = np.maximum.reduce(np.abs(raw) if both else raw, 1)
+        grids = (raw / np.where(scales > NOTHING, scales, ONE)[:, None]).reshape(signed.shape)
+    return [
+        Map(
+            grid,
+            scale,
+            positive / (positive + negative or 1.0),
+            negative / (positive + negative or 1.0),
+            positive - negative,
+        )
+        for grid, scale, (positive, negative) in zip(grids, scales.tolist(), masses)
+    ]

@@ -1,0 +1,27 @@
+"""Ablation-CAM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from camserve.attribution.capture import Seen
+from camserve.attribution.methods.gradcam import weigh
+from camserve.values import Targets
+
+
+def ablationcam(seen: Seen, targets: Targets) -> Tensor:
+    """Weigh each channel by how much the target falls when the channel is set to zero (Desai and Ramaswamy 2020).
+
+    The paper divides the fall by the score itself: one number for the whole map, which would turn
+    the map over wherever the score is negative. It is left out.
+    """
+    ablated = seen.activations.clone()
+    # Run again as well: the network itself may have rounded otherwise.
+    whole = seen.targeted(targets, seen.rescore(seen.activations))
+    falls = []
+    for channel in range(ablated.shape[1]):
+        ablated[:, channel] = 0
+        falls.append(whole - seen.targeted(targets, seen.rescore(ablated)))
+        ablated[:, channel] = seen.activations[:, channel]
+    return weigh(torch.stack(falls, dim=1), seen, targets)

@@ -1,0 +1,69 @@
+"""Guided backpropagation and its relatives: sharp, and blind to the network's own weights.
+
+Adebayo et al. 2018 (arXiv:1810.03292) found that these maps hardly change when the weights are
+randomised. They are offered because people ask for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from camserve.attribution.capture import Seen
+from camserve.attribution.methods.gradcam import gradcam
+from camserve.attribution.methods.gradient import pixel_gradients
+from camserve.errors import ConfigError
+from camserve.values import Targets
+
+BACKWARD = (torch.ops.aten.threshold_backward.default, torch.ops.aten.hardtanh_backward.default)
+
+
+def guided_backprop(seen: Seen, targets: Targets) -> Tensor:
+    """Let only positive gradients pass a ReLU that was active (Springenberg et al. 2015, arXiv:1412.6806).
+
+    ConfigError: the network has no ReLU.
+    """
+    return _rectified(seen, targets, masked=True).sum(dim=1)
+
+
+def deconvnet(seen: Seen, targets: Targets) -> Tensor:
+    """Let only positive gradients pass a ReLU, active or not (Zeiler and Fergus 2014, arXiv:1311.2901).
+
+    ConfigError: the network has no ReLU.
+    """
+    return _rectified(seen, targets, masked=False).sum(dim=1)
+
+
+def guided_gradcam(seen: Seen, targets: Targets) -> Tensor:
+    """Multiply guided backpropagation by the enlarged Grad-CAM map (Selvaraju et al. 2017, section 3.2)."""
+    coarse = gradcam(seen, targets).clamp(min=0)[:, None]
+    fine = functional.interpolate(coarse, size=tuple(seen.pixels.shape[2:]), mode="bilinear", align_corners=False)
+    return fine[:, 0] * guided_backprop(seen, targets)
+
+
+def _rectified(seen: Seen, targets: Targets, masked: bool) -> Tensor:
+    with _RectifiedBackward(masked) as backward:
+        gradients = pixel_gradients(seen, targets, seen.pixels[targets.rows])
+    if not backward.met:
+        raise ConfigError("guided_backprop and deconvnet change how gradients pass a ReLU, and this network has none")
+    return gradients
+
+
+class _RectifiedBackward(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Replace the backward pass of ReLU and ReLU6, wherever in the network they are called."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._masked = masked
+        self.met = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in BACKWARD:
+            return func(*args, **(kwargs or {}))
+        self.met = True
+        positive = args[0].clamp(min=0)
+        return func(positive, *args[1:], **(kwargs or {})) if self._masked else positive

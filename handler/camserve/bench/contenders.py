@@ -1,0 +1,162 @@
+"""The archives that are compared: one model, one state dict, three handlers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from camserve.bench.networks import SIDE, build, settle, tell_apart
+from camserve.build.archive import build_archive
+from camserve.build.probe import find_layer
+from camserve.build.recipe import Recipe
+from camserve.errors import ConfigError
+from camserve.network.output import Scores
+from camserve.settings import RuntimeSpec
+
+OURS, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
+AOT, BF16, AOT_BF16 = "camserve-aot", "camserve-bf16", "camserve-aot-bf16"
+RUNTIMES = {
+    OURS: RuntimeSpec(),
+    AOT: RuntimeSpec(mode="aot"),
+    BF16: RuntimeSpec(precision="bf16"),
+    AOT_BF16: RuntimeSpec(mode="aot", precision="bf16"),
+}
+
+MODEL_FILE = """\
+import torch
+import torchvision
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = torchvision.models.get_model({model!r})
+
+    def forward(self, pixels):
+        return self.network(pixels)
+"""
+
+# What a person writes who follows the two projects' documentation: predict the batch, then explain its rows.
+NAIVE_HANDLER = """\
+import base64
+import io
+
+from PIL import Image
+from pytorch_grad_cam import GradCAM
+from ts.torch_handler.image_classifier import ImageClassifier
+
+
+class ExplainingClassifier(ImageClassifier):
+    def initialize(self, context):
+        super().initialize(context)
+        layer = self.model.get_submodule({layer!r})
+        self.cam = GradCAM(model=self.model, target_layers=[layer])
+
+    def inference(self, pixels):
+        self.pixels = pixels
+        return super().inference(pixels)
+
+    def postprocess(self, scores):
+        answers = super().postprocess(scores)
+        maps = [self.cam(input_tensor=row[None], targets=None)[0] for row in self.pixels]
+        return [{{"classes": answer, "map": png(each)}} for answer, each in zip(answers, maps)]
+
+
+def png(values):
+    buffer = io.BytesIO()
+    Image.fromarray((values * 255).astype("uint8")).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+"""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the archives are built from."""
+
+    model: str  # torchvision's name
+    folder: Path
+    serving: dict[str, Any]  # TorchServe's own settings, the same for all
+
+    @property
+    def model_file(self) -> Path:
+        """The class that TorchServe calls without arguments."""
+        return self.folder / "network.py"
+
+    @property
+    def weights(self) -> Path:
+        """The state dict."""
+        return self.folder / "network.pt"
+
+
+def build_archives(parts: Parts, say: Callable[[str], None]) -> dict[str, Path]:
+    """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
+    network = _write_parts(parts)
+    layer = f"network.{find_layer(Scores(network).eval(), (SIDE, SIDE)).name}"
+    handler = parts.folder / "naive_handler.py"
+    handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
+    archives = {STOCK: pack(STOCK, "image_classifier", parts), NAIVE: pack(NAIVE, str(handler), parts)}
+    for name, runtime in RUNTIMES.items():
+        try:
+            archives[name] = _ours(name, parts, runtime)
+        except ConfigError as error:
+            if runtime.mode == "eager":
+                raise
+            say(f"{name} is left out: {error}")
+    return archives
+
+
+def build_ours(parts: Parts) -> Path:
+    """Write our eager archive alone. ConfigError: the builder failed."""
+    _write_parts(parts)
+    return _ours(OURS, parts, RUNTIMES[OURS])
+
+
+def _write_parts(parts: Parts) -> nn.Module:
+    """Write the model file and the weights, and return the network."""
+    parts.folder.mkdir(parents=True, exist_ok=True)
+    parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
+    network = tell_apart(settle(build(parts.model)))
+    torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, parts.weights)
+    return network
+
+
+def _ours(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
+    recipe = Recipe(
+        name,
+        str(parts.weights),
+        factory="Network",
+        model_file=str(parts.model_file),
+        serving=parts.serving,
+        runtime=runtime,
+    )
+    return build_archive(recipe, parts.folder, lambda _: None)
+
+
+def pack(name: str, handler: str, parts: Parts) -> Path:
+    """Build an archive for one of TorchServe's own handlers, or a handler file. ConfigError: the archiver failed."""
+    config = parts.folder / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(parts.serving), encoding="utf-8")
+    names = parts.folder / "index_to_name.json"
+    # Its own number is a class's name: equal names would hide one another.
+    names.write_text(json.dumps({str(index): str(index) for index in range(1000)}), encoding="utf-8")
+    command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", "1.0"]
+    command += ["--model-file", str(parts.model_file), "--serialized-file", str(parts.weights)]
+    command += ["--handler", handler, "--extra-files", str(names), "--config-file", str(config)]
+    command += ["--export-path", str(parts.folder), "--force"]
+    environment = {**os.environ, "TMPDIR": str(parts.folder)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    archive = parts.folder / f"{name}.mar"
+    if done.returncode or not archive.is_file():
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise ConfigError(f"torch-model-archiver failed: {''.join(reason)}")
+    return archive

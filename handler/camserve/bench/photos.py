@@ -1,0 +1,47 @@
+"""The photos that every benchmark looks at: scikit-image's cat and coffee, cut differently each time."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from camserve.build.recipe import find_file
+from camserve.intake.preprocess import fit, normalise
+from camserve.settings import InputSpec
+from camserve.values import Picture
+
+SOURCES = ("package://skimage/data/chelsea.png", "package://skimage/data/coffee.png")
+SIZE = (451, 300)  # width, height in pixels
+QUALITY = 90
+CUT = 8  # pixels off the edges, more with each picture
+
+
+def pictures(count: int) -> list[Image.Image]:
+    """Return different photos of one size."""
+    return [_cut(number) for number in range(count)]
+
+
+def _cut(number: int) -> Image.Image:
+    with Image.open(find_file(SOURCES[number % len(SOURCES)])) as photo:
+        off = CUT * (number // 2 % 8)
+        box = (off, off // 2, photo.width - off // 2, photo.height - off)
+        return photo.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC, box=box)
+
+
+def jpegs(count: int) -> list[bytes]:
+    """Return different photos, encoded."""
+    encoded = []
+    for picture in pictures(count):
+        buffer = BytesIO()
+        picture.save(buffer, "JPEG", quality=QUALITY)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def pixels(count: int, side: int, device: torch.device, resize: int | None = None) -> Tensor:
+    """Return the same photos as a network wants them, (N, 3, side, side) float32."""
+    spec = InputSpec(resize=resize or side, crop=side)
+    return normalise([fit(Picture(each, "JPEG", *each.size), spec)[0] for each in pictures(count)], spec, device)

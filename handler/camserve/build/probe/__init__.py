@@ -1,0 +1,39 @@
+"""Finding the target layer of any image classifier by running it, never by its architecture's name.
+
+The network is run on random pictures and every module's output is watched. What has positions and
+gets a gradient at them carries evidence; the target layer is the last such output, before pooling.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from camserve.errors import ConfigError, nearest
+from camserve.build.probe.search import Finding, Search
+from camserve.values import Layer
+
+
+def probe(network: nn.Module, input_size: tuple[int, int], seed: int = 0) -> Finding:
+    """Find the target layer for pictures of ``input_size`` (height, width) pixels, and tell what was passed over.
+
+    The network comes back as it was. ConfigError: it fails on such pictures, or none of its modules
+    carries evidence.
+    """
+    return Search(network, input_size, seed).find()
+
+
+def find_layer(network: nn.Module, input_size: tuple[int, int], seed: int = 0) -> Layer:
+    """Find the target layer, as ``probe`` does."""
+    return probe(network, input_size, seed).layer
+
+
+def check_layer(network: nn.Module, name: str, input_size: tuple[int, int], seed: int = 0) -> Layer:
+    """Return the last call of the named module that carries evidence. ConfigError says why none does."""
+    names = [each for each, _ in network.named_modules() if each]
+    if name not in names:
+        raise ConfigError(f"the network has no module named '{name}'{nearest(name, names)}")
+    search = Search(network, input_size, seed)
+    layer, reason = search.check(name)
+    if layer is None:
+        raise ConfigError(f"layer '{name}' carries no evidence: {reason}; '{search.find().layer.name}' does")
+    return layer

@@ -1,0 +1,213 @@
+"""The search for the last output that carries evidence."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from camserve.attribution.capture import on_grid
+from camserve.errors import ConfigError
+from camserve.build.probe.axes import Key, Shape, lay_out
+from camserve.build.probe.graph import Graph, back_over_pooling
+from camserve.build.probe.places import in_place
+from camserve.build.probe.watch import Output, watch, watch_shapes
+from camserve.network.output import Scores
+from camserve.values import Layer
+
+PICTURES = 2
+TOGETHER = 16  # outputs whose gradients one backward pass gives
+
+NO_GRADIENT = "the scores' gradient reaches none of its positions"
+ATTENDED = "it is a projection that attention takes apart (queries, keys, values), not a feature map"
+ELSEWHERE = "the positions of its output do not lie where the picture's do"
+BYPASSED = "it is one of several branches, and evidence passes it by"
+SCORE_MAPS = "its channels are the classes' own score maps, not features"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One call of one module that is not the target layer, and why."""
+
+    name: str
+    call: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The target layer, and the later outputs that were passed over, the last first."""
+
+    layer: Layer
+    refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One output with its verdict: where its positions lie, or why it carries no evidence."""
+
+    output: Output
+    layer: Layer | None
+    reason: str = ""
+
+
+class Search:
+    """One network and what it did with random pictures: two, a taller one, and one with its halves changed."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int], seed: int) -> None:
+        """Run the network; it comes back as it was. ConfigError: it fails on pictures of ``size``."""
+        network = Scores(network)
+        generator = torch.Generator().manual_seed(seed)
+        device = next((each.device for each in network.parameters()), torch.device("cpu"))
+        pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device)
+        taller: Mapping[Key, Shape] = watch_shapes(network, torch.cat([pixels[:1], pixels[1:]], dim=2))
+        self._outputs, self._scores = watch(network, pixels)
+        # A network that first scales every picture to its own size shows nothing by a taller one.
+        taller = taller if any(_grows(each, taller) for each in self._outputs) else {}
+        self._layers: dict[Key, Layer | str] = {
+            each.key: _lay_out(each, taller.get(each.key), size) for each in self._outputs
+        }
+        # How tokens lie is a guess where no taller picture tells.
+        tokens = (each for each in self._layers.values() if isinstance(each, Layer) and each.layout == "NLC")
+        guessed = {(each.name, each.call): each for each in tokens if (each.name, each.call) not in taller}
+        placed = in_place(network, pixels[:1], guessed, generator) if guessed else set()
+        self._layers.update({key: ELSEWHERE for key in guessed if key not in placed})
+        # A random weighting of the scores: no class is asked for, and none is left out.
+        self._weights = torch.randn(self._scores.shape, generator=generator).to(self._scores)
+        self._graph = Graph(self._scores)
+        self._made = {each.edge.node: each for each in self._outputs if each.edge is not None}
+
+    def find(self) -> Finding:
+        """Return the last output that carries evidence, before pooling. ConfigError: there is none."""
+        refused: list[Refusal] = []
+        best: _Judged | None = None
+        for judged in self._judge(self._outputs[::-1]):
+            reason = judged.reason or self._not_features(judged)
+            if not reason:
+                best = judged
+                break
+            refused.append(Refusal(judged.output.name, judged.output.call, reason))
+            best = best or (judged if judged.layer else None)
+        if best is None:
+            if torch.equal(*self._scores):
+                raise ConfigError("the scores of two random pictures are equal: are the weights loaded?")
+            raise ConfigError("no module of the network has an output whose positions the scores' gradient reaches")
+        return Finding(self._settle(best), tuple(refused))
+
+    def check(self, name: str) -> tuple[Layer | None, str]:
+        """Return the last call of the named module that carries evidence, else why its last call does not."""
+        judged = list(self._judge([each for each in self._outputs[::-1] if each.name == name]))
+        if not judged:
+            return None, "it does not run in a forward pass"
+        return next((each.layer for each in judged if each.layer), None), judged[0].reason
+
+    def _judge(self, outputs: Sequence[Output]) -> Iterator[_Judged]:
+        for start in range(0, len(outputs), TOGETHER):
+            part = outputs[start : start + TOGETHER]
+            layers = [self._layers[each.key] for each in part]
+            wanted = [each for each, layer in zip(part, layers) if isinstance(layer, Layer)]
+            gradients = dict(zip(map(id, wanted), self._gradients(wanted, self._weights)))
+            for output, layer in zip(part, layers):
+                if isinstance(layer, str):
+                    yield _Judged(output, None, layer)
+                elif not _reaches(gradients[id(output)], layer):
+                    yield _Judged(output, None, NO_GRADIENT)
+                else:
+                    yield _Judged(output, layer)
+
+    def _gradients(self, outputs: Sequence[Output], weights: Tensor) -> Sequence[Tensor | None]:
+        edges = [each.edge for each in outputs if each.edge is not None]
+        if not edges or not self._scores.requires_grad:
+            return [None] * len(outputs)
+        found = iter(torch.autograd.grad((weights * self._scores).sum(), edges, retain_graph=True, allow_unused=True))
+        return [None if each.edge is None else next(found) for each in outputs]
+
+    def _not_features(self, judged: _Judged) -> str:
+        """Say why an output that carries evidence is still not one to draw maps from."""
+        if self._graph.feeds_attention(_node(judged)):
+            return ATTENDED
+        if self._is_bypassed(judged):
+            return BYPASSED
+        return SCORE_MAPS if self._is_score_maps(judged) else ""
+
+    def _is_bypassed(self, judged: _Judged) -> bool:
+        """Whether evidence passes an output by: whether, without it, positions before the nearest fork get gradient."""
+        for node in self._graph.above_forks(_node(judged)):
+            for earlier in self._at(node):
+                layer = self._layers[earlier.key]
+                if isinstance(layer, Layer) and math.prod(layer.grid) == _cells(judged):
+                    with _silenced(_node(judged)):
+                        (gradient,) = self._gradients([earlier], self._weights)
+                    return _reaches(gradient, layer)
+        return False
+
+    def _is_score_maps(self, judged: _Judged) -> bool:
+        first = torch.zeros_like(self._scores)
+        first[:, 0] = 1
+        (gradient,) = self._gradients([judged.output], first)
+        assert gradient is not None
+        assert judged.layer is not None
+        by_channel = on_grid(gradient, judged.layer).abs().sum(dim=(0, 2, 3))
+        return 1 < len(by_channel) == self._scores.shape[1] and not by_channel[1:].any()
+
+    def _settle(self, chosen: _Judged) -> Layer:
+        """Step back over pooling to a larger grid and over reshaping to what was reshaped, then out of containers."""
+        aliases, pooled = [chosen], False
+        for node, reshaped in back_over_pooling(_node(chosen)):
+            pooled = pooled or not reshaped
+            for judged in self._judge(self._at(node)):
+                growth = _cells(judged) - _cells(aliases[-1])
+                if growth > 0:
+                    aliases, pooled = [judged], False
+                elif growth == 0 and not pooled:
+                    aliases.append(judged)
+        maker = aliases[-1].output.name
+        containers = [each for each in aliases if f"{maker}.".startswith(f"{each.output.name}.")]
+        outermost = min(containers, key=lambda each: len(each.output.name)).layer
+        assert outermost is not None
+        return outermost
+
+    def _at(self, node: Node) -> list[Output]:
+        return [self._made[node]] if node in self._made else []
+
+
+def _node(judged: _Judged) -> Node:
+    assert judged.output.edge is not None
+    return judged.output.edge.node
+
+
+@contextlib.contextmanager
+def _silenced(node: Node) -> Iterator[None]:
+    """Let no gradient pass a node of the autograd graph."""
+    handle = node.register_prehook(
+        lambda gradients: tuple(None if each is None else torch.zeros_like(each) for each in gradients)
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _cells(judged: _Judged) -> int:
+    return math.prod(judged.layer.grid) if judged.layer else 0
+
+
+def _grows(output: Output, taller: Mapping[Key, Shape]) -> bool:
+    return output.key in taller and output.shape is not None and output.shape[1:] != taller[output.key][1:]
+
+
+def _lay_out(output: Output, taller: Shape | None, size: tuple[int, int]) -> Layer | str:
+    if output.shape is None:
+        return f"its output is a {output.kind}, not a tensor"
+    if output.shape[:1] != (PICTURES,):
+        return f"its output of shape {output.shape} does not have one entry a picture"
+    return lay_out(output.key, output.shape, taller, size)
+
+
+def _reaches(gradient: Tensor | None, layer: Layer) -> bool:
+    return gradient is not None and bool(on_grid(gradient, layer).any())

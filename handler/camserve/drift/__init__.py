@@ -1,0 +1,1 @@
+"""What counters and audit logs say about drift."""

@@ -1,0 +1,102 @@
+"""How much clean traffic varies by itself: what independent requests would not, and what alarms that would raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from camserve.drift.audit_log import CLASSES
+from camserve.drift.counts import Bins, Version, aligned, query
+from camserve.drift.statistics import MINIMUM_REQUESTS, compare
+from camserve.drift.watcher import can_drift
+from camserve.errors import ConfigError
+
+FEWEST_WINDOWS = 24
+COUNTERS = "sum by (ModelName, ModelVersion, feature, bin, instance) (cam_bin_total)"
+REFERENCE = "max by (ModelName, ModelVersion, feature, bin) (cam_ref_count)"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What clean history says of one feature."""
+
+    feature: str
+    windows: int  # with enough requests to judge
+    dispersions: Mapping[str, float]  # by test, mean chi-square over its degrees of freedom; of independent requests, 1
+    alarms_before: int  # windows in which the rules would have called drift
+    alarms_after: int  # the same with the chi-square divided by its dispersion
+
+
+def calibrate(reference: Bins, windows: Sequence[Bins]) -> list[Calibration]:
+    """Judge every feature on clean windows. ConfigError: there are too few of them."""
+    found = [
+        each for feature, bins in sorted(reference.items()) if (each := _feature(feature, bins, windows)) is not None
+    ]
+    if not found:
+        raise ConfigError(
+            f"clean history needs {FEWEST_WINDOWS} windows of {MINIMUM_REQUESTS} requests or more for some feature; "
+            f"there are {len(windows)} windows"
+        )
+    return found
+
+
+def _feature(feature: str, reference: Mapping[str, float], windows: Sequence[Bins]) -> Calibration | None:
+    pairs = [aligned(reference, window[feature]) for window in windows if feature in window]
+    pairs = [(m, n) for m, n in pairs if n.sum() >= MINIMUM_REQUESTS]
+    if len(pairs) < FEWEST_WINDOWS or not can_drift(reference):
+        return None
+    ordered = feature != CLASSES
+    drifts = [compare(m, n, ordered) for m, n in pairs]
+    squares = {"omnibus": [each.chi2 / each.degrees for each in drifts]}
+    if ordered:
+        squares["location"] = [each.location**2 for each in drifts if each.location is not None]
+    dispersions = {test: max(1.0, float(np.mean(each))) for test, each in squares.items()}
+    after = [compare(m, n, ordered, dispersions) for m, n in pairs]
+    before_and_after = (sum(each.alarms for each in looks) for looks in (drifts, after))
+    return Calibration(feature, len(pairs), dispersions, *before_and_after)
+
+
+def from_prometheus(url: str, start: float, end: float, step: float) -> dict[Version, tuple[Bins, list[Bins]]]:
+    """Return each version's reference and its windows between two instants, in seconds since 1970."""
+    references: dict[Version, Bins] = {}
+    for series in query(url, REFERENCE, "query", time=end):
+        feature, bin_ = series["metric"]["feature"], series["metric"]["bin"]
+        references.setdefault(_version(series), {}).setdefault(feature, {})[bin_] = float(series["value"][1])
+    added: dict[Version, dict[float, Bins]] = {version: {} for version in references}
+    for series in query(url, COUNTERS, "query_range", start=start, end=end, step=step):
+        for instant, count in _increases(series["values"]):
+            window = added.setdefault(_version(series), {}).setdefault(instant, {})
+            bins = window.setdefault(series["metric"]["feature"], {})
+            bins[series["metric"]["bin"]] = bins.get(series["metric"]["bin"], 0.0) + count
+    return {version: (bins, list(added[version].values())) for version, bins in references.items()}
+
+
+def _version(series: Mapping[str, Mapping[str, str]]) -> Version:
+    return Version(series["metric"].get("ModelName", ""), series["metric"].get("ModelVersion", ""))
+
+
+def _increases(samples: Sequence[tuple[float, str]]) -> Iterable[tuple[float, float]]:
+    values = [(float(instant), float(value)) for instant, value in samples]
+    for (_, before), (instant, now) in zip(values, values[1:]):
+        yield instant, now - before if now >= before else now  # a counter that fell has restarted
+
+
+def dispersion_rules(version: Version, found: Sequence[Calibration]) -> dict[str, object]:
+    """Return Prometheus rules that tell config/monitoring/rules.yml the dispersions of each feature's tests."""
+    rules = [
+        {
+            "record": "cam:dispersion",
+            "expr": f"vector({value:.4g})",
+            "labels": {
+                "ModelName": version.model,
+                "ModelVersion": version.version,
+                "feature": each.feature,
+                "test": test,
+            },
+        }
+        for each in found
+        for test, value in each.dispersions.items()
+    ]
+    return {"groups": [{"name": f"camserve-dispersion-{version.model}-{version.version}", "rules": rules}]}

@@ -1,1 +1,0 @@
-"""Measuring models, explanations and traffic offline; never shipped in an archive."""

@@ -1,0 +1,229 @@
+"""A network cut in two at its target layer: a trunk that can be compiled, and a tail that stays differentiable.
+
+The network is exported (torch.export) and the target tensor found in the program by its values. What
+depends on it is the tail; all the rest is the trunk.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from camserve.attribution.capture import Capture
+from camserve.errors import ConfigError, NotHere
+from camserve.network.output import ROUNDING, Scores
+from camserve.values import Layer, Targets
+
+MOST_ROWS = 64  # of a batch; more are answered group by group
+
+ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
+
+Trunk = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+class Split(nn.Module):
+    """A network that runs as a trunk and a tail: (N, 3, H, W) pixels to (N, C) scores.
+
+    Between them lies a module that bears the target layer's name and gives what that layer gave.
+    """
+
+    def __init__(self, whole: Scores, trunk: Trunk, tail: nn.Module, layer: Layer) -> None:
+        """Join ``trunk``, pixels to (activation, what else the tail needs), and ``tail``, these to scores.
+
+        ``whole`` is the network itself: it runs where gradients with respect to the pixels are asked for.
+        """
+        super().__init__()
+        self.whole = whole
+        self.trunk = trunk
+        self.tail = tail
+        self.cut = nn.Identity()
+        self._layer = layer
+
+    def forward(self, pixels: Tensor) -> Any:
+        """Return the scores (N, C)."""
+        if pixels.requires_grad:
+            return self.whole(pixels)
+        with torch.no_grad():
+            # Compiled code reads memory in the order that it was compiled for.
+            activation, *others = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
+        for _ in range(self._layer.call):
+            self.cut(activation)  # stands for the earlier calls of the module
+        return self.tail(self.cut(activation), *others)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Name the place of the cut as the network named its layer."""
+        for name, module in super().named_modules(memo, prefix, remove_duplicate):
+            yield (self._layer.name if module is self.cut else name), module
+
+
+def example(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return two random pictures (2, 3, H, W), in the memory layout of those that are served."""
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    return pixels.to(device, dtype).contiguous(memory_format=torch.channels_last)
+
+
+def split(network: Scores, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Cut a frozen network in eval mode at one call of one module; ``pixels`` as from ``example``.
+
+    Trunk and tail, as for ``Split``, are verified: activation, scores and gradients are those of the network.
+    NotHere: the network cannot be exported with a batch of any length, or cut there.
+    """
+    module = _export(network, pixels)
+    expected = _seen(network, layer, pixels)
+    for target in reversed(_places(module, network, layer, pixels)):
+        try:
+            halves = _halves(module, target)
+            if _agree(expected, _seen(Split(network, *halves, layer), layer, pixels), ROUNDING[pixels.dtype]):
+                return halves
+        except (ConfigError, NotHere):
+            continue
+    raise NotHere(f"the exported program has no tensor that does what '{layer.name}' does")
+
+
+class _Exportable(nn.Module):
+    """``Scores`` under the names that torch.export expects: those of the modules as they lie in one another."""
+
+    def __init__(self, network: Scores) -> None:
+        super().__init__()
+        self.classifier = network.classifier
+        self.binary = network.binary
+
+    forward = Scores.forward
+
+
+def _export(network: Scores, pixels: Tensor) -> fx.GraphModule:
+    try:
+        rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
+        with torch.no_grad():
+            program = torch.export.export(_Exportable(network), (pixels,), dynamic_shapes=({0: rows},))
+        exported: Any = program.run_decompositions({}).module()  # without operators that work in place
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0][:200]
+        raise NotHere(f"the network cannot be exported by torch {torch.__version__}: {first}") from None
+    module = fx.GraphModule(exported, exported.graph)
+    for node in reversed(module.graph.nodes):
+        if node.op.startswith("call_") and not node.users:  # checks; nothing in such a program has side effects
+            module.graph.erase_node(node)
+    return module
+
+
+def _seen(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return activation, scores, and the gradients of a fixed weighting of them."""
+    with Capture(network, (layer,)) as capture:
+        (seen,) = capture.forward(pixels)
+        shape = seen.scores.shape
+        weights = torch.linspace(-1, 1, shape.numel(), device=seen.scores.device).reshape(shape)
+        targets = Targets.weighing(range(shape[0]), weights)
+        return seen.activations, seen.scores, seen.gradients(targets)
+
+
+def _agree(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float) -> bool:
+    return all(
+        was.shape == is_now.shape and float((was - is_now).abs().max()) <= tolerance * float(was.abs().max())
+        for was, is_now in zip(one, other)
+    )
+
+
+def _places(module: fx.GraphModule, network: nn.Module, layer: Layer, pixels: Tensor) -> list[fx.Node]:
+    """Return the nodes whose value is the output of the layer, in the order of the program."""
+    outputs: list[Tensor] = []
+    watched = dict(network.named_modules())[layer.name]
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append((output if isinstance(output, Tensor) else output[0]).clone())
+
+    handle = watched.register_forward_hook(keep)
+    found: list[fx.Node] = []
+    try:
+        with torch.no_grad():
+            network(pixels)
+            _Search(module, outputs[layer.call], found).run(pixels)
+    finally:
+        handle.remove()
+    return found
+
+
+class _Search(fx.Interpreter):
+    """Run a program and note where a value comes out of it."""
+
+    def __init__(self, module: fx.GraphModule, value: Tensor, found: list[fx.Node]) -> None:
+        super().__init__(module)
+        self._value = value
+        self._found = found
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op == "call_function" and isinstance(result, Tensor) and result.shape == self._value.shape:
+            scale = ROUNDING[self._value.dtype] * float(self._value.abs().max())
+            if float((result - self._value).abs().max()) <= scale:
+                self._found.append(n)
+        return result
+
+
+def _halves(module: fx.GraphModule, target: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Divide a program into what does not depend on a node's value, and what does."""
+    later = _dependants(target)
+    crossing = [
+        node
+        for node in module.graph.nodes
+        if node is not target
+        and node not in later
+        and node.op != "get_attr"
+        and any(user in later for user in node.users)
+    ]
+    tensors = [node for node in crossing if isinstance(node.meta.get("val"), Tensor)]
+    trunk, tail = fx.Graph(), fx.Graph()
+    places: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        if node not in later and node.op != "output":
+            places[node] = trunk.node_copy(node, places.__getitem__)
+    trunk.output(tuple(places[node] for node in (target, *tensors)))
+    trunk.eliminate_dead_code()
+    _fill_tail(module, tail, target, tensors, later)
+    return fx.GraphModule(module, trunk), fx.GraphModule(module, tail)
+
+
+def _dependants(target: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = list(target.users)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.users
+    return found
+
+
+def _fill_tail(
+    module: fx.GraphModule, tail: fx.Graph, target: fx.Node, tensors: list[fx.Node], later: set[fx.Node]
+) -> None:
+    places: dict[fx.Node, fx.Node] = {}
+    for number, node in enumerate((target, *tensors)):
+        places[node] = tail.placeholder(f"value_{number}")
+        places[node].meta = dict(node.meta)
+    rows = target.meta["val"].shape[0]
+
+    def place(node: fx.Node) -> fx.Node:
+        """Weights are looked up again; numbers are computed again from the length of the activation's batch."""
+        if node in places:
+            return places[node]
+        if str(node.meta.get("val")) == str(rows):
+            places[node] = tail.call_function(torch.ops.aten.sym_size.int, (places[target], 0))
+        elif node.op == "get_attr" or node.target in ARITHMETIC:
+            places[node] = tail.node_copy(node, place)
+        else:
+            raise NotHere(f"the tail needs '{node.name}' of the trunk, which is no tensor")
+        return places[node]
+
+    for node in module.graph.nodes:
+        if node in later:
+            places[node] = tail.node_copy(node, place)
+            if node.op == "output":
+                (scores,) = cast("tuple[fx.Node]", places[node].args[0])
+                places[node].args = (scores,)

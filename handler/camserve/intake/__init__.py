@@ -1,0 +1,1 @@
+"""From a caller's bytes and words to pixels and checked options."""

@@ -1,0 +1,1 @@
+"""Any classifier on disk as a function from pixels to scores."""

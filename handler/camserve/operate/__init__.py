@@ -1,0 +1,1 @@
+"""Starting a TorchServe, and checking one."""

@@ -1,0 +1,88 @@
+"""Asking a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import psutil
+import requests
+
+from camserve.errors import ConfigError
+from camserve.operate.doctor.files import check_model
+from camserve.operate.doctor.findings import ADVICE, UNSAFE, Finding
+from camserve.operate.doctor.rules import is_loopback
+
+SECONDS = 10
+NO_MODEL = "camserve-doctor-asks-for-no-model"
+
+
+def check_server(url: str, token: str, metrics_url: str) -> list[Finding]:
+    """Ask a running server's management and metrics sides. ConfigError: nothing answers.
+
+    Nothing is changed: the one DELETE names a model that does not exist.
+    """
+    url = url.rstrip("/")
+    return [
+        *_check_access(url, token),
+        *_check_listening(url),
+        *_check_metrics(metrics_url),
+        *_check_models(url, token),
+    ]
+
+
+def _check_access(url: str, token: str) -> Iterator[Finding]:
+    if _ask("GET", f"{url}/models", "").ok:
+        risk = "management answers without a token"
+        yield Finding(UNSAFE, url, risk, "disable_token_authorization=false")
+    status = _ask("DELETE", f"{url}/models/{NO_MODEL}", token).status_code
+    if status == requests.codes.not_found:
+        yield Finding(UNSAFE, url, "a management call can register a model, which is code", "enable_model_api=false")
+
+
+def _check_listening(url: str) -> Iterator[Finding]:
+    """Look at this machine's own listening sockets; for another machine the address itself tells."""
+    parts = urlsplit(url)
+    port = parts.port or 80
+    open_to_all = not is_loopback(parts.hostname or "")
+    if not open_to_all:
+        sockets = (each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr)
+        hosts = [str(host).replace("::ffff:", "") for host, at in (tuple(each.laddr) for each in sockets) if at == port]
+        open_to_all = not all(is_loopback(host) for host in hosts)
+    if open_to_all:
+        risk = "the management port can be reached from other machines"
+        yield Finding(UNSAFE, url, risk, f"management_address=http://127.0.0.1:{port}")
+
+
+def _check_metrics(url: str) -> Iterator[Finding]:
+    try:
+        told = requests.get(url, timeout=SECONDS)
+    except requests.RequestException:
+        yield Finding(ADVICE, url, "the metrics side does not answer", "metrics_address=http://127.0.0.1:8082")
+        return
+    if not told.ok or "# TYPE" not in told.text:
+        yield Finding(ADVICE, url, "the metrics side answers nothing", "metrics_mode=prometheus")
+
+
+def _check_models(url: str, token: str) -> Iterator[Finding]:
+    listed = _ask("GET", f"{url}/models", token)
+    if not listed.ok:
+        risk = f"the models cannot be looked at: {listed.status_code}"
+        yield Finding(ADVICE, url, risk, "--token KEY  (key_file.json of the server's working folder, 'management')")
+        return
+    for name in (each["modelName"] for each in listed.json()["models"]):
+        where = f"{url}/models/{name}"
+        (told, *_) = _ask("GET", f"{where}?customized=true", token).json()
+        yield from check_model(told, where)
+        if not any(worker["status"] == "READY" for worker in told["workers"]):
+            yield Finding(ADVICE, where, "no worker is READY", "see logs/model_log.log")
+        if "limits" not in (told.get("customizedMetadata") or {}):
+            yield Finding(ADVICE, where, "this model is not served by camserve", f"camserve archive --name {name} ...")
+
+
+def _ask(method: str, url: str, token: str) -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        return requests.request(method, url, headers=headers, timeout=SECONDS)
+    except requests.RequestException as error:
+        raise ConfigError(f"nothing answers at {url} ({type(error).__name__})") from None

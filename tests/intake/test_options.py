@@ -1,0 +1,166 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from camserve.answer import render
+from camserve.attribution.methods import METHODS
+from camserve.errors import BadOption, UnknownClass
+from camserve.intake.options import FORMATS, PALETTES, PARSERS, Menu
+from camserve.labels import Labels
+from camserve.settings import Defaults, load_settings
+from camserve.values import Condition, Options, RawRequest, Wanted
+
+SETTINGS = load_settings(
+    {
+        "model": {"factory": "a:b"},
+        "input": {},
+        "layers": [{"name": "last"}, {"name": "first"}],
+        "methods": ["gradcam", "hirescam", "layercam", "xgradcam", "eigencam"],
+    }
+)
+MENU = Menu(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
+
+NONSENSE = (None, "", [], {}, [[]], "\r\n[METRICS]x", "x" * 1_000_000, "\u2028", -1, 1e400, True)
+
+
+def parse(fields=None, **raw):
+    return MENU.options(RawRequest(fields=fields or {}, **raw))
+
+
+def test_a_row_that_asks_nothing_gets_the_archives_defaults():
+    assert parse() == Options(formats=("grid",))
+    menu = Menu(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), MENU.labels)
+    assert menu.options(RawRequest()).explain == Condition("probability", "<", 0.6)
+    assert menu.options(RawRequest()).top_k == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("explain", "false", "explain", False),
+        ("explain", True, "explain", True),
+        ("explain", "margin >= 0.2", "explain", Condition("margin", ">=", 0.2)),
+        ("explain", "label=hound", "explain", Condition("label", "=", "dog, hound")),
+        ("target", "dog, hound", "targets", (Wanted("class", 1, "dog, hound"),)),
+        ("target", "hound,2", "targets", (Wanted("class", 1, "hound"), Wanted("class", 2, "2"))),
+        ("target", ["cat", 3], "targets", (Wanted("class", 0, "cat"), Wanted("class", 3, "3"))),
+        ("target", '["dog, hound", "cat"]', "targets", (Wanted("class", 1, "dog, hound"), Wanted("class", 0, "cat"))),
+        ("target", "top:3", "targets", (Wanted("top", 3, "top:3"),)),
+        ("contrast", "next", "contrast", Wanted("next", asked="next")),
+        ("contrast", "none", "contrast", None),
+        ("method", "layercam,gradcam", "methods", ("layercam", "gradcam")),
+        ("layer", "first,last", "layers", ("first", "last")),
+        ("evidence", b"against", "evidence", "against"),
+        ("format", bytearray(b"grid,overlay"), "formats", ("grid", "overlay")),
+        ("size", "512", "size", 512),
+        ("top_k", 3, "top_k", 3),
+        ("details", "all", "details", frozenset({"signs", "channels", "timing"})),
+        ("compat", "pytorch-grad-cam", "compat", "pytorch-grad-cam"),
+        ("compat", "none", "compat", None),
+        ("palette", "viridis", "palette", "viridis"),
+        ("opacity", 0.25, "opacity", 0.25),
+    ],
+)
+def test_an_option_is_read_the_same_from_body_header_and_path(name, value, field, expected):
+    assert getattr(parse({name: value}), field) == expected
+    if isinstance(value, str):
+        header = {f"x-camserve-{name.replace('_', '-')}": value}
+        assert getattr(parse(headers=header), field) == expected
+        assert getattr(parse(path=f"{name}/{value}"), field) == expected
+
+
+def test_the_body_wins_over_headers_and_headers_over_the_path():
+    headers = {"x-camserve-top-k": "2"}
+    assert parse({"top_k": 1}, headers=headers, path="top_k/3").top_k == 1
+    assert parse(headers=headers, path="top_k/3").top_k == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"targets": "1"}, "option 'targets' is not one of: .*; did you mean 'target'"),
+        ({"method": "gradcamm"}, "did you mean 'gradcam'"),
+        ({"method": "gradcam,hirescam,layercam,xgradcam"}, "at most 3"),
+        ({"explain": "probability<x"}, "condition such as"),
+        ({"explain": "__import__('os')"}, "condition such as"),
+        ({"target": ""}, "is empty"),
+        ({"target": "top:0"}, "1 to 5"),
+        ({"target": "top:six"}, "takes a number"),
+        ({"target": "0,1,2,3,4,5"}, "asks for 6 classes"),
+        ({"target": "top:3,0,1,2"}, "asks for 6 classes"),
+        ({"target": "top:4", "method": "gradcam,hirescam,layercam"}, "12 maps"),
+        ({"target": {"a": 1}}, "takes a text"),
+        ({"target": "[1,"}, "not a JSON list"),
+        ({"target": b"\xff"}, "not UTF-8"),
+        ({"size": "2000"}, "16 to 1024"),
+        ({"size": "100.5"}, "whole number"),
+        ({"opacity": "nan"}, "0 to 1"),
+        ({"evidence": "for,against"}, "takes one value"),
+        ({"compat": "captum"}, "not one of: none, pytorch-grad-cam"),
+        ({"compat": "pytorch-grad-cam", "method": "gradcam,eigencam"}, "not for eigencam"),
+        ({"compat": "pytorch-grad-cam", "evidence": "signed"}, "no signed maps"),
+        ({"compat": "pytorch-grad-cam", "layer": "last,first"}, "ask for one layer"),
+        ({"layer": "middle"}, "not one of: last, first"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_the_right_ones(fields, message):
+    with pytest.raises(BadOption, match=message):
+        parse(fields)
+
+
+@pytest.mark.parametrize("asked", ["giraffe", "6", "-1"])
+def test_a_class_that_is_not_there_is_refused(asked):
+    with pytest.raises(UnknownClass):
+        parse({"target": asked})
+
+
+def test_a_path_without_pairs_and_an_unknown_header_are_refused():
+    with pytest.raises(BadOption, match="pairs"):
+        parse(path="target")
+    with pytest.raises(BadOption, match="option 'colour'"):
+        parse(headers={"x-camserve-colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", None),
+        ("*/*", None),
+        ("application/json", None),
+        ("image/png", "PNG"),
+        ("IMAGE/JPEG", "JPEG"),
+        ("image/webp,*/*", "WEBP"),
+        ("application/json;q=0.5,image/png", "PNG"),
+        ("image/png;q=0.1,application/json", None),
+        ("image/png;q=0", None),
+        ("image/png;q=x", None),
+        ("image/tiff", None),
+    ],
+)
+def test_the_accept_header_decides_between_json_and_a_picture(accept, kind):
+    assert parse(headers={"accept": accept}).picture == kind
+
+
+def test_asking_for_a_picture_or_an_explanation_route_overrides_explain_false():
+    assert parse({"explain": "false"}, must_explain=True).explain is True
+    assert parse({"explain": "false"}, headers={"accept": "image/png"}).explain is True
+
+
+def test_the_names_offered_are_those_of_the_tables():
+    assert set(FORMATS) == {"grid", "boxes", *render.FORMATS}
+    assert set(PALETTES) <= set(render.PALETTES)
+    assert set(SETTINGS.methods) <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("value", NONSENSE, ids=lambda value: repr(value)[:20])
+def test_nonsense_is_accepted_or_refused_but_never_anything_else(name, value):
+    try:
+        parse({name: value})
+    except (BadOption, UnknownClass) as error:
+        message = str(error)
+        assert message.isascii()
+        assert message.isprintable()
+        assert len(message) < 1000
+        json.dumps(message)

@@ -1,0 +1,121 @@
+"""A program without model code explains as the network that it was exported from."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from camserve.attribution.capture import Capture
+from camserve.attribution.methods import METHODS
+from camserve.build.archive import build_archive
+from camserve.build.recipe import Recipe
+from camserve.build.unpack import open_archive
+from camserve.errors import ConfigError
+from camserve.fast.packing import PackedWeight
+from camserve.network.load import prepare
+from camserve.network.output import Scores
+from camserve.network.program import load_program
+from camserve.settings import InputSpec, RuntimeSpec
+from camserve.values import Layer, RawRequest, Targets
+
+SIDE = 64
+GEOMETRY = InputSpec(resize=SIDE, crop=SIDE)
+
+
+def network():
+    torch.manual_seed(5)
+    return resnet18(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One network, exported with any batch size, with one batch size, and traced to TorchScript."""
+    folder = tmp_path_factory.mktemp("programs")
+    pixels = torch.randn(2, 3, SIDE, SIDE)
+    shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(network(), (pixels,), dynamic_shapes=shapes), folder / "any.pt2")
+        torch.export.save(torch.export.export(network(), (pixels,)), folder / "fixed.pt2")
+        torch.jit.save(torch.jit.trace(network(), pixels), folder / "traced.pt")
+    return folder
+
+
+def test_a_program_has_the_scores_and_the_map_of_its_network(files):
+    pixels = torch.randn(3, 3, SIDE, SIDE)
+    targets = Targets.weighing([0, 1, 2, 2], torch.eye(1000)[[5, 6, 7, 8]])
+    program = load_program(files / "any.pt2", ["at.relu__16"], (SIDE, SIDE))
+    seen = []
+    for source, layer in ((network(), "layer4"), (program, "at.relu__16")):
+        with Capture(source, (Layer(layer),)) as capture:
+            (each,) = capture.forward(pixels, tape=True)
+            seen.append((each.scores, METHODS["gradcam"].run(each, targets), METHODS["reciprocam"].run(each, targets)))
+    for ours, reference in zip(seen[1], seen[0]):
+        assert torch.allclose(ours, reference, atol=1e-6, rtol=1e-4)
+
+
+def test_the_weights_of_a_program_are_packed(files):
+    layer = Layer("at.relu__16")
+    program = Scores(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
+    pixels = torch.randn(3, 3, SIDE, SIDE)
+    expected = program(pixels)
+    prepare(program, RuntimeSpec(), (layer,), (SIDE, SIDE))
+    assert sum(isinstance(each, PackedWeight) for each in program.parameters()) == 20
+    assert torch.allclose(program(pixels), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("file", ["any.pt2", "traced.pt"])
+def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, file):
+    recipe = Recipe("program", str(files / file), preprocess=GEOMETRY, methods=("gradcam", "eigencam"))
+    with open_archive(build_archive(recipe, tmp_path, lambda line: None)) as pipeline:
+        answers = [json.loads(answer.body) for answer in pipeline.answer([RawRequest(chelsea)] * 3)]
+        layer = pipeline.settings.layers[0]
+    assert layer.grid == (2, 2)
+    with Capture(network(), (Layer("layer4"),)) as capture:
+        from camserve.intake.decode import decode
+        from camserve.intake.preprocess import fit, normalise
+        from camserve.settings import Limits
+
+        pixels = normalise([fit(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
+        (seen,) = capture.forward(pixels)
+    best = int(seen.scores.argmax())
+    assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
+    expected = METHODS["gradcam"].run(seen, Targets.weighing([0], torch.eye(1000)[[best]]))[0].clamp(min=0)
+    grid = np.array(answers[0]["explanations"][0]["grid"])
+    assert np.abs(grid - (expected / expected.max()).numpy()).max() < 1e-3
+
+
+def test_a_program_of_one_batch_size_is_refused_with_the_line_that_mends_it(files):
+    with pytest.raises(ConfigError, match=r"dynamic first dimension: torch\.export\.save"):
+        load_program(files / "fixed.pt2", None, (SIDE, SIDE))
+
+
+def test_a_tensor_that_is_not_there_is_refused(files):
+    with pytest.raises(ConfigError, match=r"no tensor 'at\.relu_99'"):
+        load_program(files / "any.pt2", ["at.relu_99"], (SIDE, SIDE))
+
+
+def test_what_is_no_program_is_refused(tmp_path):
+    (tmp_path / "x.pt2").write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match="no exported program"):
+        load_program(tmp_path / "x.pt2", None, (SIDE, SIDE))
+
+
+def test_torchscript_that_cannot_be_converted_is_refused_with_the_way_out(tmp_path):
+    class Loops(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            total = pixels.mean((2, 3))
+            while float(total.abs().sum()) < 10:
+                total = total * 2 + 1
+            return total
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Loops()), tmp_path / "loops.pt")
+    recipe = Recipe("loops", str(tmp_path / "loops.pt"), preprocess=GEOMETRY)
+    with pytest.raises(ConfigError, match=r"cannot convert .* export the model itself"):
+        build_archive(recipe, tmp_path / "out", lambda line: None)

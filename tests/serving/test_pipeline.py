@@ -1,0 +1,272 @@
+"""Each row stands alone: whatever one of them is, its neighbours are answered as if it were not there."""
+
+import json
+import os
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from camserve.answer.respond import ModelName
+from camserve.build.unpack import open_archive
+from camserve.labels import Labels
+from camserve.monitor import Monitor
+from camserve.network.load import Classifier
+from camserve.network.output import Scores
+from camserve.serving.engines.torchserve import give_back
+from camserve.serving.pipeline import Pipeline
+from camserve.settings import load_settings
+from camserve.values import RawRequest
+
+NAMES = ["red", "green", "blue"]
+
+
+class ColourNet(nn.Module):
+    """Scores are the mean red, green and blue: the map of a class is its colour channel, by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+        self.head = nn.Linear(3, 3, bias=False)
+        self.head.weight.data = torch.eye(3)
+
+    def forward(self, pixels):
+        brightest = pixels.amax(dim=(1, 2, 3))
+        if (brightest > 0.99).any():
+            raise RuntimeError("a white pixel")
+        scores = self.head(self.pool(pixels).mean(dim=(2, 3)))
+        return torch.where((brightest < 0.01)[:, None], torch.nan, scores)
+
+
+def build(**changes):
+    settings = load_settings(
+        {
+            "model": {"factory": "tests:ColourNet", "source_sha256": "0123456789abcdef"},
+            "input": {"resize": [16, 16], "crop": None, "mean": [0, 0, 0], "std": [1, 1, 1]},
+            "layers": [{"name": "pool", "grid": [4, 4]}],
+            **changes,
+        }
+    )
+    classifier = Classifier(ColourNet().eval(), Labels(NAMES), torch.device("cpu"), {})
+    return Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())
+
+
+@pytest.fixture
+def pipeline():
+    return build()
+
+
+@pytest.fixture
+def photo(encoded):
+    return lambda *color: encoded(16, 16, color=color)
+
+
+def told(pipeline, *rows):
+    return [(answer.status, json.loads(answer.body)) for answer in pipeline.answer(list(rows))]
+
+
+def test_an_answer_has_the_shape_of_the_contract(pipeline, photo):
+    ((status, answer),) = told(pipeline, RawRequest(photo(51, 204, 102), request_id="abc"))
+    assert status == 200
+    assert answer["model"] == {"name": "colours", "version": "1.0", "weights": "sha256:0123"}
+    assert answer["request_id"] == "abc"
+    assert answer["input"] == {"width": 16, "height": 16, "format": "PNG", "region": [0, 0, 16, 16]}
+    assert [each["label"] for each in answer["predictions"]] == ["green", "blue", "red"]
+    assert answer["predictions"][0]["score"] == 0.8
+    (explanation,) = answer["explanations"]
+    assert explanation["target"]["asked"] == "predicted"
+    assert explanation["grid"] == [[1.0] * 4] * 4
+    assert explanation["scale"] == pytest.approx(0.8 / 16)
+    assert explanation["balance"]["positive"] == 1
+    assert answer["warnings"] == []
+
+
+def test_the_map_of_a_requested_class_is_its_own(pipeline, encoded):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:4, 4:8, 0] = 100
+    pixels[8:12, 12:, 1] = 200
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    ((_, answer),) = told(pipeline, RawRequest(buffer.getvalue(), {"target": "red,green"}))
+    red, green = (np.array(each["grid"]) for each in answer["explanations"])
+    assert red[0, 1] == 1
+    assert red.sum() == 1
+    assert green[2, 3] == 1
+    assert green.sum() == 1
+
+
+def test_bad_rows_fail_alone_and_good_rows_are_unchanged(pipeline, photo):
+    good = RawRequest(photo(10, 20, 30), {"target": "top:2"})
+    (_, alone), *_ = told(pipeline, good)
+    rows = [
+        good,
+        RawRequest(b"nothing"),
+        RawRequest(photo(255, 255, 255)),  # the network raises on it
+        good,
+        RawRequest(photo(0, 0, 0)),  # the network's scores are not finite
+        RawRequest(photo(9, 9, 9), {"explain": "false"}),
+        RawRequest(photo(9, 9, 9), {"target": "purple"}),
+        RawRequest(None),
+        good,
+    ]
+    answers = told(pipeline, *rows)
+    assert [status for status, _ in answers] == [200, 415, 500, 200, 500, 200, 400, 400, 200]
+    codes = {number: answers[number][1]["error"]["code"] for number in (1, 2, 4, 6, 7)}
+    expected = ["unsupported_format", "model_failed", "model_failed", "unknown_class", "missing_image"]
+    assert list(codes.values()) == expected
+    assert answers[0][1] == answers[3][1] == answers[8][1] == alone
+    assert answers[5][1]["explanations"] == []
+
+
+def test_evidence_that_is_not_there_is_said_not_hidden(pipeline, photo):
+    pipeline.network.head.weight.data *= -1
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 60, 70)))
+    (explanation,) = answer["explanations"]
+    assert explanation["status"] == "blank"
+    assert explanation["scale"] == 0
+    assert np.array(explanation["grid"]).sum() == 0
+    assert explanation["balance"]["positive"] == 0
+    assert [(each["code"], each["explanation"]) for each in answer["warnings"]] == [("NO_POSITIVE_EVIDENCE", 0)]
+    ((_, against),) = told(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "against"}))
+    assert against["explanations"][0]["status"] == "ok"
+    ((_, signed),) = told(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "signed"}))
+    assert np.array(signed["explanations"][0]["grid"]).min() == -1
+
+
+def test_a_contrast_is_the_difference_of_two_classes(pipeline, photo):
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"contrast": "next", "evidence": "signed"}))
+    (explanation,) = answer["explanations"]
+    assert explanation["target"]["label"] == "blue"
+    assert explanation["contrast"]["label"] == "green"
+    assert explanation["scale"] == pytest.approx(100 / 255 / 16, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("condition", "explained"),
+    [
+        ("probability<0.9", True),
+        ("probability>0.9", False),
+        ("margin<=0.5", True),
+        ("margin>=0.5", False),
+        ("label=blue", True),
+        ("label!=blue", False),
+    ],
+)
+def test_a_condition_decides_on_the_prediction(pipeline, photo, condition, explained):
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"explain": condition}))
+    (explanation,) = answer["explanations"]
+    assert explanation["status"] == ("ok" if explained else "skipped")
+    assert (explanation["grid"] is not None) == explained
+
+
+def test_an_answer_that_is_too_long_loses_its_pictures_first_and_says_so(photo):
+    pipeline = build(limits={"max_response_bytes": 1500})
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"format": "grid,overlay"}))
+    assert answer["explanations"][0]["images"] == {}
+    assert answer["explanations"][0]["grid"]
+    assert [each["code"] for each in answer["warnings"]] == ["OPTION_REDUCED"]
+
+
+def test_pictures_come_as_data_uris_and_timing_on_request(pipeline, photo):
+    options = {"format": "overlay,heatmap,boxes", "details": "timing"}
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), options))
+    (explanation,) = answer["explanations"]
+    assert set(explanation["images"]) == {"overlay", "heatmap"}
+    assert all(uri.startswith("data:image/jpeg;base64,/9j/") for uri in explanation["images"].values())
+    assert explanation["boxes"] == [[0, 0, 16, 16]]
+    assert explanation["grid"] is None
+    assert {"decode", "preprocess", "forward", "explain"} <= set(answer["timing_ms"])
+
+
+def test_the_network_is_given_back_as_it_was(pipeline, photo):
+    network = pipeline.network
+    told(pipeline, RawRequest(photo(50, 100, 200)), RawRequest(photo(255, 255, 255)))
+    assert not network.pool._forward_hooks
+    assert network.head.weight.requires_grad
+    assert network.head.weight.grad is None
+
+
+def test_a_multilabel_row_is_explained_for_every_class_above_the_threshold(photo):
+    pipeline = build(model={"factory": "tests:ColourNet", "task": "multilabel", "threshold": 0.6})
+    ((_, answer),) = told(pipeline, RawRequest(photo(50, 200, 150)))
+    assert [each["target"]["label"] for each in answer["explanations"]] == ["green", "blue"]
+    assert answer["predictions"][0]["probability"] == pytest.approx(1 / (1 + np.exp(-200 / 255)), abs=1e-5)
+    ((_, dark),) = told(pipeline, RawRequest(photo(5, 9, 7)))
+    assert [each["target"]["label"] for each in dark["explanations"]] == ["green"]
+
+
+class OneLogit(nn.Module):
+    """One logit: red less blue."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(4)
+
+    def forward(self, pixels):
+        pooled = self.pool(pixels).mean(dim=(2, 3))
+        return (pooled[:, 0] - pooled[:, 2])[:, None]
+
+
+def test_a_one_logit_network_is_explained_for_and_against(photo):
+    settings = build(model={"factory": "tests:OneLogit", "task": "binary"}).settings
+    network = Scores(OneLogit().eval(), binary=True)
+    classifier = Classifier(network, Labels(["cold", "warm"]), torch.device("cpu"), {})
+    pipeline = Pipeline(classifier, settings, ModelName("one", "1.0", ""), Monitor())
+    ((_, answer),) = told(pipeline, RawRequest(photo(200, 0, 100), {"target": "warm,cold"}))
+    warm, cold = answer["predictions"]
+    logit = 100 / 255
+    assert (warm["label"], cold["label"]) == ("warm", "cold")
+    assert warm["score"] == -cold["score"] == pytest.approx(logit, abs=1e-4)
+    assert warm["probability"] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    assert warm["probability"] + cold["probability"] == pytest.approx(1)
+    assert answer["explanations"][0]["status"] == "ok"
+    assert answer["explanations"][1]["status"] == "blank"
+
+
+def test_a_reduced_jpeg_changes_its_answer_by_less_than_the_stated_tolerance(imagenet, coffee, chelsea):
+    """Photos of 9 Mpx and 5 Mpx, which are decoded at a quarter of their size."""
+    with open_archive(imagenet) as pipeline:
+        for photo in (coffee, chelsea):
+            image = Image.open(BytesIO(photo)).convert("RGB")
+            large = image.resize((image.width * 6, image.height * 6), Image.Resampling.LANCZOS)
+            grain = np.random.default_rng(1).normal(0, 8, (large.height, large.width, 3))  # as a camera's
+            large = Image.fromarray(np.clip(np.asarray(large) + grain, 0, 255).astype(np.uint8))
+            jpeg, bmp = BytesIO(), BytesIO()
+            large.save(jpeg, "JPEG", quality=92)
+            Image.open(jpeg).save(bmp, "BMP")  # the same pixels, of which no decoder leaves any out
+            rows = [RawRequest(each.getvalue(), {"format": "grid,boxes"}) for each in (jpeg, bmp)]
+            pipeline.settings = replace(pipeline.settings, limits=replace(pipeline.settings.limits, max_bytes=10**8))
+            (_, reduced), (_, whole) = told(pipeline, *rows)
+            assert reduced["input"]["region"] == whole["input"]["region"]
+            got, wanted = reduced["predictions"][0], whole["predictions"][0]
+            assert got["index"] == wanted["index"]
+            assert got["probability"] == pytest.approx(wanted["probability"], abs=0.01)
+            grids = [np.array(each["explanations"][0]["grid"]) for each in (reduced, whole)]
+            assert np.abs(grids[0] - grids[1]).max() < 0.02
+
+
+def test_a_warm_pipeline_has_run_every_batch_size_that_can_come(pipeline):
+    sizes = []
+    handle = pipeline.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    pipeline.warm_up(20)
+    handle.remove()
+    assert sizes == [1, 2, 3, 4, 5, 6, 7, 8, 16, 20]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no Linux")
+def test_free_memory_below_what_is_in_use_is_given_back():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytes([1]) * (50_000 + number) for number in range(2000)]
+    above = bytes([1]) * 50_000
+    del blocks
+    before = resident()
+    give_back()
+    assert before - resident() > 50_000_000
+    assert above

@@ -1,0 +1,90 @@
+"""An archive that no longer answers as it did when it was built is not served."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from camserve.build.archive import build_archive
+from camserve.build.recipe import load_recipe
+from camserve.build.unpack import read_contents
+from camserve.errors import ConfigError
+from camserve.serving.selftest import load_archive
+from camserve.settings import InputSpec
+
+RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def unpacked(imagenet, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(imagenet) as archive:
+        archive.extractall(folder)
+    return folder, read_contents(imagenet).settings
+
+
+def test_an_untouched_archive_loads(unpacked):
+    folder, settings = unpacked
+    assert load_archive(folder, settings, "imagenet", "1.0", CPU).labels.find("espresso") == 967
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": InputSpec().mean, "std": InputSpec().std},
+        {"interpolation": "nearest"},
+        {"resize": 224},
+    ],
+)
+def test_another_preprocessing_is_refused_unless_somebody_says_go_on(unpacked, wrong, caplog):
+    folder, settings = unpacked
+    changed = replace(settings, input=replace(settings.input, **wrong))
+    with pytest.raises(ConfigError, match=r"coffee.png: .* as when it was built"):
+        load_archive(folder, changed, "imagenet", "1.0", CPU)
+    assert load_archive(folder, replace(changed, selftest="warn"), "imagenet", "1.0", CPU)
+    assert "as when it was built" in caplog.text
+
+
+def test_another_layer_is_refused(unpacked):
+    folder, settings = unpacked
+    layer = replace(settings.layers[0], name="_bn1", call=0)
+    with pytest.raises(ConfigError, match="map is not the one"):
+        load_archive(folder, replace(settings, layers=(layer,)), "imagenet", "1.0", CPU)
+
+
+def test_truncated_and_exchanged_weights_are_refused(unpacked, tmp_path):
+    folder, settings = unpacked
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = copy / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(ConfigError, match="SHA-256"):
+        load_archive(copy, settings, "imagenet", "1.0", CPU)
+    found = hashlib.sha256(whole[:-100]).hexdigest()
+    trusting = replace(settings, model=replace(settings.model, sha256=found))
+    with pytest.raises(ConfigError, match="not a whole safetensors file"):
+        load_archive(copy, trusting, "imagenet", "1.0", CPU)
+
+
+def test_a_path_out_of_the_archive_is_refused(unpacked):
+    folder, settings = unpacked
+    with pytest.raises(ConfigError, match="does not lie inside"):
+        load_archive(folder, replace(settings, labels="../labels.txt"), "imagenet", "1.0", CPU)
+
+
+def test_a_builder_with_the_wrong_normalisation_is_stopped_by_what_is_expected(tmp_path):
+    with pytest.raises(ConfigError, match="are preprocess and labels those of the weights"):
+        build_archive(replace(load_recipe(RECIPE), preprocess="imagenet"), tmp_path, lambda line: None)
+
+
+def test_golden_answers_are_what_the_archive_answers(unpacked):
+    folder, settings = unpacked
+    golden = json.loads((folder / "golden.json").read_text())
+    assert set(golden) == set(settings.samples)
+    assert golden["samples/coffee.png"]["predictions"][0]["label"] == "espresso"
