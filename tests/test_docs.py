@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_every_warning_code_is_documented_and_no_other():
     sources = "".join(path.read_text() for path in (ROOT / "handler" / "camserve").rglob("*.py"))
-    raised = set(re.findall(r'Caution\(\s*"([A-Z_]+)"', sources))
+    raised = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', sources))
     assert raised == set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE))
 
 

@@ -10,8 +10,9 @@ from camserve.build.archive import NOT_SERVED
 
 SOURCE = Path(__file__).parents[1] / "handler"
 FLOORS = [
-    "errors",
-    "values labels settings",
+    "errors warning_codes choices",
+    "values strict files labels",
+    "settings",
     "intake answer network",
     "attribution monitor",
     "fast drift",

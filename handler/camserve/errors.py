@@ -2,7 +2,7 @@
 
 CamserveError
 |-- ConfigError              an operator's mistake: settings, archive, command line
-|-- NotHere                  no compiled trunk on this machine; the network runs eager
+|-- CompilationUnavailable                  no compiled trunk on this machine; the network runs eager
 |-- OutOfTime                an explanation took too long; the prediction stands
 `-- RequestError             one row's fault; its neighbours never notice
     |-- MissingImage   400   |-- TooManyBytes       413
@@ -33,7 +33,7 @@ class ConfigError(CamserveError):
     """What an operator wrote cannot work; the message names the key, the value and the way out."""
 
 
-class NotHere(CamserveError):
+class CompilationUnavailable(CamserveError):
     """The network cannot be compiled, or its compiled form cannot run, on this machine."""
 
 

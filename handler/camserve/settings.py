@@ -6,16 +6,12 @@ key, a missing one or a wrong value is a ``ConfigError`` of one line that names 
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Optional, Union
 
-from camserve.errors import ConfigError, nearest, quote, unknown_choice
+from camserve.errors import ConfigError, quote, unknown_choice
+from camserve.strict import read
 from camserve.values import Layer
-
-Spec = TypeVar("Spec")
 
 TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -203,76 +199,6 @@ class Settings:
 def load_settings(block: object) -> Settings:
     """Read the ``camserve:`` block of a model-config.yaml; ConfigError names what is wrong."""
     return read(Settings, block, "camserve")
-
-
-def read(spec: type[Spec], block: object, where: str) -> Spec:
-    """Build the dataclass ``spec`` from a mapping, refusing unknown keys and wrong types."""
-    if not isinstance(block, Mapping):
-        raise ConfigError(f"{where} must be a block of keys, not {_kind(block)}")
-    fields = {each.name: each for each in dataclasses.fields(spec)}  # type: ignore[arg-type]
-    for key in block:
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown key {quote(key)}{nearest(str(key), fields)}")
-    for name, each in fields.items():
-        optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
-        if name not in block and not optional:
-            raise ConfigError(f"{where}.{name} is missing")
-    hints = typing.get_type_hints(spec)
-    values = {key: _convert(value, hints[key], f"{where}.{key}") for key, value in block.items()}
-    try:
-        return spec(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _convert(value: object, hint: Any, where: str) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is Union:
-        return _convert_union(value, inner, where)
-    if dataclasses.is_dataclass(hint):
-        return read(typing.cast("type[Any]", hint), value, where)
-    if origin is tuple:
-        return _convert_tuple(value, inner, where)
-    if origin is dict:
-        if isinstance(value, Mapping):
-            return {str(key): _convert(each, inner[1], f"{where}.{key}") for key, each in value.items()}
-    elif hint is float and type(value) in (int, float):
-        return float(typing.cast(float, value))
-    elif type(value) is hint:  # a bool is no int here
-        return value
-    raise ConfigError(f"{where} must be {_wanted(hint)}, not {_kind(value)}")
-
-
-def _convert_union(value: object, choices: tuple[Any, ...], where: str) -> Any:
-    for choice in choices:
-        if dataclasses.is_dataclass(choice) and isinstance(value, Mapping):
-            return _convert(value, choice, where)  # its own message names the key
-        try:
-            return value if choice is type(None) and value is None else _convert(value, choice, where)
-        except ConfigError:
-            continue
-    raise ConfigError(f"{where} must be {' or '.join(_wanted(each) for each in choices)}, not {_kind(value)}")
-
-
-def _convert_tuple(value: object, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} must be a list, not {_kind(value)}")
-    open_ended = len(inner) == 2 and inner[1] is Ellipsis
-    if not open_ended and len(value) != len(inner):
-        raise ConfigError(f"{where} must be a list of {len(inner)}, not of {len(value)}")
-    hints = [inner[0]] * len(value) if open_ended else inner
-    return tuple(_convert(each, hint, f"{where}[{at}]") for at, (each, hint) in enumerate(zip(value, hints)))
-
-
-def _wanted(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(hint, "a list" if typing.get_origin(hint) is tuple else "a block of keys")
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else f"the {type(value).__name__} {quote(value)}"
 
 
 def _pair(side: Union[int, tuple[int, int]]) -> tuple[int, int]:

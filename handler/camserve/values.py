@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
+
+from camserve.warning_codes import AnswerWarning
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-    from torch import Tensor
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -63,7 +63,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TargetRequest:
     """One class that a caller asks about, before the scores are known."""
 
     kind: str  # "predicted", "class", "top", or "next" for a contrast with the runner-up
@@ -85,8 +85,8 @@ class Options:
     """What one caller asks for, checked against the model."""
 
     explain: bool | Condition = True
-    targets: tuple[Wanted, ...] = (Wanted("predicted"),)
-    contrast: Wanted | None = None  # kind "class" or "next"
+    targets: tuple[TargetRequest, ...] = (TargetRequest("predicted"),)
+    contrast: TargetRequest | None = None  # kind "class" or "next"
     methods: tuple[str, ...] = ("gradcam",)
     layers: tuple[str, ...] = ()  # several are fused; the archive's first where nothing is asked
     evidence: str = "for"  # for, against, signed
@@ -114,43 +114,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The functionals whose evidence is asked for: target t is ``signs[t] . scores[numbers[t], classes[t]]``.
-
-    One class is asked about for itself, two with opposite signs to learn why one rather than the other, negated signs
-    to learn what speaks against.
-    """
-
-    numbers: Sequence[int]  # T, which row of the batch; on the host, where a GPU need not be waited for
-    classes: Tensor  # (T, M) int64: M is 1 or 2 of the C classes, unless all are weighed
-    signs: Tensor  # (T, M) float32
-    class_count: int  # C
-
-    @classmethod
-    def weighing(cls, numbers: Sequence[int], weights: Tensor) -> Targets:
-        """Weigh all scores: target t is ``weights[t] . scores[numbers[t]]``, for weights (T, C) float32."""
-        # 0, 1, ... C - 1 in each row, by a tensor's own means: those who need no torch must not load it with this file.
-        every = weights.new_ones(weights.shape).long().cumsum(dim=1) - 1
-        return cls(numbers, every, weights, weights.shape[1])
-
-    @cached_property
-    def rows(self) -> Tensor:
-        """Which row of the batch, (T,) int64."""
-        return self.classes.new_tensor(self.numbers)
-
-    @cached_property
-    def weights(self) -> Tensor:
-        """The weight of every score, (T, C) float32."""
-        return self.signs.new_zeros(len(self.numbers), self.class_count).scatter_add_(1, self.classes, self.signs)
-
-    def per_row(self, count: int) -> int:
-        """Return how many targets each of ``count`` rows has, where these are equally many and in order; else 0."""
-        each, more = divmod(len(self.numbers), count)
-        in_order = not more and list(self.numbers) == [row for row in range(count) for _ in range(each)]
-        return each if in_order else 0
-
-
-@dataclass(frozen=True)
 class Prediction:
     """One class of one row."""
 
@@ -166,14 +129,6 @@ class Target:
 
     prediction: Prediction
     asked: str
-
-
-@dataclass(frozen=True)
-class Caution:
-    """A warning as data."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -193,7 +148,7 @@ class Explanation:
     images: Mapping[str, str] = field(default_factory=dict)  # format -> data URI
     balance: Mapping[str, float | None] = field(default_factory=dict)
     details: Mapping[str, object] = field(default_factory=dict)
-    warnings: tuple[Caution, ...] = ()
+    warnings: tuple[AnswerWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,5 +158,5 @@ class Answer:
     request: Request
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...] = ()
-    warnings: tuple[Caution, ...] = ()
+    warnings: tuple[AnswerWarning, ...] = ()
     timing_ms: Mapping[str, float] = field(default_factory=dict)

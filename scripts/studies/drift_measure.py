@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Collector
 from camserve.monitor.measure import NAMES
-from camserve.serving.pipeline import load_pipeline
-from camserve.serving.selftest import load_archive
+from camserve.serving.load import load_archive, load_pipeline
 from camserve.settings import Settings
 from camserve.values import RawRequest
 from shifts import SHIFTS, Shift

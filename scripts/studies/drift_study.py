@@ -33,10 +33,10 @@ TEXT = """## What the signals see
 
 `scripts/studies/drift_study`: {photos} ImageNet validation photos through the served pipeline (EfficientNet-Lite0,
 Grad-CAM, 7 x 7), once for each fault. {design.repeats} times, photos drawn at random are the window, under the fault,
-and all others, clean, are the baseline. The table gives the share of windows of {judged[0]} / of {judged[1]} photos in which
-a family alarms, at {design.false_alarms:.1%} false alarms a family (omnibus and location test on 10 quantile bins,
-the latter with nine tenths of the false alarms; Bonferroni over the family's signals). *Estimated* is the accuracy
-without labels.
+and all others, clean, are the baseline. The table gives the share of windows of {judged[0]} / of {judged[1]} photos in
+which a family alarms, at {design.false_alarms:.1%} false alarms a family (omnibus and location test on 10 quantile
+bins, the latter with nine tenths of the false alarms; Bonferroni over the family's signals). *Estimated* is the
+accuracy without labels.
 
 {table}
 

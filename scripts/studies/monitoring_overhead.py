@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/studies/monitoring_overhead.py N.mar --images DIR [--batch 8] [--rounds 2000]
 
-N.mar needs a baseline (camserve baseline). Lines go where TorchServe's would: formatted, to /dev/null.
+N.mar needs a baseline (camserve baseline). PixelRows go where TorchServe's would: formatted, to /dev/null.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 
 
-class Lines:
+class PixelRows:
     """A sink that writes a line for each count, as TorchServe's metrics do."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ def compare(pipeline: Pipeline, batches: Sequence[Sequence[bytes]]) -> dict[str,
     pairs' differences: the forward pass, which both have, varies by more than what is looked for.
     """
     monitor, watch, baseline = pipeline.monitor, pipeline.monitor.watch, pipeline.monitor.baseline
-    counters = Clocked(Lines(), baseline)
+    counters = Clocked(PixelRows(), baseline)
 
     def answer(watched: bool, batch: Sequence[bytes]) -> float:
         monitor.watch = watch if watched else None

@@ -21,11 +21,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from camserve.attribution.capture import Capture
 from camserve.attribution.linear_head import find_head
 from camserve.attribution.methods.gradcam import gradcam
+from camserve.attribution.objectives import Objectives
 from camserve.attribution.tape import Head
 from camserve.build.probe import find_layer
 from camserve.errors import ConfigError
-from camserve.network.output import Scores
-from camserve.values import Layer, Targets
+from camserve.network.output import ScoringNetwork
+from camserve.values import Layer
 
 TOLERANCE = 1e-4  # of the map's largest value, in float32
 SIDE = 224  # pixels, where a model does not say
@@ -80,7 +81,7 @@ def try_out(entry: Entry) -> Row:
 
 def _measure(name: str, network: nn.Module) -> Row:
     size = _input_size(network)
-    scores = Scores(wake(network)).eval()
+    scores = ScoringNetwork(wake(network)).eval()
     try:
         _calibrate(scores, size)
     except Exception as error:
@@ -104,11 +105,11 @@ def _disagreement(network: nn.Module, layer: Layer, head: Head | None, pixels: T
     return float((ours - plain).abs().max() / plain.abs().max())
 
 
-def best(scores: Tensor, classes: int) -> Targets:
+def best(scores: Tensor, classes: int) -> Objectives:
     """Ask about the ``classes`` best classes of every row of (N, C) scores."""
     rows = [row for row in range(len(scores)) for _ in range(classes)]
     found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
-    return Targets(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
+    return Objectives(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:

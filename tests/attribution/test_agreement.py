@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 from camserve.answer.compat import pytorch_grad_cam_view
-from camserve.attribution.capture import Capture, Seen, on_grid
+from camserve.attribution.capture import Capture, LayerOutput, on_grid
 from camserve.attribution.methods import METHODS
-from camserve.values import Layer, Targets
+from camserve.attribution.objectives import Objectives
+from camserve.values import Layer
 from small_networks import deep, pictures, pooled, settle
 
 with warnings.catch_warnings():
@@ -149,7 +150,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 @cache
-def seen_of(name: str, device: str) -> Seen:
+def seen_of(name: str, device: str) -> LayerOutput:
     case = case_of(name, device)
     with Capture(case.network, (case.layer,)) as capture:
         (seen,) = capture.forward(case.pixels, tape=True)
@@ -157,10 +158,10 @@ def seen_of(name: str, device: str) -> Seen:
 
 
 @cache
-def targets_of(name: str, device: str) -> Targets:
+def targets_of(name: str, device: str) -> Objectives:
     classes = torch.tensor(case_of(name, device).classes, device=device)
     count = seen_of(name, device).scores.shape[1]
-    return Targets.weighing(range(len(classes)), nn.functional.one_hot(classes, count).float())
+    return Objectives.weighing(range(len(classes)), nn.functional.one_hot(classes, count).float())
 
 
 @cache

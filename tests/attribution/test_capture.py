@@ -13,14 +13,15 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
-from camserve.attribution.capture import Capture, Seen, off_grid, on_grid
+from camserve.attribution.capture import Capture, LayerOutput, off_grid, on_grid
 from camserve.attribution.linear_head import find_head
+from camserve.attribution.objectives import Objectives
 from camserve.attribution.tape import Head
 from camserve.errors import ConfigError
-from camserve.network.load import prepare
-from camserve.network.output import Scores
+from camserve.fast.prepare import prepare
+from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
-from camserve.values import Layer, Targets
+from camserve.values import Layer
 from small_networks import CLASSES, SIDE, Small, deep, pictures, pooled, settle, tokens
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
@@ -73,7 +74,7 @@ TAILS: dict[str, Callable[[], Small]] = {
 }
 
 
-def look(small: Small, pixels: Tensor, tape: bool = False) -> Seen:
+def look(small: Small, pixels: Tensor, tape: bool = False) -> LayerOutput:
     with Capture(small.network, (small.layer,)) as capture:
         (seen,) = capture.forward(pixels, tape)
     return seen
@@ -215,7 +216,7 @@ def test_a_tail_that_takes_one_gradient_at_a_time_gets_one_at_a_time() -> None:
     small = Small(settle(Tail(lambda shown, _: OneAtATime.apply(shown.square()).mean(dim=(2, 3)))), Layer("layer"))
     seen = look(small, pictures(2))
     rows = [0, 0, 1]
-    found = seen.gradients(Targets.weighing(rows, torch.eye(CLASSES)[[0, 3, 1]]))
+    found = seen.gradients(Objectives.weighing(rows, torch.eye(CLASSES)[[0, 3, 1]]))
     for gradient, row, channel in zip(found, rows, (0, 3, 1)):
         expected = torch.zeros_like(gradient)
         expected[channel] = 4 * seen.activations[row, channel] / gradient[0].numel()
@@ -254,7 +255,7 @@ def test_a_known_head_needs_no_graph_at_all() -> None:
 @pytest.mark.parametrize("name", TAILS)
 def test_gradients_are_those_of_the_whole_network(name: str) -> None:
     small = TAILS[name]()
-    targets = Targets.weighing([1, 0, 1], torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 1, 0, -1], [0, -2, 0, 0, 0]]))
+    targets = Objectives.weighing([1, 0, 1], torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 1, 0, -1], [0, -2, 0, 0, 0]]))
     seen = look(small, pictures(2))
     means, found = seen.mean_gradients(targets), seen.gradients(targets)
     kept: list[Tensor] = []
@@ -278,7 +279,7 @@ def test_methods_share_one_backward_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or grad(*args, **kwargs))
     seen = look(tokens(), pictures(1))
-    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
+    targets = Objectives.weighing([0], torch.eye(CLASSES)[[2]])
     assert torch.equal(seen.mean_gradients(targets), seen.gradients(targets).mean(dim=(2, 3)))
     seen.mean_gradients(targets)
     assert len(passes) == 1
@@ -292,7 +293,7 @@ def test_pictures_whose_last_block_is_kept_pass_in_smaller_groups() -> None:
 def test_two_layers_of_one_pass_get_their_own_gradients_and_tapes() -> None:
     network = build("resnet18")
     layers = (Layer("layer2"), Layer("layer4"))
-    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
+    targets = Objectives.weighing([0], torch.eye(CLASSES)[[2]])
     with Capture(network, layers) as capture:
         both = capture.forward(pictures(1), tape=True)
     for seen, layer in zip(both, layers):
@@ -337,7 +338,7 @@ def test_a_layer_that_the_scores_ignore_is_named() -> None:
     network = Tail(lambda _, before: before[:, 0, 0, :CLASSES])
     seen = look(Small(network, Layer("layer")), pictures(1))
     with pytest.raises(ConfigError, match="scores do not depend on the output of 'layer'"):
-        seen.gradients(Targets.weighing([0], torch.eye(CLASSES)[[0]]))
+        seen.gradients(Objectives.weighing([0], torch.eye(CLASSES)[[0]]))
 
 
 @pytest.mark.parametrize(
@@ -374,7 +375,7 @@ def test_the_network_is_given_back(fails: bool, tape: bool) -> None:
     before = condition()
     try:
         seen = look(small, pictures(1), tape)
-        seen.gradients(Targets.weighing([0], torch.eye(CLASSES)[[0]]))
+        seen.gradients(Objectives.weighing([0], torch.eye(CLASSES)[[0]]))
         assert not fails
     except RuntimeError:
         assert fails
@@ -484,7 +485,7 @@ def test_a_head_is_found_by_running_the_network(name: str) -> None:
     assert head.residual < 1e-6
     seen = look(small, pictures(3))
     assert torch.allclose(head.scores(seen.activations), seen.scores, atol=1e-6)
-    targets = Targets.weighing([2, 0], torch.randn(2, CLASSES))
+    targets = Objectives.weighing([2, 0], torch.randn(2, CLASSES))
     exact = seen.gradients(targets)
     found = head.mean_gradients(targets, exact[0, 0].numel())[:, :, None, None]
     assert torch.allclose(found, exact, rtol=1e-5, atol=1e-8)
@@ -514,7 +515,7 @@ def test_a_hidden_layer_has_a_closed_form(name: str, threads: int) -> None:
             for rows in (list(range(count)), [count - 1, 0]):
                 one_class = torch.eye(CLASSES)[[row % CLASSES for row in rows]]
                 for weights in (one_class, torch.randn(len(rows), CLASSES)):
-                    targets = Targets.weighing(rows, weights)
+                    targets = Objectives.weighing(rows, weights)
                     expected = exact.gradients(targets)
                     assert torch.allclose(seen.gradients(targets), expected, rtol=1e-5, atol=1e-7)
                     assert torch.allclose(seen.mean_gradients(targets), expected.mean(dim=(2, 3)), rtol=1e-5, atol=1e-7)
@@ -531,7 +532,7 @@ def test_a_hidden_layer_answers_why_one_class_and_not_another(name: str) -> None
     with Capture(small.network, (small.layer,), closed(small)) as capture:
         (seen,) = capture.forward(pictures(2))
     # A contrast, a class beside it without one, and a class against itself.
-    asked = Targets(
+    asked = Objectives(
         [1, 0, 1], torch.tensor([[1, 3], [2, 0], [4, 4]]), torch.tensor([[1.0, -1], [-1, 0], [1, -1]]), CLASSES
     )
     assert torch.allclose(seen.gradients(asked), exact.gradients(asked), rtol=1e-5, atol=1e-7)
@@ -541,9 +542,9 @@ def test_a_hidden_layer_answers_why_one_class_and_not_another(name: str) -> None
 
 def test_a_hidden_layer_is_kept_in_the_form_in_which_it_is_served() -> None:
     small = hidden(nn.Hardswish(inplace=True), width=600)
-    network = Scores(small.network).requires_grad_(False)
+    network = ScoringNetwork(small.network).requires_grad_(False)
     heads = {small.layer.name: find_head(network, small.layer, (SIDE, SIDE))}
-    targets = Targets.weighing(range(3), torch.eye(CLASSES)[:3])
+    targets = Objectives.weighing(range(3), torch.eye(CLASSES)[:3])
     exact = look(small, pictures(3)).mean_gradients(targets)
     for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.03)):
         served = copy.deepcopy(network)
@@ -557,7 +558,7 @@ def test_a_hidden_layer_is_kept_in_the_form_in_which_it_is_served() -> None:
 
 def test_a_layer_with_a_hidden_head_and_one_without_share_a_pass() -> None:
     small = hidden(nn.ReLU(inplace=True))
-    targets = Targets.weighing([0], torch.eye(CLASSES)[[2]])
+    targets = Objectives.weighing([0], torch.eye(CLASSES)[[2]])
     layers = (Layer("0.0"), small.layer)
     with Capture(small.network, layers, closed(small)) as capture:
         both = capture.forward(pictures(1), tape=True)
@@ -588,7 +589,7 @@ class InParts(nn.Module):
 
 def test_a_hidden_layer_may_get_a_batch_in_parts() -> None:
     small = tailed(*POOL, InParts())
-    targets = Targets.weighing(range(5), torch.eye(CLASSES))
+    targets = Objectives.weighing(range(5), torch.eye(CLASSES))
     with Capture(small.network, (small.layer,), closed(small)) as capture:
         (seen,) = capture.forward(pictures(5))
     exact = look(small, pictures(5)).gradients(targets)

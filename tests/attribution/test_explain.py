@@ -11,7 +11,7 @@ from camserve.answer.respond import ModelName
 from camserve.attribution.linear_head import find_head
 from camserve.labels import Labels
 from camserve.monitor import Monitor
-from camserve.network.load import Classifier
+from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import load_settings
 from camserve.values import Layer, RawRequest

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from camserve.answer.compat import pytorch_grad_cam_view
-from camserve.attribution.capture import Capture, Seen
+from camserve.attribution.capture import Capture, LayerOutput
 from camserve.attribution.evidence import channels, share_of_score, signs
 from camserve.attribution.fuse import fuse
 from camserve.attribution.linear_head import find_head
-from camserve.attribution.methods import METHODS, Map, measure
+from camserve.attribution.methods import METHODS
 from camserve.attribution.methods.eigencam import orientation
 from camserve.attribution.methods.gradient import NOISE, SAMPLES, smoothing_noise
+from camserve.attribution.normalise import Map, measure
+from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
-from camserve.values import Layer, Targets
+from camserve.values import Layer
 from small_networks import CLASSES, SIDE, Small, deep, pictures, pooled, settle, smooth, tokens
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
@@ -50,7 +52,7 @@ def home(name: str) -> Small:
     return {"cam": pooled, "vit_reciprocam": tokens}.get(name, deep)()
 
 
-def look(small: Small, pixels: Tensor) -> Seen:
+def look(small: Small, pixels: Tensor) -> LayerOutput:
     head = find_head(small.network, small.layer, (SIDE, SIDE))
     heads = {} if head is None else {small.layer.name: head}
     with Capture(small.network, (small.layer,), heads) as capture:
@@ -58,14 +60,14 @@ def look(small: Small, pixels: Tensor) -> Seen:
     return seen
 
 
-def maps(name: str, small: Small, pixels: Tensor, targets: Targets) -> Tensor:
+def maps(name: str, small: Small, pixels: Tensor, targets: Objectives) -> Tensor:
     return METHODS[name].run(look(small, pixels), targets)
 
 
-def ask(*pairs: tuple[int, int], sign: float = 1.0) -> Targets:
+def ask(*pairs: tuple[int, int], sign: float = 1.0) -> Objectives:
     """One target for each (row, class)."""
     rows, classes = zip(*pairs)
-    return Targets.weighing(rows, sign * torch.eye(CLASSES)[list(classes)])
+    return Objectives.weighing(rows, sign * torch.eye(CLASSES)[list(classes)])
 
 
 def measured(signed: np.ndarray, evidence: str) -> Map:
@@ -135,7 +137,7 @@ def test_what_speaks_against_is_what_the_negated_functional_says(name: str) -> N
 @pytest.mark.parametrize("name", sorted(ODD - {"eigengradcam"}))
 def test_a_contrast_is_the_difference_of_two_maps(name: str) -> None:
     small, pixels = home(name), pictures(1)
-    contrast = Targets.weighing([0], torch.eye(CLASSES)[[1]] - torch.eye(CLASSES)[[3]])
+    contrast = Objectives.weighing([0], torch.eye(CLASSES)[[1]] - torch.eye(CLASSES)[[3]])
     both = maps(name, small, pixels, ask((0, 1), (0, 3)))
     assert_same(maps(name, small, pixels, contrast), both[:1] - both[1:])
 
@@ -177,7 +179,7 @@ def test_the_network_comes_back_when_the_method_fails(name: str) -> None:
     seen = look(small, pictures(1))
     # As many weights as no classifier has scores, and pixels of no picture: whatever is asked of them fails.
     seen.pixels = torch.zeros(1, 5, 1, 1)
-    wrong = Targets.weighing([0], torch.zeros(1, CLASSES + 2))
+    wrong = Objectives.weighing([0], torch.zeros(1, CLASSES + 2))
     if name not in CLASS_AGNOSTIC:
         with pytest.raises(RuntimeError):
             METHODS[name].run(seen, wrong)
@@ -212,7 +214,7 @@ def test_the_map_stays_on_the_device_of_the_activation(name: str, device: str) -
     small = home(name)
     small.network.to(device)
     targets = ask((0, 1), (1, 2))
-    moved = Targets.weighing(targets.numbers, targets.weights.to(device))
+    moved = Objectives.weighing(targets.numbers, targets.weights.to(device))
     found = maps(name, small, pictures(2).to(device), moved)
     assert found.device.type == device
     small.network.cpu()
@@ -222,7 +224,7 @@ def test_the_map_stays_on_the_device_of_the_activation(name: str, device: str) -
 # By hand
 
 
-def linear(weights: list[list[float]], activation: list[list[list[float]]], bias: float = 0.0) -> Seen:
+def linear(weights: list[list[float]], activation: list[list[list[float]]], bias: float = 0.0) -> LayerOutput:
     """Pooling and a linear layer with these weights, seeing this activation (K, h, w) as its input."""
     shown = torch.tensor([activation])
     network = nn.Sequential(
@@ -238,7 +240,7 @@ def linear(weights: list[list[float]], activation: list[list[list[float]]], bias
 
 ACTIVATION = [[[1.0, 2.0], [3.0, 4.0]], [[0.0, 8.0], [0.0, 0.0]], [[4.0, 0.0], [0.0, 4.0]]]
 WEIGHTS = [[1.0, 2.0, -1.0], [-1.0, -1.0, -1.0]]
-FIRST = Targets.weighing([0], torch.tensor([[1.0, 0.0]]))
+FIRST = Objectives.weighing([0], torch.tensor([[1.0, 0.0]]))
 
 
 def test_before_pooling_and_one_linear_layer_gradcam_is_cam_by_the_number_of_positions() -> None:
@@ -297,7 +299,7 @@ def test_eigencam_is_the_one_direction_there_is() -> None:
     # The second channel is minus twice the first: one direction, in which the first channel grows.
     shape = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
     seen = linear([[1.0, 1.0]], [shape.tolist(), (6 - 2 * shape).tolist()])
-    one = Targets.weighing([0], torch.tensor([[1.0]]))
+    one = Objectives.weighing([0], torch.tensor([[1.0]]))
     by_hand = -(shape - shape.mean()) * 5**0.5  # the sum of both falls where the first channel grows
     assert_same(METHODS["eigencam"].run(seen, one), by_hand[None], 1e-6)
     assert orientation(seen, one) == [{"orientation": 1.0}]
@@ -545,7 +547,7 @@ def test_maps_of_one_batch_are_measured_as_they_are_alone() -> None:
 
 def test_an_all_negative_map_is_blank_and_its_counterfactual_is_not() -> None:
     seen = linear(WEIGHTS, ACTIVATION)
-    second = Targets.weighing([0, 0], torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+    second = Objectives.weighing([0, 0], torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
     for_it, against_it = METHODS["gradcam"].run(seen, second).numpy()
     assert measured(for_it, "for").blank
     assert measured(for_it, "signed").grid.min() == -1.0
@@ -555,7 +557,7 @@ def test_an_all_negative_map_is_blank_and_its_counterfactual_is_not() -> None:
 def test_signs_divide_the_mass_among_the_four_pairs() -> None:
     # gradients 1/4, -1/4; mass p x p: 1+3, p x n: 2, n x p: 1, n x n: 4+5, all by 4
     seen = linear([[1.0, -1.0]], [[[1.0, -2.0], [3.0, 0.0]], [[-4.0, 1.0], [-5.0, 0.0]]])
-    one = Targets.weighing([0], torch.tensor([[1.0]]))
+    one = Objectives.weighing([0], torch.tensor([[1.0]]))
     assert signs(seen, one) == [{"pp": 4 / 16, "pn": 2 / 16, "np": 1 / 16, "nn": 9 / 16}]
 
 

@@ -35,7 +35,7 @@ from camserve.bench.served import (
 from camserve.bench.served_report import served_report
 from camserve.cli import bench, main
 from camserve.errors import ConfigError
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from small_networks import deep, pooled
 from zoo_models import best
@@ -110,7 +110,7 @@ def test_the_best_classes_of_every_row_are_asked_about():
 
 def subject(make):
     small = make()
-    return load("small", Scores(small.network), small.layer, RuntimeSpec(), CPU, SIDE)
+    return load("small", ScoringNetwork(small.network), small.layer, RuntimeSpec(), CPU, SIDE)
 
 
 @pytest.mark.parametrize(("make", "closed"), [(pooled, True), (deep, False)])

@@ -17,8 +17,9 @@ from camserve.attribution.capture import Capture
 from camserve.errors import ConfigError
 from zoo_models import TOLERANCE, plain_gradcam, wake
 from camserve.build.probe import check_layer, find_layer, probe
-from camserve.network.output import Scores, scores_of
-from camserve.values import Layer, Targets
+from camserve.network.output import ScoringNetwork, scores_of
+from camserve.values import Layer
+from camserve.attribution.objectives import Objectives
 from small_networks import CLASSES, SIDE, Network, deep, pictures, pooled, settle, tokens
 
 with warnings.catch_warnings():
@@ -137,7 +138,7 @@ def one_thread():
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_right(kind):
     torch.manual_seed(0)
-    network = Scores(wake(kind.build().eval()))
+    network = ScoringNetwork(wake(kind.build().eval()))
     layer = find_layer(network, kind.size)
     assert layer == kind.layer
     assert check_layer(network, layer.name, kind.size) == layer
@@ -145,7 +146,7 @@ def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_righ
     classes = torch.tensor([1, 3])
     with Capture(network, (layer,)) as capture:
         (seen,) = capture.forward(pixels)
-        ours = gradcam(seen, Targets.weighing(range(2), torch.eye(seen.scores.shape[1])[classes]))
+        ours = gradcam(seen, Objectives.weighing(range(2), torch.eye(seen.scores.shape[1])[classes]))
     plain = plain_gradcam(network, layer, pixels, classes)
     assert plain.abs().max() > 0
     assert (ours - plain).abs().max() <= TOLERANCE * plain.abs().max()
@@ -318,7 +319,7 @@ def test_what_a_network_does_is_watched_whatever_its_parts_are_called(build, lay
     assert find_layer(network, (SIDE, SIDE)) == layer
     with Capture(network, (layer,)) as capture:
         (seen,) = capture.forward(pictures(2))
-        gradients = seen.gradients(Targets.weighing(range(2), torch.eye(CLASSES)[:2]))
+        gradients = seen.gradients(Objectives.weighing(range(2), torch.eye(CLASSES)[:2]))
     assert gradients.abs().sum(dim=(1, 2, 3)).min() > 0
 
 
@@ -437,7 +438,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_scores_are_found_in_any_kind_of_answer(answer):
-    plain, odd = settle(Odd()), Scores(settle(Odd(answer)))
+    plain, odd = settle(Odd()), ScoringNetwork(settle(Odd(answer)))
     scores = odd(pictures())
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, plain(pictures()), atol=0.02 if answer is ANSWERS["half"] else 0, rtol=0)
@@ -446,7 +447,7 @@ def test_scores_are_found_in_any_kind_of_answer(answer):
 
 def test_one_score_a_picture_becomes_one_class():
     assert scores_of(torch.tensor([1.0, 2.0])).tolist() == [[1.0], [2.0]]
-    network = Scores(settle(Odd(lambda scores: scores[:, 0])))
+    network = ScoringNetwork(settle(Odd(lambda scores: scores[:, 0])))
     assert network(pictures()).shape == (3, 1)
     assert find_layer(network, (SIDE, SIDE)).name == "features"
 
@@ -469,7 +470,7 @@ def test_an_answer_without_scores_is_described(described, output):
 
 def test_the_wrapper_keeps_names_modes_and_parameters():
     network = deep().network
-    wrapped = Scores(network)
+    wrapped = ScoringNetwork(network)
     assert dict(wrapped.named_modules()) == dict(network.named_modules())
     assert dict(wrapped.named_parameters()).keys() == dict(network.named_parameters()).keys()
     assert wrapped.get_submodule("features.0") is network.features[0]

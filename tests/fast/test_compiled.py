@@ -11,14 +11,15 @@ from torch import nn
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.methods import METHODS
+from camserve.attribution.objectives import Objectives
 from camserve.build.unpack import read_contents
-from camserve.errors import ConfigError, NotHere
+from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.compiled import TAIL, TRUNK, machine
 from camserve.fast.split import Split, example, split
-from camserve.network.load import load_classifier
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
+from camserve.serving.load import load_classifier
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings, load_settings
-from camserve.values import Layer, Targets
+from camserve.values import Layer
 from small_networks import SIDE, Small, deep, pictures, pooled, settle, smooth, tokens
 
 CPU = torch.device("cpu")
@@ -54,11 +55,11 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_two_halves_are_the_network(name):
     small = NETWORKS[name]()
-    network = Scores(small.network).eval().requires_grad_(False)
+    network = ScoringNetwork(small.network).eval().requires_grad_(False)
     halves = split(network, small.layer, example((SIDE, SIDE), torch.float32, CPU))
     joined = Split(network, *halves, small.layer)
     for count in (1, 3):
-        targets = Targets.weighing(range(count), torch.eye(5)[:count])
+        targets = Objectives.weighing(range(count), torch.eye(5)[:count])
         found = []
         for each in (network, joined):
             with Capture(each, (small.layer,)) as capture:
@@ -71,7 +72,7 @@ def test_the_two_halves_are_the_network(name):
 
 
 def test_only_the_tail_is_in_the_tail():
-    network = Scores(deep().network).eval().requires_grad_(False)
+    network = ScoringNetwork(deep().network).eval().requires_grad_(False)
     trunk, tail = split(network, Layer("features"), example((SIDE, SIDE), torch.float32, CPU))
     assert "conv2d" in trunk.code
     assert "conv2d" not in tail.code
@@ -84,8 +85,8 @@ class Ragged(nn.Module):
 
 
 def test_what_cannot_be_exported_is_not_for_here():
-    with pytest.raises(NotHere, match="cannot be exported by torch"):
-        split(Scores(Ragged()), Layer(""), example((SIDE, SIDE), torch.float32, CPU))
+    with pytest.raises(CompilationUnavailable, match="cannot be exported by torch"):
+        split(ScoringNetwork(Ragged()), Layer(""), example((SIDE, SIDE), torch.float32, CPU))
 
 
 def test_several_layers_are_refused():
@@ -114,7 +115,7 @@ def opened(imagenet, tmp_path):
 
 def test_code_compiled_for_another_machine_is_not_run(opened, caplog):
     folder, settings = opened
-    assert isinstance(load_classifier(folder, settings("torch 1.0, AVX"), CPU).network, Scores)
+    assert isinstance(load_classifier(folder, settings("torch 1.0, AVX"), CPU).network, ScoringNetwork)
     (warning,) = caplog.records
     assert "compiled for torch 1.0, AVX, and this is torch" in warning.getMessage()
 
@@ -130,5 +131,5 @@ def test_a_changed_compiled_file_stops_the_load(opened):
 
 def test_compiled_files_that_do_not_load_leave_the_network_eager(opened, caplog):
     folder, settings = opened
-    assert isinstance(load_classifier(folder, settings(machine(CPU)), CPU).network, Scores)
+    assert isinstance(load_classifier(folder, settings(machine(CPU)), CPU).network, ScoringNetwork)
     assert "cannot load the compiled network" in caplog.text

@@ -15,10 +15,10 @@ from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.fold import fold
 from camserve.fast.packing import PackedWeight, pack, packable
+from camserve.fast.prepare import prepare
 from camserve.fast.split import example
-from camserve.network.load import prepare
-from camserve.network.output import Scores
-from camserve.serving.pipeline import load_pipeline
+from camserve.network.output import ScoringNetwork
+from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import Layer, RawRequest
 from small_networks import SIDE, pictures, settle
@@ -64,7 +64,7 @@ def test_an_unknown_precision_is_refused():
 
 
 def frozen(network):
-    return Scores(settle(network)).eval().requires_grad_(False)
+    return ScoringNetwork(settle(network)).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(("name", "count"), [("resnet18", 20), ("mobilenet_v2", 52), ("densenet121", 59), ("vgg11", 0)])

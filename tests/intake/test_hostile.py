@@ -18,7 +18,7 @@ import hostile
 from camserve.build.unpack import open_archive
 from camserve.errors import RequestError
 from camserve.intake.decode import decode, harden_pillow
-from camserve.intake.options import Menu
+from camserve.intake.options import OptionSchema
 from camserve.serving.engines.torchserve import TorchServeHandler
 from camserve.settings import Limits
 from camserve.values import RawRequest
@@ -111,7 +111,7 @@ def test_option_values_are_valid_or_refused(assault, good, name):
 
 @pytest.mark.parametrize("value", hostile.OVERLONG)
 def test_overlong_numbers_and_lists_are_refused(pipeline, value):
-    menu = Menu(pipeline.settings, pipeline.labels)
+    menu = OptionSchema(pipeline.settings, pipeline.labels)
     assert outcome(lambda: menu.options(RawRequest(None, {"target": value}))) == 400
 
 
@@ -197,7 +197,7 @@ words = st.sampled_from([*hostile.OPTION_NAMES, "describe", "body", "data"]) | s
     path=st.text(max_size=30),
 )
 def test_fuzzed_options_are_valid_or_refused(pipeline, fields, headers, path):
-    menu = Menu(pipeline.settings, pipeline.labels)
+    menu = OptionSchema(pipeline.settings, pipeline.labels)
     assert outcome(lambda: menu.options(RawRequest(None, fields, headers, path))) in (200, 400)
 
 

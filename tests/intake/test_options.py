@@ -5,11 +5,12 @@ import pytest
 
 from camserve.answer import render
 from camserve.attribution.methods import METHODS
+from camserve.choices import FORMATS, PALETTES
 from camserve.errors import BadOption, UnknownClass
-from camserve.intake.options import FORMATS, PALETTES, PARSERS, Menu
+from camserve.intake.options import PARSERS, OptionSchema
 from camserve.labels import Labels
 from camserve.settings import Defaults, load_settings
-from camserve.values import Condition, Options, RawRequest, Wanted
+from camserve.values import Condition, Options, RawRequest, TargetRequest
 
 SETTINGS = load_settings(
     {
@@ -19,7 +20,7 @@ SETTINGS = load_settings(
         "methods": ["gradcam", "hirescam", "layercam", "xgradcam", "eigencam"],
     }
 )
-MENU = Menu(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
+MENU = OptionSchema(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
 
 NONSENSE = (None, "", [], {}, [[]], "\r\n[METRICS]x", "x" * 1_000_000, "\u2028", -1, 1e400, True)
 
@@ -30,7 +31,7 @@ def parse(fields=None, **raw):
 
 def test_a_row_that_asks_nothing_gets_the_archives_defaults():
     assert parse() == Options(formats=("grid",))
-    menu = Menu(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), MENU.labels)
+    menu = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), MENU.labels)
     assert menu.options(RawRequest()).explain == Condition("probability", "<", 0.6)
     assert menu.options(RawRequest()).top_k == 2
 
@@ -42,12 +43,17 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("explain", True, "explain", True),
         ("explain", "margin >= 0.2", "explain", Condition("margin", ">=", 0.2)),
         ("explain", "label=hound", "explain", Condition("label", "=", "dog, hound")),
-        ("target", "dog, hound", "targets", (Wanted("class", 1, "dog, hound"),)),
-        ("target", "hound,2", "targets", (Wanted("class", 1, "hound"), Wanted("class", 2, "2"))),
-        ("target", ["cat", 3], "targets", (Wanted("class", 0, "cat"), Wanted("class", 3, "3"))),
-        ("target", '["dog, hound", "cat"]', "targets", (Wanted("class", 1, "dog, hound"), Wanted("class", 0, "cat"))),
-        ("target", "top:3", "targets", (Wanted("top", 3, "top:3"),)),
-        ("contrast", "next", "contrast", Wanted("next", asked="next")),
+        ("target", "dog, hound", "targets", (TargetRequest("class", 1, "dog, hound"),)),
+        ("target", "hound,2", "targets", (TargetRequest("class", 1, "hound"), TargetRequest("class", 2, "2"))),
+        ("target", ["cat", 3], "targets", (TargetRequest("class", 0, "cat"), TargetRequest("class", 3, "3"))),
+        (
+            "target",
+            '["dog, hound", "cat"]',
+            "targets",
+            (TargetRequest("class", 1, "dog, hound"), TargetRequest("class", 0, "cat")),
+        ),
+        ("target", "top:3", "targets", (TargetRequest("top", 3, "top:3"),)),
+        ("contrast", "next", "contrast", TargetRequest("next", asked="next")),
         ("contrast", "none", "contrast", None),
         ("method", "layercam,gradcam", "methods", ("layercam", "gradcam")),
         ("layer", "first,last", "layers", ("first", "last")),

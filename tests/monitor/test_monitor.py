@@ -57,11 +57,12 @@ from camserve.monitor.counters import (
     Counters,
 )
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import NAMES, Lines, Material, Measured, glance, join
+from camserve.monitor.measure import NAMES, MeasuredRows, PixelRows, SignalInputs, join, sample_pixels
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Inputs, Maps, Predictions
 from camserve.serving.engines.metrics import TorchServeSink
-from camserve.settings import AuditSpec, Monitoring, read
+from camserve.settings import AuditSpec, Monitoring
+from camserve.strict import read
 from camserve.values import TRAITS, Explanation, Prediction, RawRequest, Target
 from model_file import NET, quiet
 from synthetic_photos import photo, write_photos
@@ -375,7 +376,7 @@ def test_what_is_put_aside_is_a_grid_of_the_pixels():
     random = np.random.default_rng(1)
     for size in ((224, 224), (64, 64), (120, 300), (20, 30)):
         pixels = [random.integers(0, 256, (*size, 3), np.uint8) for _ in range(2)]
-        lines = glance([types.SimpleNamespace(pixels=each) for each in pixels])
+        lines = sample_pixels([types.SimpleNamespace(pixels=each) for each in pixels])
         step = max(1, min(size) // 56)
         assert lines.step == step
         expected = [each[step // 2 :: step, step // 2 :: step] for each in pixels]
@@ -942,7 +943,7 @@ def random_rows(blank):
         )
         for empty in blank
     ]
-    return Measured((), Material(predictions, Lines(pictures, 1), sizes, maps))
+    return MeasuredRows((), SignalInputs(predictions, PixelRows(pictures, 1), sizes, maps))
 
 
 def test_a_reference_needs_pictures():

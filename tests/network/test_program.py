@@ -11,16 +11,17 @@ from torchvision.models import resnet18
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.methods import METHODS
+from camserve.attribution.objectives import Objectives
 from camserve.build.archive import build_archive
 from camserve.build.recipe import Recipe
 from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.fast.packing import PackedWeight
-from camserve.network.load import prepare
-from camserve.network.output import Scores
+from camserve.fast.prepare import prepare
+from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.settings import InputSpec, RuntimeSpec
-from camserve.values import Layer, RawRequest, Targets
+from camserve.values import Layer, RawRequest
 
 SIDE = 64
 GEOMETRY = InputSpec(resize=SIDE, crop=SIDE)
@@ -47,7 +48,7 @@ def files(tmp_path_factory):
 
 def test_a_program_has_the_scores_and_the_map_of_its_network(files):
     pixels = torch.randn(3, 3, SIDE, SIDE)
-    targets = Targets.weighing([0, 1, 2, 2], torch.eye(1000)[[5, 6, 7, 8]])
+    targets = Objectives.weighing([0, 1, 2, 2], torch.eye(1000)[[5, 6, 7, 8]])
     program = load_program(files / "any.pt2", ["at.relu__16"], (SIDE, SIDE))
     seen = []
     for source, layer in ((network(), "layer4"), (program, "at.relu__16")):
@@ -60,7 +61,7 @@ def test_a_program_has_the_scores_and_the_map_of_its_network(files):
 
 def test_the_weights_of_a_program_are_packed(files):
     layer = Layer("at.relu__16")
-    program = Scores(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
+    program = ScoringNetwork(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
     pixels = torch.randn(3, 3, SIDE, SIDE)
     expected = program(pixels)
     prepare(program, RuntimeSpec(), (layer,), (SIDE, SIDE))
@@ -84,7 +85,7 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
         (seen,) = capture.forward(pixels)
     best = int(seen.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
-    expected = METHODS["gradcam"].run(seen, Targets.weighing([0], torch.eye(1000)[[best]]))[0].clamp(min=0)
+    expected = METHODS["gradcam"].run(seen, Objectives.weighing([0], torch.eye(1000)[[best]]))[0].clamp(min=0)
     grid = np.array(answers[0]["explanations"][0]["grid"])
     assert np.abs(grid - (expected / expected.max()).numpy()).max() < 1e-3
 

@@ -14,7 +14,7 @@ from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive, read_contents
 from camserve.fast.split import Split
 from camserve.operate.server import Server, free_ports
-from camserve.serving.pipeline import load_pipeline
+from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest
 from conftest import RECIPE

@@ -18,8 +18,8 @@ from camserve.build.recipe import find_file
 from camserve.build.unpack import read_contents
 from camserve.fast.compiled import read_halves, write_halves
 from camserve.fast.split import Split, example, split
-from camserve.network.output import Scores
-from camserve.serving.pipeline import load_pipeline
+from camserve.network.output import ScoringNetwork
+from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import Layer, RawRequest
 from drift_measure import Photos, read_photos
@@ -101,7 +101,7 @@ def test_a_runtime_gives_the_classes_probabilities_and_maps_of_eager_float32(nam
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_compiled_trunk_reorders_no_weights(dtype, tmp_path, capfd):
     trunk = [nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
-    network = Scores(nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)))
+    network = ScoringNetwork(nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)))
     network.eval().requires_grad_(False).to(dtype)
     pixels, layer = example((64, 64), dtype, torch.device("cpu")), Layer("3")
     write_halves(*split(network, layer, pixels), pixels, tmp_path)

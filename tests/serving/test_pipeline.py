@@ -16,9 +16,9 @@ from camserve.answer.respond import ModelName
 from camserve.build.unpack import open_archive
 from camserve.labels import Labels
 from camserve.monitor import Monitor
-from camserve.network.load import Classifier
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.serving.engines.torchserve import give_back
+from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import load_settings
 from camserve.values import RawRequest
@@ -214,7 +214,7 @@ class OneLogit(nn.Module):
 
 def test_a_one_logit_network_is_explained_for_and_against(photo):
     settings = build(model={"factory": "tests:OneLogit", "task": "binary"}).settings
-    network = Scores(OneLogit().eval(), binary=True)
+    network = ScoringNetwork(OneLogit().eval(), binary=True)
     classifier = Classifier(network, Labels(["cold", "warm"]), torch.device("cpu"), {})
     pipeline = Pipeline(classifier, settings, ModelName("one", "1.0", ""), Monitor())
     ((_, answer),) = told(pipeline, RawRequest(photo(200, 0, 100), {"target": "warm,cold"}))

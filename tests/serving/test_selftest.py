@@ -14,7 +14,7 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
-from camserve.serving.selftest import load_archive
+from camserve.serving.load import load_archive
 from camserve.settings import InputSpec
 
 RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"

@@ -1,4 +1,4 @@
-"""What the scores of one row say: its predictions, and which classes its questions are about."""
+"""What the scores of one row say: its predictions, and which classes its map_requests are about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camserve.labels import Labels
-from camserve.values import Condition, Options, Prediction, Target, Wanted
+from camserve.values import Condition, Options, Prediction, Target, TargetRequest
 
 MOST_PREDICTED = 5  # classes of one row that "predicted" can mean
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {
@@ -24,7 +24,7 @@ COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 
 
 @dataclass(frozen=True)
-class Outlook:
+class RowScores:
     """One row's scores, ready to be asked."""
 
     scores: np.ndarray  # (C,) float32, before softmax
@@ -59,7 +59,7 @@ class Outlook:
                 found.setdefault(index, Target(self.prediction(index), wanted.asked))
         return tuple(found.values())
 
-    def _indices(self, wanted: Wanted) -> list[int]:
+    def _indices(self, wanted: TargetRequest) -> list[int]:
         if wanted.kind == "class":
             return [wanted.number]
         if wanted.kind == "top":
@@ -101,7 +101,7 @@ def read(scores: Tensor, task: str) -> tuple[np.ndarray, np.ndarray]:
     return both[0], both[1]
 
 
-def outlooks(scores: np.ndarray, probabilities: np.ndarray, labels: Labels, several: float | None) -> list[Outlook]:
-    """Return one ``Outlook`` for each row of scores (N, C) and probabilities (N, C)."""
+def row_scores(scores: np.ndarray, probabilities: np.ndarray, labels: Labels, several: float | None) -> list[RowScores]:
+    """Return one ``RowScores`` for each row of scores (N, C) and probabilities (N, C)."""
     order = np.argsort(-scores, axis=1, kind="stable")
-    return [Outlook(*row, labels, several) for row in zip(scores, probabilities, order)]
+    return [RowScores(*row, labels, several) for row in zip(scores, probabilities, order)]

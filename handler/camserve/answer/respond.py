@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 
 from camserve.errors import RequestError
-from camserve.values import Answer, Caution, Explanation, Prediction, Response
+from camserve.values import Answer, Explanation, Prediction, Response
+from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
 JSON_TYPE = "application/json"
 KEYS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
 GRID_DIGITS = 4
 COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6
-WITHOUT_PICTURES = Caution(
-    "OPTION_REDUCED", "the answer was too long: its pictures were left out; ask for a smaller size"
-)
-WITHOUT_GRIDS = Caution("OPTION_REDUCED", "the answer was too long: its maps were left out; ask for fewer targets")
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def _without_grids(answer: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _reduced(answer: dict[str, Any], caution: Caution, reduce: Callable[[Any], Any]) -> dict[str, Any]:
+def _reduced(answer: dict[str, Any], caution: AnswerWarning, reduce: Callable[[Any], Any]) -> dict[str, Any]:
     if not answer.get("explanations"):
         return answer
     told = {"code": caution.code, "message": caution.message}

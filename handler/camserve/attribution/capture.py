@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camserve.attribution.objectives import Objectives
 from camserve.attribution.tape import Head, NotReplayable, Tape
 from camserve.errors import ConfigError, OutOfTime
 from camserve.fast.graph_walk import Steps, Sums, find_steps, operators, pull_back
-from camserve.values import Layer, Targets
+from camserve.values import Layer
 
 PICTURES_AT_ONCE = 32  # in one forward pass
 BLOCKS_AT_ONCE = 16  # the same where autograd keeps what a transformer's last block computes of each: most of the peak
@@ -92,10 +93,10 @@ class Capture:
         blocks = any(watch.layer.prefix and watch.layer.name not in self._heads for _, watch in self._watches)
         return BLOCKS_AT_ONCE if on_cpu and blocks else PICTURES_AT_ONCE
 
-    def forward(self, pixels: Tensor, tape: bool = False) -> tuple[Seen, ...]:
-        """Run the network once on (N, 3, H, W) ``pixels``: one ``Seen`` for each layer.
+    def forward(self, pixels: Tensor, tape: bool = False) -> tuple[LayerOutput, ...]:
+        """Run the network once on (N, 3, H, W) ``pixels``: one ``LayerOutput`` for each layer.
 
-        With ``tape`` the tail is recorded, for methods that run it again (``Seen.rescore``).
+        With ``tape`` the tail is recorded, for methods that run it again (``LayerOutput.rescore``).
         ConfigError: a layer's module did not run, or not as often as its ``call`` says.
         """
         with torch.inference_mode(self._analytic), ExitStack() as stack:
@@ -117,13 +118,13 @@ class Capture:
             hook.forget()
         return seen
 
-    def _seen(self, watch: _Watch, scores: Tensor, pixels: Tensor) -> Seen:
+    def _seen(self, watch: _Watch, scores: Tensor, pixels: Tensor) -> LayerOutput:
         output = watch.output()
         if watch.tape is not None:
             watch.tape.close(scores)
         head, given = self._heads.get(watch.layer.name), self._hidden.get(watch.layer.name)
         hidden = None if given is None else given.values(len(scores))
-        return Seen(watch.layer, scores, output, self._network, pixels, head, hidden, watch.tape, self._sums)
+        return LayerOutput(watch.layer, scores, output, self._network, pixels, head, hidden, watch.tape, self._sums)
 
 
 class _Watch:
@@ -207,7 +208,7 @@ class _Given:
             self._outputs.append(output.detach().clone())
 
 
-class Seen:
+class LayerOutput:
     """What one layer showed in one forward pass."""
 
     def __init__(
@@ -234,8 +235,8 @@ class Seen:
         self._hidden = hidden  # (N, M), what the hidden layer of the closed form gave
         self._tape = tape
         self._sums = sums
-        self._gradients: dict[int, tuple[Targets, Tensor]] = {}
-        self._means: dict[int, tuple[Targets, Tensor]] = {}
+        self._gradients: dict[int, tuple[Objectives, Tensor]] = {}
+        self._means: dict[int, tuple[Objectives, Tensor]] = {}
         self.until = math.inf  # time.monotonic() after which no further pass is begun
 
     def check_time(self) -> None:
@@ -243,7 +244,7 @@ class Seen:
         if time.monotonic() > self.until:
             raise OutOfTime(f"the time for the explanations at '{self.layer.name}' is over")
 
-    def targeted(self, targets: Targets, scores: Tensor | None = None) -> Tensor:
+    def targeted(self, targets: Objectives, scores: Tensor | None = None) -> Tensor:
         """Return the value (T,) of each target: its weighted sum of its row's scores, or of others (N, C)."""
         asked = (self.scores if scores is None else scores)[targets.rows].gather(1, targets.classes)
         return (targets.signs * asked).sum(dim=1)
@@ -278,7 +279,7 @@ class Seen:
         except NotReplayable as error:
             raise ConfigError(f"the tail after '{self.layer.name}' cannot be run again: {error}") from None
 
-    def gradients(self, targets: Targets) -> Tensor:
+    def gradients(self, targets: Objectives) -> Tensor:
         """Return d target / d activation, (T, K, h, w) float32: one tail-backward per target of a row.
 
         Where the tail's closed form is known there is no backward pass. ConfigError: no gradient reaches the layer.
@@ -291,32 +292,34 @@ class Seen:
             self._gradients, targets, lambda: on_grid(self._backward(targets, self._pull_back), self.layer)
         )
 
-    def mean_gradients(self, targets: Targets) -> Tensor:
+    def mean_gradients(self, targets: Objectives) -> Tensor:
         """Return the mean of ``gradients`` over the positions, (T, K) float32; errors as there.
 
         Where pooling follows the layer it is found without them.
         """
         return self._once(self._means, targets, lambda: self._find_mean(targets))
 
-    def _find_mean(self, targets: Targets) -> Tensor:
+    def _find_mean(self, targets: Objectives) -> Tensor:
         if self.head is None:
             return self._mean_backward(targets)
         given = None if self._hidden is None else self._of(targets, self._hidden)
         return self.head.mean_gradients(targets, self.activations[0, 0].numel(), given)
 
-    def _mean_backward(self, targets: Targets) -> Tensor:
+    def _mean_backward(self, targets: Objectives) -> Tensor:
         steps = self._steps if self.layer.layout == "NCHW" and id(targets) not in self._gradients else None
         if steps is None:
             return self.gradients(targets).mean(dim=(2, 3))
         self.check_time()
         return self._backward(targets, lambda weights: steps.mean_gradient(weights, self._sums))
 
-    def _once(self, known: dict[int, tuple[Targets, Tensor]], targets: Targets, find: Callable[[], Tensor]) -> Tensor:
+    def _once(
+        self, known: dict[int, tuple[Objectives, Tensor]], targets: Objectives, find: Callable[[], Tensor]
+    ) -> Tensor:
         if id(targets) not in known:
             known[id(targets)] = (targets, find())
         return known[id(targets)][1]
 
-    def _backward(self, targets: Targets, pull: Callable[[Tensor], Tensor]) -> Tensor:
+    def _backward(self, targets: Objectives, pull: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what ``pull`` makes, (S, N, ...) of (S, N, C), of the targets' weights: one of each row at a time."""
         if not self._scores.requires_grad:
             raise ConfigError(f"the scores do not depend on the output of '{self.layer.name}'")
@@ -331,7 +334,7 @@ class Seen:
         gradients = torch.cat(parts) if len(parts) > 1 else parts[0]
         return gradients[turns, targets.rows]
 
-    def activations_of(self, targets: Targets) -> Tensor:
+    def activations_of(self, targets: Objectives) -> Tensor:
         """Return the activation (T, K, h, w) of each target's row."""
         return self._of(targets, self.activations)
 
@@ -344,11 +347,11 @@ class Seen:
         """Return the names that autograd has for the ways back through the operators of the tail."""
         return operators(self._scores)
 
-    def _of(self, targets: Targets, values: Tensor) -> Tensor:
+    def _of(self, targets: Objectives, values: Tensor) -> Tensor:
         """Return the values (T, ...), of (N, ...), of each target's row."""
         return values if self._is_every_row(targets) else values[targets.rows]
 
-    def _is_every_row(self, targets: Targets) -> bool:
+    def _is_every_row(self, targets: Objectives) -> bool:
         """Whether the targets are one of each row, in order."""
         return targets.per_row(len(self.scores)) == 1
 

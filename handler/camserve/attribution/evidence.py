@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.gradcam import channel_weights
-from camserve.values import Targets
+from camserve.attribution.objectives import Objectives
 
 
-def signs(seen: Seen, targets: Targets) -> list[dict[str, float]]:
+def signs(output: LayerOutput, objectives: Objectives) -> list[dict[str, float]]:
     """Return for each target how the mass of weight x activation divides among the four pairs of signs.
 
     ``pn`` is positive weight times negative activation; the four shares sum to 1, or are all 0 where
     there is no mass. Weights are Grad-CAM's. ``nn`` is part of the positive map although the target
     is weighed down by the channel: only its activation's sign turns it into evidence.
     """
-    weights = channel_weights(seen, targets)
-    activations = seen.activations_of(targets)
+    weights = channel_weights(output, objectives)
+    activations = output.activations_of(objectives)
     halves = {
         "p": (weights.clamp(min=0), activations.clamp(min=0).sum(dim=(2, 3))),
         "n": (-weights.clamp(max=0), -activations.clamp(max=0).sum(dim=(2, 3))),
@@ -30,15 +30,15 @@ def signs(seen: Seen, targets: Targets) -> list[dict[str, float]]:
     return [dict(zip(pairs, row)) for row in shares.tolist()]
 
 
-def channels(seen: Seen, targets: Targets, top: int) -> list[list[dict[str, float]]]:
+def channels(output: LayerOutput, objectives: Objectives, top: int) -> list[list[dict[str, float]]]:
     """Return for each target the ``top`` feature maps that weigh most in its Grad-CAM map, strongest first.
 
     ``contribution`` is what the channel adds to the sum of the map: weight times ``activation`` (a
     mean) times the number of positions. ``share`` is its size over that of all channels.
     """
-    weights = channel_weights(seen, targets)
-    means = seen.activations_of(targets).mean(dim=(2, 3))
-    contributions = weights * means * seen.activations[0, 0].numel()
+    weights = channel_weights(output, objectives)
+    means = output.activations_of(objectives).mean(dim=(2, 3))
+    contributions = weights * means * output.activations[0, 0].numel()
     total = contributions.abs().sum(dim=1, keepdim=True)
     shares = torch.where(total > 0, contributions.abs() / total, 0.0)
     found = shares.topk(min(top, shares.shape[1]), dim=1).indices
@@ -50,16 +50,16 @@ def channels(seen: Seen, targets: Targets, top: int) -> list[list[dict[str, floa
     ]
 
 
-def share_of_score(seen: Seen, targets: Targets, maps: Tensor) -> list[float | None]:
+def share_of_score(output: LayerOutput, objectives: Objectives, maps: Tensor) -> list[float | None]:
     """Return for each target its signed map's sum over the target's value less what no activation would give.
 
     1 where the map accounts for the whole score, as Grad-CAM and HiResCAM do before pooling and one
     linear layer (Draelos and Carin 2020). None where the tail is anything else, so that nobody can say, or where
     there is nothing to divide by.
     """
-    head = seen.linear_head
+    head = output.linear_head
     if head is None:
-        return [None] * len(targets.numbers)
-    rises = seen.targeted(targets) - (head.bias[targets.classes] * targets.signs).sum(dim=1)
+        return [None] * len(objectives.numbers)
+    rises = output.targeted(objectives) - (head.bias[objectives.classes] * objectives.signs).sum(dim=1)
     sums = maps.sum(dim=(1, 2))
     return [total / rise if rise != 0 else None for total, rise in torch.stack([sums, rises], dim=1).tolist()]

@@ -1,4 +1,4 @@
-"""From the questions of a whole batch to its explanations."""
+"""From the map_requests of a whole batch to its explanations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from camserve.answer.predictions import Outlook
-from camserve.attribution.capture import Seen
+from camserve.answer.predictions import RowScores
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.evidence import channels, share_of_score, signs
 from camserve.attribution.fuse import fuse
-from camserve.attribution.methods import METHODS, Map, Method, measure
+from camserve.attribution.methods import METHODS, Method
+from camserve.attribution.normalise import Map, measure
+from camserve.attribution.objectives import Objectives
 from camserve.errors import OutOfTime
-from camserve.values import Caution, Explanation, Options, Prediction, Target, Targets
+from camserve.values import Explanation, Options, Prediction, Target
+from camserve.warning_codes import (
+    EXPLANATION_FAILED,
+    FAILS_SANITY_CHECK,
+    NO_POSITIVE_EVIDENCE,
+    OUT_OF_TIME,
+    SATURATED_SOFTMAX,
+    AnswerWarning,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,26 +34,9 @@ TOP_CHANNELS = 10
 SATURATED = 0.9999  # a probability above which it no longer tells scores apart
 MUCH_DOUBLE_NEGATIVE = 0.3  # of the mass of the positive map
 
-NO_POSITIVE_EVIDENCE = Caution(
-    "NO_POSITIVE_EVIDENCE",
-    "nothing at this layer speaks for the target: the map is all zero; ask for evidence=against to see what speaks "
-    "against it, or evidence=signed for both",
-)
-EXPLANATION_FAILED = Caution("EXPLANATION_FAILED", "this map could not be computed; the prediction stands")
-OUT_OF_TIME = Caution(
-    "OUT_OF_TIME", "this map was given up when its time was over; the prediction stands: ask for a cheaper method"
-)
-FAILS_SANITY_CHECK = Caution(
-    "FAILS_SANITY_CHECK",
-    "this method hardly depends on the class or the weights (Adebayo et al. 2018): it shows edges, not evidence",
-)
-SATURATED_SOFTMAX = Caution(
-    "SATURATED_SOFTMAX", "the probability is as good as 1 and tells no more; the map is of the score before softmax"
-)
-
 
 @dataclass(frozen=True)
-class Question:
+class MapRequest:
     """One map that one row asks for."""
 
     row: int
@@ -61,16 +54,18 @@ class Question:
         wanted = [(self.target.prediction.index, sign)]
         return wanted if self.contrast is None else [*wanted, (self.contrast.index, -sign)]
 
-    def answer(self, status: str, *warnings: Caution) -> Explanation:
+    def answer(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""
         layer = "+".join(self.layers)
         return Explanation(status, self.method, layer, self.evidence, self.target, self.contrast, warnings=warnings)
 
 
-def questions(row: int, outlook: Outlook, options: Options, layer: str, until: float = math.inf) -> list[Question]:
+def map_requests(
+    row: int, outlook: RowScores, options: Options, layer: str, until: float = math.inf
+) -> list[MapRequest]:
     """Return the maps that one row asks for, at its own layers or else at ``layer``."""
     return [
-        Question(
+        MapRequest(
             row,
             target,
             outlook.contrast(options, target),
@@ -85,7 +80,7 @@ def questions(row: int, outlook: Outlook, options: Options, layer: str, until: f
     ]
 
 
-def explain(seen: Mapping[str, Seen], asked: Sequence[Question]) -> list[Explanation]:
+def explain(seen: Mapping[str, LayerOutput], asked: Sequence[MapRequest]) -> list[Explanation]:
     """Answer each question; those of one method, the same layers and the same time share their passes.
 
     A method that fails on all of them is tried again one by one, so that a failure stays alone. Cheap methods
@@ -95,10 +90,10 @@ def explain(seen: Mapping[str, Seen], asked: Sequence[Question]) -> list[Explana
     for number, question in sorted(enumerate(asked), key=lambda each: _cost(each[1])):
         groups.setdefault((question.layers, question.method, question.until), []).append(number)
     found: dict[int, Explanation] = {}
-    shared: dict[tuple[object, ...], Targets] = {}
+    shared: dict[tuple[object, ...], Objectives] = {}
     for (layers, method, until), numbers in groups.items():
         chosen = [asked[number] for number in numbers]
-        # Methods that ask the same questions share one Targets, and so its backward pass.
+        # Methods that ask the same map_requests share one Objectives, and so its backward pass.
         key = tuple((each.row, each.target, each.contrast, each.evidence) for each in chosen)
         targets = shared.setdefault(key, _targets(seen[layers[0]], chosen))
         looked = [seen[layer] for layer in layers]
@@ -108,18 +103,18 @@ def explain(seen: Mapping[str, Seen], asked: Sequence[Question]) -> list[Explana
     return [found[number] for number in range(len(asked))]
 
 
-def _cost(question: Question) -> tuple[int, float]:
+def _cost(question: MapRequest) -> tuple[int, float]:
     """Rank by what comes first: one pass, many runs of the tail, many of the network; the urgent before the rest."""
     method = METHODS[question.method]
     return 2 * method.reruns + method.tape, question.until
 
 
-def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
+def _targets(seen: LayerOutput, chosen: Sequence[MapRequest]) -> Objectives:
     device = seen.scores.device
     asked = [question.functional() for question in chosen]
     most = max(map(len, asked))
     padded = [[*each, *[(0, 0.0)] * (most - len(each))] for each in asked]
-    return Targets(
+    return Objectives(
         [question.row for question in chosen],
         torch.tensor([[index for index, _ in each] for each in padded], device=device),
         torch.tensor([[sign for _, sign in each] for each in padded], dtype=torch.float32, device=device),
@@ -127,19 +122,23 @@ def _targets(seen: Seen, chosen: Sequence[Question]) -> Targets:
     )
 
 
-def _attempt(seen: list[Seen], method: Method, chosen: Sequence[Question], targets: Targets) -> list[Explanation]:
+def _attempt(
+    seen: list[LayerOutput], method: Method, chosen: Sequence[MapRequest], targets: Objectives
+) -> list[Explanation]:
     try:
         return _answers(seen, method, chosen, targets)
     except OutOfTime:
         return [each.answer("skipped", OUT_OF_TIME) for each in chosen]
     except Exception:
-        logger.exception("method %s failed on %d questions", chosen[0].method, len(chosen))
+        logger.exception("method %s failed on %d map_requests", chosen[0].method, len(chosen))
         if len(chosen) == 1:
             return [chosen[0].answer("failed", EXPLANATION_FAILED)]
         return [_attempt(seen, method, [each], _targets(seen[0], [each]))[0] for each in chosen]
 
 
-def _answers(seen: list[Seen], method: Method, chosen: Sequence[Question], targets: Targets) -> list[Explanation]:
+def _answers(
+    seen: list[LayerOutput], method: Method, chosen: Sequence[MapRequest], targets: Objectives
+) -> list[Explanation]:
     maps = [method.run(each, targets) for each in seen]
     signed = maps[0] if len(maps) == 1 else fuse(maps, _finest(maps))
     shares = share_of_score(seen[0], targets, signed) if method.complete and len(maps) == 1 else [None] * len(chosen)
@@ -154,7 +153,9 @@ def _finest(maps: Sequence[Tensor]) -> tuple[int, int]:
     return (finest.shape[1], finest.shape[2])
 
 
-def _details(seen: Seen, method: Method, chosen: Sequence[Question], targets: Targets) -> list[dict[str, object]]:
+def _details(
+    seen: LayerOutput, method: Method, chosen: Sequence[MapRequest], targets: Objectives
+) -> list[dict[str, object]]:
     details: list[dict[str, object]] = [{} for _ in chosen]
     for number, each in enumerate(method.notes(seen, targets) if method.notes else []):
         details[number].update(each)
@@ -173,7 +174,7 @@ def _details(seen: Seen, method: Method, chosen: Sequence[Question], targets: Ta
 
 
 def _explanation(
-    question: Question, measured: Map, share: float | None, details: dict[str, object], method: Method
+    question: MapRequest, measured: Map, share: float | None, details: dict[str, object], method: Method
 ) -> Explanation:
     if not math.isfinite(measured.total):
         return question.answer("failed", EXPLANATION_FAILED)
@@ -189,7 +190,7 @@ def _explanation(
     )
 
 
-def _warnings(question: Question, measured: Map, details: dict[str, object], method: Method) -> list[Caution]:
+def _warnings(question: MapRequest, measured: Map, details: dict[str, object], method: Method) -> list[AnswerWarning]:
     warnings = []
     if measured.blank:
         warnings.append(NO_POSITIVE_EVIDENCE)
@@ -199,7 +200,7 @@ def _warnings(question: Question, measured: Map, details: dict[str, object], met
         warnings.append(SATURATED_SOFTMAX)
     if method.weighted and (double := _double_negative(details.get("signs"))) > MUCH_DOUBLE_NEGATIVE:
         warnings.append(
-            Caution(
+            AnswerWarning(
                 "DOUBLE_NEGATIVE",
                 f"{double:.0%} of the positive map is negative weight times negative activation: evidence only in "
                 "name; compare method=hirescam, or a layer after a ReLU",

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camserve.attribution.capture import Capture, Seen
+from camserve.attribution.capture import Capture, LayerOutput
+from camserve.attribution.objectives import Objectives
 from camserve.attribution.tape import FUNCTIONS, Head, Hidden
 from camserve.errors import ConfigError
-from camserve.values import Layer, Targets
+from camserve.values import Layer
 
 
 def find_head(network: nn.Module, layer: Layer, size: tuple[int, int]) -> Head | None:
@@ -35,7 +36,7 @@ def find_head(network: nn.Module, layer: Layer, size: tuple[int, int]) -> Head |
     with Capture(network, (layer,)) as capture, _Outputs(network) as given:
         (seen,) = capture.forward(pixels, tape=True)
         classes = seen.scores.shape[1]
-        targets = Targets.weighing(range(2), torch.randn(2, classes, generator=generator).to(seen.scores))
+        targets = Objectives.weighing(range(2), torch.randn(2, classes, generator=generator).to(seen.scores))
         candidates = (*_last_alone(seen, parameters), *_behind_hidden(seen, parameters, given))
         found = next((head for each in candidates if (head := _verify(seen, targets, each, given)) is not None), None)
     return None if found is None else replace(found, intact=_leaves_intact(network, layer, pixels))
@@ -109,11 +110,11 @@ def _matrix(weight: Tensor | None) -> Tensor | None:
     return weight.detach().flatten(1).float()
 
 
-def _last_alone(seen: Seen, parameters: list[nn.Parameter]) -> Iterator[Head]:
+def _last_alone(seen: LayerOutput, parameters: list[nn.Parameter]) -> Iterator[Head]:
     yield from (_headed(seen, each, None) for each in _last(parameters, seen, seen.activations.shape[1]))
 
 
-def _behind_hidden(seen: Seen, parameters: list[nn.Parameter], given: _Outputs) -> Iterator[Head]:
+def _behind_hidden(seen: LayerOutput, parameters: list[nn.Parameter], given: _Outputs) -> Iterator[Head]:
     pooled = seen.activations.mean(dim=(2, 3))
     functions = FUNCTIONS.keys() & seen.operators()
     for name, weight, output in given.layers():
@@ -125,19 +126,19 @@ def _behind_hidden(seen: Seen, parameters: list[nn.Parameter], given: _Outputs) 
             yield from (_headed(seen, each, hidden) for each in _last(parameters, seen, len(weight)))
 
 
-def _last(parameters: list[nn.Parameter], seen: Seen, width: int) -> Iterator[Tensor]:
+def _last(parameters: list[nn.Parameter], seen: LayerOutput, width: int) -> Iterator[Tensor]:
     """Return the matrices that may make the scores of ``width`` numbers."""
     matrices = (_matrix(each) for each in parameters)
     return (each for each in matrices if each is not None and each.shape == (seen.scores.shape[1], width))
 
 
-def _headed(seen: Seen, weight: Tensor, hidden: Hidden | None) -> Head:
+def _headed(seen: LayerOutput, weight: Tensor, hidden: Hidden | None) -> Head:
     """Return the closed form with the bias that these scores tell."""
     offsets = seen.scores - Head(weight, seen.scores.new_zeros(len(weight)), 0.0, hidden).scores(seen.activations)
     return Head(weight, offsets.mean(dim=0), 0.0, hidden)
 
 
-def _verify(seen: Seen, targets: Targets, head: Head, given: _Outputs) -> Head | None:
+def _verify(seen: LayerOutput, targets: Objectives, head: Head, given: _Outputs) -> Head | None:
     hidden = None if head.hidden is None else given[head.hidden.module]
     strange = [1 - 100 * seen.activations.flip(dims=(0, 2))]
     if hidden is not None:  # where functions that are alike far from zero differ

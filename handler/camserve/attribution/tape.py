@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from camserve.attribution.objectives import Objectives
 from camserve.fast.products import picked, product, whole_product
-from camserve.values import Targets
 
 aten: Any = torch.ops.aten
 
@@ -85,7 +85,7 @@ class Head:
         pooled = activations.mean(dim=(2, 3))
         return (pooled if self.hidden is None else self.hidden.run(pooled)) @ self.weight.T + self.bias
 
-    def mean_gradients(self, targets: Targets, positions: int, given: Tensor | None = None) -> Tensor:
+    def mean_gradients(self, targets: Objectives, positions: int, given: Tensor | None = None) -> Tensor:
         """Return d target / d activation, (T, K), the same at each of h * w = ``positions``.
 
         ``given`` (T, M) is what the hidden layer's module gave.

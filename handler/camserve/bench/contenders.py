@@ -20,7 +20,7 @@ from camserve.build.archive import build_archive
 from camserve.build.probe import find_layer
 from camserve.build.recipe import Recipe
 from camserve.errors import ConfigError
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 
 OURS, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
@@ -101,7 +101,7 @@ class Parts:
 def build_archives(parts: Parts, say: Callable[[str], None]) -> dict[str, Path]:
     """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
     network = _write_parts(parts)
-    layer = f"network.{find_layer(Scores(network).eval(), (SIDE, SIDE)).name}"
+    layer = f"network.{find_layer(ScoringNetwork(network).eval(), (SIDE, SIDE)).name}"
     handler = parts.folder / "naive_handler.py"
     handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
     archives = {STOCK: pack(STOCK, "image_classifier", parts), NAIVE: pack(NAIVE, str(handler), parts)}

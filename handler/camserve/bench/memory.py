@@ -21,7 +21,7 @@ import torch
 from camserve.bench.networks import SIDE, Subject, build, load
 from camserve.bench.photos import pixels
 from camserve.errors import ConfigError
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from camserve.values import Layer
 
@@ -74,7 +74,7 @@ def _run(subject: Subject, photos: torch.Tensor, classes: int) -> None:
 def _measure(task: Mapping[str, Any]) -> int:
     torch.set_num_threads(task["threads"])
     cpu = torch.device("cpu")
-    network = Scores(build(task["name"])).eval()
+    network = ScoringNetwork(build(task["name"])).eval()
     subject = load(task["name"], network, Layer(**task["layer"]), RuntimeSpec(**task["runtime"]), cpu)
     photos = pixels(task["batch"], SIDE, cpu)
     _run(subject, photos[:1], task["classes"])

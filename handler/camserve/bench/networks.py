@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from camserve.answer.predictions import outlooks, read
+from camserve.answer.predictions import read, row_scores
 from camserve.attribution.capture import Capture
-from camserve.attribution.explain import explain, questions
+from camserve.attribution.explain import explain, map_requests
 from camserve.attribution.linear_head import find_head
-from camserve.attribution.methods import METHODS, Map, measure
+from camserve.attribution.methods import METHODS
+from camserve.attribution.normalise import Map, measure
 from camserve.attribution.tape import Head
 from camserve.bench.photos import pixels
 from camserve.build.probe import find_layer
+from camserve.fast.prepare import DTYPES, prepare
 from camserve.labels import Labels
-from camserve.network.load import DTYPES, prepare
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from camserve.values import Explanation, Layer, Options
 from zoo_models import best, wake
@@ -45,7 +46,7 @@ class Subject:
     """A classifier as an archive serves it: frozen, its target layer and closed form found."""
 
     name: str
-    network: Scores
+    network: ScoringNetwork
     layer: Layer
     head: Head | None
     runtime: RuntimeSpec
@@ -79,8 +80,8 @@ class Subject:
         """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
         with self._capture as capture:
             (seen,) = capture.forward(batch.to(self.dtype))
-            looks = enumerate(outlooks(*read(seen.scores, "multiclass"), labels, None))
-            asked = [each for row, one in looks for each in questions(row, one, Options(), self.layer.name)]
+            looks = enumerate(row_scores(*read(seen.scores, "multiclass"), labels, None))
+            asked = [each for row, one in looks for each in map_requests(row, one, Options(), self.layer.name)]
             return explain({self.layer.name: seen}, asked)
 
     @cached_property
@@ -128,12 +129,12 @@ def tell_apart(network: nn.Module) -> nn.Module:
 
 def ready(name: str, network: nn.Module, runtime: RuntimeSpec, device: torch.device, side: int = SIDE) -> Subject:
     """Find the target layer and the tail's closed form, as building and loading an archive do."""
-    scores = Scores(network).eval()
+    scores = ScoringNetwork(network).eval()
     return load(name, scores, find_layer(scores, (side, side)), runtime, device, side)
 
 
 def load(
-    name: str, network: Scores, layer: Layer, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
+    name: str, network: ScoringNetwork, layer: Layer, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
 ) -> Subject:
     """Bring a network whose layer is known into the form in which it is served."""
     network.requires_grad_(False).to(device)

@@ -25,12 +25,13 @@ from PIL import Image
 from torch import nn
 
 import camserve
-from camserve.network.load import build_network, fill, load_network, prepare, write_compiled
+from camserve.network.load import build_network, fill, load_network
+from camserve.fast.prepare import prepare, write_compiled
 from camserve.fast.compiled import TAIL, TRUNK
-from camserve.errors import ConfigError, NotHere
+from camserve.errors import ConfigError, CompilationUnavailable
 from camserve.serving.selftest import GOLDEN, record
 from camserve.monitor.baseline import BASELINE
-from camserve.serving.pipeline import load_pipeline
+from camserve.serving.load import load_pipeline
 from camserve.build.probe import check_layer, find_layer
 from camserve.network.program import load_program
 from camserve.build.recipe import (
@@ -42,10 +43,10 @@ from camserve.build.recipe import (
     read_state_dict,
     stage_program,
 )
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
 from camserve.values import Layer, RawRequest
-from camserve.network.weights import sha256
+from camserve.files import sha256
 
 Report = Callable[[str], None]
 
@@ -108,7 +109,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Report) -> tuple[nn.Modu
     geometry = input_spec(recipe.preprocess)
     network, spec = _stage_network(recipe, content, geometry)
     report(f"loaded {recipe.weights}: {sum(each.numel() for each in network.parameters()) / 1e6:.1f} M parameters")
-    network = Scores(network, recipe.task == "binary").eval()
+    network = ScoringNetwork(network, recipe.task == "binary").eval()
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     layers = tuple(_target_layer(network, name, geometry) for name in names)
     for layer in layers:
@@ -142,7 +143,7 @@ def _stage_compiled(content: Path, settings: Settings, report: Report) -> Compil
     prepare(network, settings.runtime, settings.layers, settings.input.size)
     try:
         spec = write_compiled(network, settings, device, content)
-    except NotHere as error:
+    except CompilationUnavailable as error:
         raise ConfigError(f"runtime.mode aot: {error}") from None
     report(f"compiled the trunk for {spec.machine}")
     return spec

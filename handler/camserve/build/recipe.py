@@ -17,7 +17,8 @@ from torch import Tensor
 
 from camserve.errors import ConfigError
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
-from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec, read
+from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec
+from camserve.strict import read
 
 PACKAGE_SCHEME = "package://"
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from camserve.errors import ConfigError
-from camserve.serving.selftest import load_archive
+from camserve.serving.load import load_archive
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import Settings, load_settings
 

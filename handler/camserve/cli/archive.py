@@ -16,7 +16,7 @@ from camserve.build.archive import add_baseline, build_archive
 from camserve.build.recipe import Recipe, load_recipe
 from camserve.cli.baseline import measure_baseline
 from camserve.errors import ConfigError
-from camserve.settings import read
+from camserve.strict import read
 
 EXAMPLE = """examples:
   camserve archive config/models/imagenet.yaml

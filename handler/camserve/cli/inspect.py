@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.build.unpack import Contents, read_contents
-from camserve.network.weights import sha256
+from camserve.files import sha256
 
 EXAMPLE = """example:
   camserve inspect model_store/imagenet.mar

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from camserve.errors import NotHere
+from camserve.errors import CompilationUnavailable
 from camserve.fast.packing import ONEDNN, can_pack, order
 from camserve.fast.split import MOST_ROWS, Split
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 
 BATCHES = (1, 8)  # lengths that stand for all
@@ -42,7 +42,7 @@ def machine(device: torch.device) -> str:
 def write_halves(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, folder: Path) -> None:
     """Compile the trunk and export the tail into ``folder``; ``pixels`` are those that the network was split with.
 
-    NotHere: this torch cannot, or there is no C++ compiler.
+    CompilationUnavailable: this torch cannot, or there is no C++ compiler.
     """
     rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
     try:
@@ -56,7 +56,9 @@ def write_halves(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, fo
             torch.export.save(program, folder / TAIL)
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:200]
-        raise NotHere(f"torch {torch.__version__} cannot compile the network ({first}); is g++ installed?") from None
+        raise CompilationUnavailable(
+            f"torch {torch.__version__} cannot compile the network ({first}); is g++ installed?"
+        ) from None
 
 
 @contextmanager
@@ -114,12 +116,12 @@ def _dynamic(tail: fx.GraphModule) -> tuple[dict[int, Any], ...]:
     )
 
 
-def read_halves(whole: Scores, layer: Layer, folder: Path) -> Split:
-    """Load what ``write_halves`` wrote. NotHere: this torch cannot."""
+def read_halves(whole: ScoringNetwork, layer: Layer, folder: Path) -> Split:
+    """Load what ``write_halves`` wrote. CompilationUnavailable: this torch cannot."""
     try:
         trunk = torch._inductor.aoti_load_package(str(folder / TRUNK))
         tail = torch.export.load(str(folder / TAIL)).module()
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:200]
-        raise NotHere(f"torch {torch.__version__} cannot load the compiled network: {first}") from None
+        raise CompilationUnavailable(f"torch {torch.__version__} cannot load the compiled network: {first}") from None
     return Split(whole, trunk, tail, layer)

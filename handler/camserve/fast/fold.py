@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 
 
-def fold(network: Scores, keep: Collection[str], pixels: Tensor) -> int:
+def fold(network: ScoringNetwork, keep: Collection[str], pixels: Tensor) -> int:
     """Fold what can be folded in a frozen float32 network in eval mode, in place; return how many were.
 
     ``keep`` names modules whose output must stay what it is; ``pixels`` (N, 3, H, W) are what the network may see.
@@ -41,7 +41,7 @@ def fold(network: Scores, keep: Collection[str], pixels: Tensor) -> int:
     return 0
 
 
-def _pairs(network: Scores, pixels: Tensor) -> list[Pair]:
+def _pairs(network: ScoringNetwork, pixels: Tensor) -> list[Pair]:
     """Return convolutions with the normalisations that read their very output, where both run once."""
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by the identity of the output, which is kept so that it stays one
     pairs: list[Pair] = []

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from camserve.attribution.capture import Capture
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 
 ONEDNN: Any = torch.ops.mkldnn
@@ -124,7 +124,7 @@ def order(packed: Tensor) -> bytes:
     return bytes(ONEDNN._get_mkldnn_serialized_md(packed).tolist())
 
 
-def packable(network: Scores, layers: tuple[Layer, ...], pixels: Tensor) -> dict[str, Tensor | None]:
+def packable(network: ScoringNetwork, layers: tuple[Layer, ...], pixels: Tensor) -> dict[str, Tensor | None]:
     """Name the weights of convolutions that no gradient passes when maps of ``layers`` are made; to each its bias.
 
     ``pixels`` (N, 3, H, W) are what the network may see.
@@ -156,7 +156,7 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def pack(network: Scores, biases: Mapping[str, Tensor | None], pixels: Tensor) -> int:
+def pack(network: ScoringNetwork, biases: Mapping[str, Tensor | None], pixels: Tensor) -> int:
     """Pack the named weights of a frozen network in place, each with a float32 bias; return how many were.
 
     ``pixels`` (N, 3, H, W) are what the network may see. Where it then fails, or its scores change by more than

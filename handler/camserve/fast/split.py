@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from camserve.attribution.capture import Capture
-from camserve.errors import ConfigError, NotHere
-from camserve.network.output import ROUNDING, Scores
-from camserve.values import Layer, Targets
+from camserve.attribution.objectives import Objectives
+from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.network.output import ROUNDING, ScoringNetwork
+from camserve.values import Layer
 
 MOST_ROWS = 64  # of a batch; more are answered group by group
 
@@ -31,7 +32,7 @@ class Split(nn.Module):
     Between them lies a module that bears the target layer's name and gives what that layer gave.
     """
 
-    def __init__(self, whole: Scores, trunk: Trunk, tail: nn.Module, layer: Layer) -> None:
+    def __init__(self, whole: ScoringNetwork, trunk: Trunk, tail: nn.Module, layer: Layer) -> None:
         """Join ``trunk``, pixels to (activation, what else the tail needs), and ``tail``, these to scores.
 
         ``whole`` is the network itself: it runs where gradients with respect to the pixels are asked for.
@@ -68,11 +69,11 @@ def example(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 
     return pixels.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
 
-def split(network: Scores, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
+def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut a frozen network in eval mode at one call of one module; ``pixels`` as from ``example``.
 
     Trunk and tail, as for ``Split``, are verified: activation, scores and gradients are those of the network.
-    NotHere: the network cannot be exported with a batch of any length, or cut there.
+    CompilationUnavailable: the network cannot be exported with a batch of any length, or cut there.
     """
     module = _export(network, pixels)
     expected = _seen(network, layer, pixels)
@@ -81,23 +82,23 @@ def split(network: Scores, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule
             halves = _halves(module, target)
             if _agree(expected, _seen(Split(network, *halves, layer), layer, pixels), ROUNDING[pixels.dtype]):
                 return halves
-        except (ConfigError, NotHere):
+        except (ConfigError, CompilationUnavailable):
             continue
-    raise NotHere(f"the exported program has no tensor that does what '{layer.name}' does")
+    raise CompilationUnavailable(f"the exported program has no tensor that does what '{layer.name}' does")
 
 
 class _Exportable(nn.Module):
-    """``Scores`` under the names that torch.export expects: those of the modules as they lie in one another."""
+    """``ScoringNetwork`` under the names that torch.export expects: those of the modules as they lie in one another."""
 
-    def __init__(self, network: Scores) -> None:
+    def __init__(self, network: ScoringNetwork) -> None:
         super().__init__()
         self.classifier = network.classifier
         self.binary = network.binary
 
-    forward = Scores.forward
+    forward = ScoringNetwork.forward
 
 
-def _export(network: Scores, pixels: Tensor) -> fx.GraphModule:
+def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
     try:
         rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
         with torch.no_grad():
@@ -105,7 +106,7 @@ def _export(network: Scores, pixels: Tensor) -> fx.GraphModule:
         exported: Any = program.run_decompositions({}).module()  # without operators that work in place
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:200]
-        raise NotHere(f"the network cannot be exported by torch {torch.__version__}: {first}") from None
+        raise CompilationUnavailable(f"the network cannot be exported by torch {torch.__version__}: {first}") from None
     module = fx.GraphModule(exported, exported.graph)
     for node in reversed(module.graph.nodes):
         if node.op.startswith("call_") and not node.users:  # checks; nothing in such a program has side effects
@@ -119,7 +120,7 @@ def _seen(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, Ten
         (seen,) = capture.forward(pixels)
         shape = seen.scores.shape
         weights = torch.linspace(-1, 1, shape.numel(), device=seen.scores.device).reshape(shape)
-        targets = Targets.weighing(range(shape[0]), weights)
+        targets = Objectives.weighing(range(shape[0]), weights)
         return seen.activations, seen.scores, seen.gradients(targets)
 
 
@@ -218,7 +219,7 @@ def _fill_tail(
         elif node.op == "get_attr" or node.target in ARITHMETIC:
             places[node] = tail.node_copy(node, place)
         else:
-            raise NotHere(f"the tail needs '{node.name}' of the trunk, which is no tensor")
+            raise CompilationUnavailable(f"the tail needs '{node.name}' of the trunk, which is no tensor")
         return places[node]
 
     for node in module.graph.nodes:

@@ -8,30 +8,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from camserve.choices import COMPARABLE, COMPATS, DETAILS, EVIDENCE, FORMATS, PALETTES, PICTURE_TYPES, TEXT_TYPES
 from camserve.errors import BadOption, choose, quote, unknown_choice
 from camserve.labels import Labels
 from camserve.settings import Settings
-from camserve.values import Condition, Options, RawRequest, Wanted
+from camserve.values import Condition, Options, RawRequest, TargetRequest
 
 HEADER_PREFIX = "x-camserve-"
-EVIDENCE = ("for", "against", "signed")
-DETAILS = ("signs", "channels", "timing")
-TEXT_FORMATS = {"grid", "boxes"}  # nothing is drawn for these
-FORMATS = ("grid", "heatmap", "overlay", "mask", "boxes")
 MAX_DEADLINE_MS = 600_000
-COMPATS = ("none", "pytorch-grad-cam")
-# Those whose raw maps are the same there: an eigen map's sign is arbitrary there, others follow other equations.
-COMPARABLE = ("gradcam", "hirescam", "layercam", "xgradcam")
-PALETTES = ("turbo", "viridis", "jet")
-PICTURE_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/*": "JPEG"}
-TEXT_TYPES = ("application/json", "application/*", "text/html", "text/*", "*/*")
 
 CONDITION = re.compile(r"(probability|margin)\s*(<=|>=|<|>)\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)")
 LABEL_CONDITION = re.compile(r"label\s*(!=|=)\s*(.+)")
 
 
 @dataclass(frozen=True)
-class Menu:
+class OptionSchema:
     """What one archive offers: the ground on which options are checked."""
 
     settings: Settings
@@ -78,7 +69,7 @@ def _check_comparable(options: Options) -> None:
         raise BadOption(f"{asked} fuses layers in another way: ask for one layer")
 
 
-Parser = Callable[[object, Menu], dict[str, object]]
+Parser = Callable[[object, OptionSchema], dict[str, object]]
 
 
 def _path_pairs(path: str) -> dict[str, str]:
@@ -159,7 +150,7 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
     return int(number)
 
 
-def _explain(value: object, menu: Menu) -> dict[str, object]:
+def _explain(value: object, menu: OptionSchema) -> dict[str, object]:
     text = ("true" if value else "false") if isinstance(value, bool) else _text(value, "explain")
     if text.lower() in ("true", "false"):
         return {"explain": text.lower() == "true"}
@@ -173,9 +164,9 @@ def _explain(value: object, menu: Menu) -> dict[str, object]:
     )
 
 
-def _target(value: object, menu: Menu) -> dict[str, object]:
+def _target(value: object, menu: OptionSchema) -> dict[str, object]:
     limit = menu.settings.limits.max_targets
-    wanted: list[Wanted] = []
+    wanted: list[TargetRequest] = []
     for text in _target_texts(value, menu):
         wanted.append(_wanted(text, menu, limit))
     count = _count(wanted)
@@ -184,66 +175,66 @@ def _target(value: object, menu: Menu) -> dict[str, object]:
     return {"targets": tuple(dict.fromkeys(wanted))}
 
 
-def _count(wanted: Iterable[Wanted]) -> int:
+def _count(wanted: Iterable[TargetRequest]) -> int:
     return sum(each.number if each.kind == "top" else 1 for each in wanted)
 
 
-def _target_texts(value: object, menu: Menu) -> list[str]:
+def _target_texts(value: object, menu: OptionSchema) -> list[str]:
     """Split at commas unless the whole text is one label: labels may hold commas themselves."""
     if isinstance(value, str) and value.strip() in menu.labels:
         return [value.strip()]
     return _listed(value, "target")
 
 
-def _wanted(text: str, menu: Menu, limit: int) -> Wanted:
+def _wanted(text: str, menu: OptionSchema, limit: int) -> TargetRequest:
     if text == "predicted":
-        return Wanted("predicted")
+        return TargetRequest("predicted")
     if text.startswith("top:"):
-        return Wanted("top", _whole(text[4:], "target top:K", 1, min(limit, len(menu.labels))), text)
-    return Wanted("class", menu.labels.find(text), text)
+        return TargetRequest("top", _whole(text[4:], "target top:K", 1, min(limit, len(menu.labels))), text)
+    return TargetRequest("class", menu.labels.find(text), text)
 
 
-def _contrast(value: object, menu: Menu) -> dict[str, object]:
+def _contrast(value: object, menu: OptionSchema) -> dict[str, object]:
     text = value.strip() if isinstance(value, str) else _text(value, "contrast")
     if text == "none":
         return {"contrast": None}
     if text == "next":
-        return {"contrast": Wanted("next", asked="next")}
-    return {"contrast": Wanted("class", menu.labels.find(text), text)}
+        return {"contrast": TargetRequest("next", asked="next")}
+    return {"contrast": TargetRequest("class", menu.labels.find(text), text)}
 
 
-def _method(value: object, menu: Menu) -> dict[str, object]:
+def _method(value: object, menu: OptionSchema) -> dict[str, object]:
     methods = _among(value, "method", menu.settings.methods)
     if len(methods) > menu.settings.limits.max_methods:
         raise BadOption(f"option 'method' takes at most {menu.settings.limits.max_methods} methods")
     return {"methods": methods}
 
 
-def _layer(value: object, menu: Menu) -> dict[str, object]:
+def _layer(value: object, menu: OptionSchema) -> dict[str, object]:
     layers = _among(value, "layer", [layer.name for layer in menu.settings.layers])
     if len(layers) > menu.settings.limits.max_layers:
         raise BadOption(f"option 'layer' takes at most {menu.settings.limits.max_layers} layers")
     return {"layers": layers}
 
 
-def _size(value: object, menu: Menu) -> dict[str, object]:
+def _size(value: object, menu: OptionSchema) -> dict[str, object]:
     return {"size": _whole(value, "size", 16, menu.settings.limits.max_picture_side)}
 
 
-def _top_k(value: object, menu: Menu) -> dict[str, object]:
+def _top_k(value: object, menu: OptionSchema) -> dict[str, object]:
     return {"top_k": _whole(value, "top_k", 1, menu.settings.limits.max_top_k)}
 
 
-def _deadline_ms(value: object, _menu: Menu) -> dict[str, object]:
+def _deadline_ms(value: object, _menu: OptionSchema) -> dict[str, object]:
     return {"deadline_ms": _whole(value, "deadline_ms", 1, MAX_DEADLINE_MS)}
 
 
-def _compat(value: object, _menu: Menu) -> dict[str, object]:
+def _compat(value: object, _menu: OptionSchema) -> dict[str, object]:
     asked = _one_among(value, "compat", COMPATS)
     return {"compat": None if asked == "none" else asked}
 
 
-def _details(value: object, _menu: Menu) -> dict[str, object]:
+def _details(value: object, _menu: OptionSchema) -> dict[str, object]:
     asked = _among(value, "details", (*DETAILS, "all", "none"))
     if "all" in asked:
         return {"details": frozenset(DETAILS)}

@@ -10,22 +10,15 @@ from contextlib import contextmanager
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline, load_baseline
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import Lines, Measured, Shown, Watch, glance, measure
+from camserve.monitor.measure import MeasuredRows, PassObservation, PixelRows, Watch, measure, sample_pixels
 from camserve.monitor.recorder import Finished, Recorder
 from camserve.monitor.signals import Predictions
-from camserve.values import Answer, Caution, RawRequest, Request
+from camserve.values import Answer, RawRequest, Request
+from camserve.warning_codes import LOW_CONFIDENCE, OUT_OF_DISTRIBUTION, AnswerWarning
 
 logger = logging.getLogger(__name__)
 
-OUT_OF_DISTRIBUTION = Caution(
-    "OUT_OF_DISTRIBUTION",
-    "the model's scores for this picture are lower than for 99 % of the pictures that it was checked on: it may show "
-    "something that the model does not know",
-)
-LOW_CONFIDENCE = Caution(
-    "LOW_CONFIDENCE", "the best class has so little probability that answers like this one are often wrong"
-)
-CAUTIONS = {"ood": OUT_OF_DISTRIBUTION, "low_confidence": LOW_CONFIDENCE}
+WARNINGS = {"ood": OUT_OF_DISTRIBUTION, "low_confidence": LOW_CONFIDENCE}
 
 
 class Monitor:
@@ -41,7 +34,7 @@ class Monitor:
         self.watch = watch
         self._low_confidence = low_confidence
         self._recorders: tuple[Recorder, ...] = ()
-        self._measured: list[Measured] = []
+        self._measured: list[MeasuredRows] = []
         self._start = 0.0
         self._complained = False
 
@@ -64,7 +57,7 @@ class Monitor:
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + (time.perf_counter() - start) * 1000
 
-    def glance(self, requests: Sequence[Request]) -> Lines | None:
+    def sample_pixels(self, requests: Sequence[Request]) -> PixelRows | None:
         """Return a part of what the network is about to see, while the processor still has it at hand.
 
         None: nobody wants to know what is measured, or it failed.
@@ -72,21 +65,24 @@ class Monitor:
         if self.watch is None or not (self._recorders or self.baseline):
             return None
         try:
-            return glance(requests)
+            return sample_pixels(requests)
         except Exception:
             self._fail()
             return None
 
-    def look(self, shown: Callable[[], Shown]) -> dict[int, tuple[Caution, ...]]:
-        """Measure one forward pass that has succeeded; return the warnings for its requests, by ``id``."""
+    def look(self, shown: Callable[[], PassObservation]) -> list[tuple[AnswerWarning, ...]]:
+        """Measure one forward pass that has succeeded; return the warnings of each of its rows.
+
+        Nothing is returned for any row where measuring failed.
+        """
         try:
             assert self.watch is not None  # or nobody has glanced
             measured = measure(shown(), self.watch, self._judge)
         except Exception:
             self._fail()
-            return {}
+            return []
         self._measured.append(measured)
-        return _cautions(measured)
+        return [tuple(WARNINGS[name] for name in flags if name in WARNINGS) for flags in measured.flags]
 
     def _judge(self, predictions: Predictions, row: int, best: int) -> list[str]:
         if self.baseline is not None:
@@ -124,11 +120,4 @@ class Monitor:
                 logger.debug("camserve: a recorder cannot even count its failures")
 
 
-def _cautions(measured: Measured) -> dict[int, tuple[Caution, ...]]:
-    return {
-        id(request): tuple(CAUTIONS[name] for name in flags if name in CAUTIONS)
-        for request, flags in zip(measured.requests, measured.flags)
-    }
-
-
-__all__ = ["Monitor", "Recorder", "Shown", "Watch", "live_recorders", "load_baseline"]
+__all__ = ["Monitor", "PassObservation", "Recorder", "Watch", "live_recorders", "load_baseline"]

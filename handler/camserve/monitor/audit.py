@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from camserve.errors import RequestError
-from camserve.monitor.measure import Measured
+from camserve.monitor.measure import MeasuredRows
 from camserve.monitor.recorder import Finished
 from camserve.settings import AuditSpec
 from camserve.values import Answer, RawRequest
@@ -89,7 +89,7 @@ class Audit:
         self._thread.join(10)
 
     def _reason(
-        self, request_id: str, outcome: Answer | RequestError, found: tuple[Measured, int] | None
+        self, request_id: str, outcome: Answer | RequestError, found: tuple[MeasuredRows, int] | None
     ) -> str | None:
         """Return why a request is recorded, if it is. The sample comes first, so that it stays one."""
         if sampled(request_id, self._spec.rate):
@@ -141,7 +141,7 @@ def sampled(request_id: str, rate: float) -> bool:
     return int.from_bytes(digest[:8], "big") < rate * 2**64
 
 
-def _telling(found: tuple[Measured, int] | None) -> str | None:
+def _telling(found: tuple[MeasuredRows, int] | None) -> str | None:
     if found is None:
         return None
     measured, row = found
@@ -168,7 +168,7 @@ def _encoded(image: object) -> bytes:
     return b""
 
 
-def _answer(answer: Answer, found: tuple[Measured, int] | None, pictures: bool) -> Record:
+def _answer(answer: Answer, found: tuple[MeasuredRows, int] | None, pictures: bool) -> Record:
     told: Record = {
         "predictions": [
             {"index": each.index, "label": each.label, "probability": round(each.probability, 6)}

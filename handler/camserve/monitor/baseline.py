@@ -12,11 +12,12 @@ from typing import Any, Optional
 import numpy as np
 
 from camserve.errors import ConfigError, RequestError
-from camserve.monitor.measure import NAMES, Measured, Watch
+from camserve.files import sha256
+from camserve.monitor.measure import NAMES, MeasuredRows, Watch
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS, Predictions
-from camserve.network.weights import sha256
-from camserve.settings import Settings, read
+from camserve.settings import Settings
+from camserve.strict import read
 
 BASELINE = "baseline.json"
 SCHEMA = 1
@@ -173,7 +174,7 @@ def _bins(block: object, name: str) -> Bins:
 class Collector:
     """Remembers every signal of every row, for a reference small enough to keep."""
 
-    seen: list[Measured] = field(default_factory=list)
+    seen: list[MeasuredRows] = field(default_factory=list)
     failures: int = 0
 
     def record(self, finished: Finished) -> None:
@@ -189,7 +190,7 @@ class Collector:
 
 
 def make_baseline(
-    seen: Sequence[Measured], right: Mapping[str, bool], provenance: Provenance, low_confidence: float | None
+    seen: Sequence[MeasuredRows], right: Mapping[str, bool], provenance: Provenance, low_confidence: float | None
 ) -> Baseline:
     """Summarise the reference; ``right`` says of request ids whether their labels agree with the prediction.
 
@@ -253,7 +254,7 @@ def _class_bins(classes: np.ndarray) -> ClassBins:
     return ClassBins(tuple(top.tolist()), (*counts[top].tolist(), int(counts.sum() - counts[top].sum())))
 
 
-def _accuracy(seen: Sequence[Measured], right: Mapping[str, bool]) -> Accuracy | None:
+def _accuracy(seen: Sequence[MeasuredRows], right: Mapping[str, bool]) -> Accuracy | None:
     pairs = [
         (confidence, right[request.request_id])
         for each in seen
@@ -267,7 +268,7 @@ def _accuracy(seen: Sequence[Measured], right: Mapping[str, bool]) -> Accuracy |
     return Accuracy(1 - wrong / len(pairs), ordered[min(wrong, len(pairs) - 1)])
 
 
-def _mean_map(seen: Sequence[Measured]) -> tuple[tuple[float, ...], ...]:
+def _mean_map(seen: Sequence[MeasuredRows]) -> tuple[tuple[float, ...], ...]:
     maps = [each.material.maps for each in seen if each.material.maps is not None]
     if not maps:
         return ()

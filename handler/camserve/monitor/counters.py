@@ -22,7 +22,7 @@ import numpy as np
 
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline
-from camserve.monitor.measure import NAMES, Material, join
+from camserve.monitor.measure import NAMES, SignalInputs, join
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS
 from camserve.values import TRAITS
@@ -139,7 +139,7 @@ class Counts:
     def __init__(self, keys: Sequence[Key], count: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
         """Begin at 0; ``count`` sorts signals (N, S) and classes (N,) into the first series."""
         self._count = count
-        self._kept: list[Material] = []
+        self._kept: list[SignalInputs] = []
         self._rows = 0  # of these
         self.keys = tuple(keys)
         self.place = {key: number for number, key in enumerate(keys)}
@@ -153,7 +153,7 @@ class Counts:
             for place, amount in places:
                 self._waiting[place] += amount
 
-    def keep(self, material: Material) -> None:
+    def keep(self, material: SignalInputs) -> None:
         """Take rows whose signals are to be counted with those of others: many cost hardly more than one."""
         with self._lock:
             self._kept.append(material)

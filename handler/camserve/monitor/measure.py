@@ -25,7 +25,7 @@ COLUMNS = {
 }
 
 
-class Lines(NamedTuple):
+class PixelRows(NamedTuple):
     """Every so many lines of what the network saw: quickly put aside, since a line's pixels lie together."""
 
     pixels: np.ndarray  # (N, h, W, 3) uint8
@@ -38,11 +38,11 @@ class Lines(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Material:
+class SignalInputs:
     """What the signals of N rows are computed from."""
 
     predictions: Predictions
-    lines: Lines
+    lines: PixelRows
     sizes: Sequence[tuple[float, float]]  # width and height of each uploaded picture
     watched: Sequence[Explanation | None]  # the map of each row that is compared, if it has one
 
@@ -92,26 +92,26 @@ class Material:
         return np.stack([self.column(name) for name in NAMES], axis=1, dtype=np.float64, casting="same_kind")
 
 
-def join(parts: Sequence[Material]) -> Material:
+def join(parts: Sequence[SignalInputs]) -> SignalInputs:
     """Put the rows of several forward passes together."""
     predictions = [each.predictions for each in parts]
-    return Material(
+    return SignalInputs(
         Predictions(
             np.concatenate([each.scores for each in predictions]),
             np.concatenate([each.probabilities for each in predictions]),
         ),
-        Lines(np.concatenate([each.lines.pixels for each in parts]), parts[0].lines.step),
+        PixelRows(np.concatenate([each.lines.pixels for each in parts]), parts[0].lines.step),
         [size for each in parts for size in each.sizes],
         [explanation for each in parts for explanation in each.watched],
     )
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRows:
     """N rows of one forward pass, and their signals when somebody asks for them."""
 
     requests: tuple[Request, ...]  # whose rows they are
-    material: Material
+    material: SignalInputs
     flags: Sequence[Sequence[str]] = ()  # what the baseline says of each
 
     @cached_property
@@ -152,32 +152,31 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PassObservation:
     """What one forward pass showed of N rows."""
 
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
     probabilities: np.ndarray  # (N, C) float32
     classes: Sequence[int]  # the predicted one of each row
-    lines: Lines
+    lines: PixelRows
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
-    def only(self, wanted: Sequence[bool]) -> Shown:
-        """Return some of the rows."""
-        if all(wanted):
+    def only(self, rows: Sequence[int]) -> PassObservation:
+        """Return the rows of these numbers."""
+        if len(rows) == len(self.requests):
             return self
-        rows = [row for row, each in enumerate(wanted) if each]
-        return Shown(
+        return PassObservation(
             [self.requests[row] for row in rows],
             self.scores[rows],
             self.probabilities[rows],
             [self.classes[row] for row in rows],
-            Lines(self.lines.pixels[rows], self.lines.step),
+            PixelRows(self.lines.pixels[rows], self.lines.step),
             [self.explanations[row] for row in rows],
         )
 
 
-def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions, int, int], list[str]]) -> Measured:
+def measure(shown: PassObservation, watch: Watch, judge: Callable[[Predictions, int, int], list[str]]) -> MeasuredRows:
     """Put aside what the signals of every row are computed from; ``judge`` flags a row with its best class.
 
     All scores must be finite.
@@ -188,15 +187,15 @@ def measure(shown: Shown, watch: Watch, judge: Callable[[Predictions, int, int],
         for request, told, best in zip(shown.requests, shown.explanations, shown.classes)
     ]
     sizes = [(each.picture.width, each.picture.height) for each in shown.requests]
-    material = Material(predictions, shown.lines, sizes, watched)
+    material = SignalInputs(predictions, shown.lines, sizes, watched)
     flags = [judge(predictions, row, best) for row, best in enumerate(shown.classes)]
     for told, blank in zip(flags, material.blank):
         if blank:
             told.append("blank")
-    return Measured(tuple(shown.requests), material, flags)
+    return MeasuredRows(tuple(shown.requests), material, flags)
 
 
-def glance(requests: Sequence[Request]) -> Lines:
+def sample_pixels(requests: Sequence[Request]) -> PixelRows:
     """Put aside a part of the pixels that the network is about to see."""
     step = max(1, min(requests[0].pixels.shape[:2]) // THUMBNAIL)
-    return Lines(np.stack([each.pixels[step // 2 :: step] for each in requests]), step)
+    return PixelRows(np.stack([each.pixels[step // 2 :: step] for each in requests]), step)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from camserve.errors import RequestError
-from camserve.monitor.measure import Measured
+from camserve.monitor.measure import MeasuredRows
 from camserve.values import Answer, RawRequest
 
 
@@ -17,11 +17,11 @@ class Finished:
 
     rows: Sequence[RawRequest]
     outcomes: Sequence[Answer | RequestError]
-    measured: Sequence[Measured]  # of the forward passes that succeeded
+    measured: Sequence[MeasuredRows]  # of the forward passes that succeeded
     stages: Mapping[str, float]  # milliseconds
     milliseconds: float  # in all
 
-    def find(self, answer: Answer) -> tuple[Measured, int] | None:
+    def find(self, answer: Answer) -> tuple[MeasuredRows, int] | None:
         """Return where the signals of one answered row are."""
         for measured in self.measured:
             for number, request in enumerate(measured.requests):

@@ -14,7 +14,7 @@ from camserve.errors import ConfigError
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
-class Scores(nn.Module):
+class ScoringNetwork(nn.Module):
     """Any image classifier as a function from (N, 3, H, W) pixels to (N, C) float32 scores before softmax.
 
     Modules and parameters keep the names that they have in the classifier itself, so that target

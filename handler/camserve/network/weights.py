@@ -6,7 +6,6 @@ The stock TorchServe image has no safetensors package, so the served side reads 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -27,18 +26,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-def sha256(path: Path) -> str:
-    """Return the file's SHA-256 in hex. ConfigError: it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path.name}: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

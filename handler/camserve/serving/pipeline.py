@@ -6,42 +6,51 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
-from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
+from torch import nn
 
 from camserve.answer.compat import pytorch_grad_cam_view
-from camserve.answer.predictions import Outlook, outlooks, read
+from camserve.answer.predictions import RowScores, read, row_scores
 from camserve.answer.render import CONTENT_TYPES, Scene, boxes, draw, encode
 from camserve.answer.respond import ModelName, data_uri, refuse, respond, show
 from camserve.attribution.capture import Capture
-from camserve.attribution.explain import explain, questions
+from camserve.attribution.explain import explain, map_requests
 from camserve.attribution.methods import METHODS
-from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestError
-from camserve.intake.decode import decoding, harden_pillow
-from camserve.intake.options import PARSERS, TEXT_FORMATS, Menu
+from camserve.attribution.tape import Head
+from camserve.choices import TEXT_FORMATS
+from camserve.errors import ModelFailed, RequestError
+from camserve.fast.prepare import DTYPES
+from camserve.intake.decode import decoding
+from camserve.intake.options import PARSERS, OptionSchema
 from camserve.intake.preprocess import enough, fit, normalise, shrink
 from camserve.labels import Labels
-from camserve.monitor import Monitor, Shown, Watch, load_baseline
+from camserve.monitor import Monitor, PassObservation
 from camserve.monitor.audit import THUMBNAIL
-from camserve.network.load import DTYPES, Classifier, inside, load_classifier
+from camserve.serving.guard import Result, Row, attempt
 from camserve.settings import Settings
-from camserve.values import Answer, Caution, Explanation, Options, RawRequest, Request, Response
-
-Row = TypeVar("Row")
-Result = TypeVar("Result")
+from camserve.values import Answer, Explanation, Options, RawRequest, Request, Response
+from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
 
 logger = logging.getLogger(__name__)
 
-FIRST_FRAME_ONLY = Caution("FIRST_FRAME_ONLY", "the picture is animated: only its first frame was looked at")
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 NOTHING = Image.new("RGB", (1, 1))  # in the place of a picture that nobody will draw
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that is ready to be asked: frozen, in eval mode, on its device."""
+
+    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    labels: Labels
+    device: torch.device
+    heads: Mapping[str, Head]  # the closed form of the tail, for layers that have one
 
 
 class Pipeline:
@@ -58,7 +67,7 @@ class Pipeline:
         self._dtype = DTYPES[settings.runtime.precision]
         self._heads = classifier.heads
         self._layers = {layer.name: layer for layer in settings.layers}
-        self._menu = Menu(settings, classifier.labels)
+        self._menu = OptionSchema(settings, classifier.labels)
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
         self._captures: dict[tuple[str, ...], Capture] = {}
         self._at_once = self._capture(tuple(self._layers)).pictures_at_once
@@ -159,7 +168,7 @@ class Pipeline:
     def _run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         with self.monitor.stage("preprocess"):
             pixels = normalise([request.pixels for request in requests], self.settings.input, self._device)
-            glimpse = self.monitor.glance(requests)
+            glimpse = self.monitor.sample_pixels(requests)
         model = self.settings.model
         several = model.threshold if model.task == "multilabel" else None
         with self._capture(self._layers_for(requests)) as capture:
@@ -167,13 +176,13 @@ class Pipeline:
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 seen = capture.forward(pixels.to(self._dtype), tape)
                 scores, probabilities = read(seen[0].scores, model.task)
-                looks = outlooks(scores, probabilities, self.labels, several)
+                looks = row_scores(scores, probabilities, self.labels, several)
             latest = time.monotonic() + self.settings.limits.explain_ms / 1000
             asked = [
                 question
                 for row, (request, outlook) in enumerate(zip(requests, looks))
                 if outlook.finite and request.options.explain is not False
-                for question in questions(
+                for question in map_requests(
                     row, outlook, request.options, self.settings.layers[0].name, min(request.until, latest)
                 )
             ]
@@ -182,14 +191,16 @@ class Pipeline:
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
         told = [explained.get(question) or question.answer("skipped") for question in asked]
         tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
-        cautions: dict[int, tuple[Caution, ...]] = {}
+        warnings: dict[int, tuple[AnswerWarning, ...]] = {}
         if glimpse is not None:
-            best = [each.best for each in looks]
-            shown = Shown(requests, scores, probabilities, best, glimpse, tales)
-            cautions = self.monitor.look(lambda: shown.only([each.finite for each in looks]))
+            finite = [row for row, each in enumerate(looks) if each.finite]
+            observation = PassObservation(
+                requests, scores, probabilities, [each.best for each in looks], glimpse, tales
+            )
+            warnings = dict(zip(finite, self.monitor.look(lambda: observation.only(finite))))
         return [
-            self._answer(request, outlook, tale, cautions.get(id(request), ()))
-            for request, outlook, tale in zip(requests, looks, tales)
+            self._answer(request, outlook, tale, warnings.get(row, ()))
+            for row, (request, outlook, tale) in enumerate(zip(requests, looks, tales))
         ]
 
     def _capture(self, names: tuple[str, ...]) -> Capture:
@@ -207,9 +218,9 @@ class Pipeline:
     def _answer(
         self,
         request: Request,
-        outlook: Outlook,
+        outlook: RowScores,
         explanations: list[Explanation],
-        cautions: tuple[Caution, ...],
+        cautions: tuple[AnswerWarning, ...],
     ) -> Answer | RequestError:
         if not outlook.finite:
             return ModelFailed("the model's scores for this picture are not finite numbers")
@@ -264,34 +275,3 @@ def as_others_see(explanation: Explanation, library: str, size: tuple[int, int])
         return explanation
     raw = torch.from_numpy(explanation.grid * explanation.scale)
     return replace(explanation, grid=pytorch_grad_cam_view(raw[None], size)[0].numpy(), compat=library)
-
-
-def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError:
-    """Call ``work``; whatever it raises becomes the refusal of the row or rows it was about."""
-    try:
-        return work(*args)
-    except RequestError as error:
-        return error
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        logger.exception("out of memory")
-        return OutOfMemory("there is not enough memory for this picture")
-    except Exception as error:
-        logger.exception("unexpected failure")
-        kind = ModelFailed if isinstance(error, RuntimeError) else InternalError
-        return kind(f"the server failed on this picture ({type(error).__name__}); the log says more")
-
-
-def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
-    """Load an unpacked archive. ConfigError: one line says what in it is wrong."""
-    harden_pillow()
-    classifier = load_classifier(folder, settings, device)
-    model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
-    return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.labels))
-
-
-def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
-    usual = Menu(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
-    watch = Watch(usual, settings.layers[0].name)
-    name = settings.monitoring.baseline
-    baseline = None if name is None else load_baseline(inside(folder, name), settings, watch)
-    return Monitor(watch, baseline, settings.monitoring.low_confidence)

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from camserve.errors import ConfigError
-from camserve.serving.pipeline import Pipeline, load_pipeline
-from camserve.settings import Settings
+from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 
 logger = logging.getLogger(__name__)
@@ -26,13 +25,6 @@ TOLERANCE = 1e-3  # of scores, relative to the largest, and of grids
 LOOSE_TOLERANCE = 2e-2  # where the device computes in another precision than the builder's
 
 Answers = dict[str, dict[str, Any]]
-
-
-def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
-    """Load an unpacked archive and test it on its own photos. ConfigError: one line says what is wrong."""
-    pipeline = load_pipeline(folder, settings, name, version, device)
-    pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
-    return pipeline
 
 
 def record(pipeline: Pipeline, folder: Path) -> Answers:

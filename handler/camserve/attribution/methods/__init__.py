@@ -1,20 +1,18 @@
 """The family of maps: every method is the paper's few lines, one function in one file.
 
-A method maps what a layer showed and T targets to signed float32 maps, (T, h, w) on the layer's own
+A method maps what a layer showed and T objectives to signed float32 maps, (T, h, w) on the layer's own
 grid or (T, H, W) at the input's resolution. What the paper does after its weighted sum (ReLU,
 scaling) is done once, in ``measure``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 from torch import Tensor
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.ablationcam import ablationcam
 from camserve.attribution.methods.cam import cam
 from camserve.attribution.methods.eigencam import eigencam, eigengradcam, orientation
@@ -28,14 +26,14 @@ from camserve.attribution.methods.layercam import layercam
 from camserve.attribution.methods.reciprocam import reciprocam, vit_reciprocam
 from camserve.attribution.methods.scorecam import scorecam
 from camserve.attribution.methods.xgradcam import xgradcam
-from camserve.values import Targets
+from camserve.attribution.objectives import Objectives
 
 
 @dataclass(frozen=True)
 class Method:
     """One way to draw a map, with what a reader must know of it."""
 
-    run: Callable[[Seen, Targets], Tensor]
+    run: Callable[[LayerOutput, Objectives], Tensor]
     source: str
     passes: str  # what one target costs beyond the prediction's own forward pass
     sane: bool = True  # passes the model randomisation test of Adebayo et al. 2018, arXiv:1810.03292
@@ -43,7 +41,7 @@ class Method:
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
     weighted: bool = False  # channel weight times activation, so that two negatives make evidence
     complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
-    notes: Callable[[Seen, Targets], list[dict[str, float]]] | None = None  # what else a reader must know
+    notes: Callable[[LayerOutput, Objectives], list[dict[str, float]]] | None = None  # what else a reader must know
 
 
 METHODS: Mapping[str, Method] = {
@@ -89,48 +87,3 @@ METHODS: Mapping[str, Method] = {
     ),
     "cmwp": Method(cmwp, "Zhang et al. 2016, arXiv:1608.00507", "1 forward, 1 tail backward", reruns=True),
 }
-
-
-NOTHING, ONE = np.zeros(1, np.float32), np.ones(1, np.float32)  # arrays: NumPy turns numbers into these every time
-
-
-class Map(NamedTuple):
-    """One map with its measure."""
-
-    grid: np.ndarray  # (h, w) float32: 0..1, or -1..1 for signed evidence
-    scale: float  # grid * scale is the raw map
-    positive: float  # share of the signed map's mass above 0
-    negative: float  # and below
-    total: float  # sum of the signed map
-
-    @property
-    def blank(self) -> bool:
-        """Whether there is no evidence of the kind that was asked for."""
-        return self.scale == 0.0
-
-
-def measure(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
-    """Turn signed maps (T, h, w) into the grids that are shown: ReLU, then division by the maximum.
-
-    A map without evidence stays all zero with scale 0; nothing is added that would hide it. What is not finite is not
-    mended.
-    """
-    flat = signed.reshape(len(signed), -1)
-    raw = np.maximum(flat, NOTHING)
-    with np.errstate(invalid="ignore"):
-        masses = zip(np.add.reduce(raw, 1).tolist(), np.add.reduce(raw - flat, 1).tolist())
-        both = [number for number, each in enumerate(evidence) if each == "signed"]
-        if both:
-            raw[both] = flat[both]
-        scales = np.maximum.reduce(np.abs(raw) if both else raw, 1)
-        grids = (raw / np.where(scales > NOTHING, scales, ONE)[:, None]).reshape(signed.shape)
-    return [
-        Map(
-            grid,
-            scale,
-            positive / (positive + negative or 1.0),
-            negative / (positive + negative or 1.0),
-            positive - negative,
-        )
-        for grid, scale, (positive, negative) in zip(grids, scales.tolist(), masses)
-    ]

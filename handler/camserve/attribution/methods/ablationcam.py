@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
-from camserve.values import Targets
+from camserve.attribution.objectives import Objectives
 
 
-def ablationcam(seen: Seen, targets: Targets) -> Tensor:
+def ablationcam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Weigh each channel by how much the target falls when the channel is set to zero (Desai and Ramaswamy 2020).
 
     The paper divides the fall by the score itself: one number for the whole map, which would turn
     the map over wherever the score is negative. It is left out.
     """
-    ablated = seen.activations.clone()
+    ablated = output.activations.clone()
     # Run again as well: the network itself may have rounded otherwise.
-    whole = seen.targeted(targets, seen.rescore(seen.activations))
+    whole = output.targeted(objectives, output.rescore(output.activations))
     falls = []
     for channel in range(ablated.shape[1]):
         ablated[:, channel] = 0
-        falls.append(whole - seen.targeted(targets, seen.rescore(ablated)))
-        ablated[:, channel] = seen.activations[:, channel]
-    return weigh(torch.stack(falls, dim=1), seen, targets)
+        falls.append(whole - output.targeted(objectives, output.rescore(ablated)))
+        ablated[:, channel] = output.activations[:, channel]
+    return weigh(torch.stack(falls, dim=1), output, objectives)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
+from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
 from camserve.fast.products import picked
-from camserve.values import Targets
 
 
-def cam(seen: Seen, targets: Targets) -> Tensor:
+def cam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Weigh each channel by the classifier's own weight (Zhou et al. 2016, arXiv:1512.04150, equation 2).
 
     ConfigError: what follows the layer is more than pooling and one linear layer.
     """
-    head = seen.linear_head
+    head = output.linear_head
     if head is None:
         raise ConfigError(
-            f"method 'cam' needs '{seen.layer.name}' to be followed by average pooling and one linear layer alone; "
+            f"method 'cam' needs '{output.layer.name}' to be followed by average pooling and one linear layer alone; "
             "'gradcam' is the same map where that holds, and works elsewhere"
         )
-    return weigh(picked(head.weight, targets.classes, targets.signs), seen, targets)
+    return weigh(picked(head.weight, objectives.classes, objectives.signs), output, objectives)

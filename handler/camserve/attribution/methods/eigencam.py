@@ -5,31 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.gradcam import gradcam
-from camserve.values import Targets
+from camserve.attribution.objectives import Objectives
 
 
-def eigencam(seen: Seen, targets: Targets) -> Tensor:
+def eigencam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Project each position on the first principal direction of the activation; the class plays no part.
 
     Muhammad and Yeasin 2020, arXiv:2008.00299; of centred positions, as
     pytorch-grad-cam computes it. The direction's arbitrary sign is the one that correlates with the
     sum of the positive activations; ``orientation`` says how surely.
     """
-    activations = seen.activations_of(targets)
+    activations = output.activations_of(objectives)
     return principal(activations, activations.clamp(min=0).sum(dim=1))[0]
 
 
-def eigengradcam(seen: Seen, targets: Targets) -> Tensor:
+def eigengradcam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Project gradient times activation as ``eigencam`` does, with the sign that correlates with Grad-CAM."""
-    evidence = seen.gradients(targets) * seen.activations_of(targets)
-    return principal(evidence, gradcam(seen, targets))[0]
+    evidence = output.gradients(objectives) * output.activations_of(objectives)
+    return principal(evidence, gradcam(output, objectives))[0]
 
 
-def orientation(seen: Seen, targets: Targets) -> list[dict[str, float]]:
+def orientation(output: LayerOutput, objectives: Objectives) -> list[dict[str, float]]:
     """Return how surely the sign of each ``eigencam`` map is known: its correlation with the activation, 0 to 1."""
-    activations = seen.activations_of(targets)
+    activations = output.activations_of(objectives)
     correlations = principal(activations, activations.clamp(min=0).sum(dim=1))[1].tolist()
     return [{"orientation": round(each, 4)} for each in correlations]
 

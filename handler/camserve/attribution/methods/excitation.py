@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from camserve.attribution.capture import Capture, Seen
+from camserve.attribution.capture import Capture, LayerOutput
+from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
-from camserve.values import Targets
 
-TOGETHER = 8  # targets in one pass
+TOGETHER = 8  # objectives in one pass
 ACTIVATIONS = {"relu": functional.relu, "relu_": functional.relu, "relu6": functional.relu6}
 POOLS = {"avg_pool2d", "adaptive_avg_pool2d", "mean"}
 SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
@@ -25,7 +25,7 @@ CARRIERS = {"max_pool2d", "adaptive_max_pool2d", "dropout", "flatten", "view", "
 CARRIERS |= {"pad", "squeeze", "unsqueeze", "contiguous", "clone", "cat", "chunk", "split", "__getitem__"}
 
 
-def cmwp(seen: Seen, targets: Targets) -> Tensor:
+def cmwp(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Trace back where the class's winning units drew their activation, less the same for its opposite.
 
     Zhang et al. 2016, arXiv:1608.00507 (c-MWP): probability flows backwards through positive
@@ -34,23 +34,23 @@ def cmwp(seen: Seen, targets: Targets) -> Tensor:
     pooling, ReLU, batch normalisation after a convolution, sums and concatenation: ConfigError
     names anything else.
     """
-    chunks = zip(torch.split(targets.rows, TOGETHER), torch.split(targets.weights, TOGETHER))
-    return torch.cat([_trace(seen, rows, weights) for rows, weights in chunks])
+    chunks = zip(torch.split(objectives.rows, TOGETHER), torch.split(objectives.weights, TOGETHER))
+    return torch.cat([_trace(output, rows, weights) for rows, weights in chunks])
 
 
-def _trace(seen: Seen, rows: Tensor, weights: Tensor) -> Tensor:
-    with Capture(seen.network, (seen.layer,)) as capture:
+def _trace(output: LayerOutput, rows: Tensor, weights: Tensor) -> Tensor:
+    with Capture(output.network, (output.layer,)) as capture:
         with _Winners() as winners:
-            (again,) = capture.forward(seen.pixels[rows])
-        # The rules put new tensors in the place of edited ones, which is seen where an edit is made for its effect.
-        expected = seen.scores[rows]
+            (again,) = capture.forward(output.pixels[rows])
+        # The rules put new tensors in the place of edited ones, which is output where an edit is made for its effect.
+        expected = output.scores[rows]
         if not torch.allclose(again.scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
             raise ConfigError("method 'cmwp' cannot follow this network's in-place operators")
         if not winners.weighted:
-            raise ConfigError(f"method 'cmwp' needs a weighted layer after '{seen.layer.name}'")
+            raise ConfigError(f"method 'cmwp' needs a weighted layer after '{output.layer.name}'")
         winners.weighted[-1].contrastive = True
         # Every operator of the tail now hands back probability instead of its gradient.
-        return again.gradients(Targets.weighing(range(len(weights)), weights)).sum(dim=1)
+        return again.gradients(Objectives.weighing(range(len(weights)), weights)).sum(dim=1)
 
 
 @dataclass

@@ -6,49 +6,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import Capture, Seen
-from camserve.values import Targets
+from camserve.attribution.capture import Capture, LayerOutput
+from camserve.attribution.objectives import Objectives
 
-TOGETHER = 8  # targets in one pass
+TOGETHER = 8  # objectives in one pass
 STEPS = 50  # of the path of integrated gradients
 SAMPLES = 25  # noisy copies of a picture
 NOISE = 0.15  # standard deviation of the noise, as a share of the range of the picture's pixels
 
 
-def gradient(seen: Seen, targets: Targets) -> Tensor:
+def gradient(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Return the gradient, summed over colours (Simonyan et al. 2014, arXiv:1312.6034, with its sign)."""
-    return pixel_gradients(seen, targets, seen.pixels[targets.rows]).sum(dim=1)
+    return pixel_gradients(output, objectives, output.pixels[objectives.rows]).sum(dim=1)
 
 
-def input_x_gradient(seen: Seen, targets: Targets) -> Tensor:
+def input_x_gradient(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Return gradient times pixel, summed over colours (Shrikumar et al. 2016, arXiv:1605.01713)."""
-    pixels = seen.pixels[targets.rows]
-    return (pixels * pixel_gradients(seen, targets, pixels)).sum(dim=1)
+    pixels = output.pixels[objectives.rows]
+    return (pixels * pixel_gradients(output, objectives, pixels)).sum(dim=1)
 
 
-def integrated_gradients(seen: Seen, targets: Targets) -> Tensor:
+def integrated_gradients(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Integrate the gradient along the straight way from the mean colour to the picture, summed over colours.
 
     Sundararajan et al. 2017, arXiv:1703.01365, equation 1 by Gauss-Legendre quadrature: the map
     sums to how much the target rises on that way.
     """
-    pixels = seen.pixels[targets.rows]
+    pixels = output.pixels[objectives.rows]
     total = torch.zeros_like(pixels)
     for point, weight in zip(*np.polynomial.legendre.leggauss(STEPS)):
-        total += weight / 2 * pixel_gradients(seen, targets, pixels * ((1 + point) / 2))
+        total += weight / 2 * pixel_gradients(output, objectives, pixels * ((1 + point) / 2))
     return (pixels * total).sum(dim=1)
 
 
-def smoothgrad(seen: Seen, targets: Targets) -> Tensor:
+def smoothgrad(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Average the gradient over noisy copies of the picture, summed over colours.
 
     Smilkov et al. 2017, arXiv:1706.03825. The noise is the same for every picture and every call,
     so that the same picture always gets the same map.
     """
-    pixels = seen.pixels[targets.rows]
+    pixels = output.pixels[objectives.rows]
     total = torch.zeros_like(pixels)
     for noise in smoothing_noise(pixels):
-        total += pixel_gradients(seen, targets, pixels + noise)
+        total += pixel_gradients(output, objectives, pixels + noise)
     return total.sum(dim=1) / SAMPLES
 
 
@@ -59,20 +59,20 @@ def smoothing_noise(pixels: Tensor) -> Tensor:
     return NOISE * spread * drawn.to(pixels)
 
 
-def pixel_gradients(seen: Seen, targets: Targets, pixels: Tensor) -> Tensor:
+def pixel_gradients(output: LayerOutput, objectives: Objectives, pixels: Tensor) -> Tensor:
     """Return d target / d pixel, (T, 3, H, W) float32, at ``pixels`` (T, 3, H, W): a pass of the whole network.
 
     OutOfTime: between two of its passes.
     """
-    chunks = zip(torch.split(pixels, TOGETHER), torch.split(targets.weights, TOGETHER))
-    with Capture(seen.network, ()):
-        return torch.cat([_gradients(seen, part, weights) for part, weights in chunks])
+    chunks = zip(torch.split(pixels, TOGETHER), torch.split(objectives.weights, TOGETHER))
+    with Capture(output.network, ()):
+        return torch.cat([_gradients(output, part, weights) for part, weights in chunks])
 
 
-def _gradients(seen: Seen, pixels: Tensor, weights: Tensor) -> Tensor:
-    seen.check_time()
+def _gradients(output: LayerOutput, pixels: Tensor, weights: Tensor) -> Tensor:
+    output.check_time()
     with torch.inference_mode(False), torch.enable_grad():
         watched = pixels.detach().requires_grad_()
-        scores = seen.network(watched.clone())  # whose first operator may work in place
+        scores = output.network(watched.clone())  # whose first operator may work in place
         (found,) = torch.autograd.grad((weights.to(scores) * scores).sum(), watched)
     return found.float()

@@ -13,41 +13,41 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.methods.gradient import pixel_gradients
+from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
-from camserve.values import Targets
 
 BACKWARD = (torch.ops.aten.threshold_backward.default, torch.ops.aten.hardtanh_backward.default)
 
 
-def guided_backprop(seen: Seen, targets: Targets) -> Tensor:
+def guided_backprop(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Let only positive gradients pass a ReLU that was active (Springenberg et al. 2015, arXiv:1412.6806).
 
     ConfigError: the network has no ReLU.
     """
-    return _rectified(seen, targets, masked=True).sum(dim=1)
+    return _rectified(output, objectives, masked=True).sum(dim=1)
 
 
-def deconvnet(seen: Seen, targets: Targets) -> Tensor:
+def deconvnet(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Let only positive gradients pass a ReLU, active or not (Zeiler and Fergus 2014, arXiv:1311.2901).
 
     ConfigError: the network has no ReLU.
     """
-    return _rectified(seen, targets, masked=False).sum(dim=1)
+    return _rectified(output, objectives, masked=False).sum(dim=1)
 
 
-def guided_gradcam(seen: Seen, targets: Targets) -> Tensor:
+def guided_gradcam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Multiply guided backpropagation by the enlarged Grad-CAM map (Selvaraju et al. 2017, section 3.2)."""
-    coarse = gradcam(seen, targets).clamp(min=0)[:, None]
-    fine = functional.interpolate(coarse, size=tuple(seen.pixels.shape[2:]), mode="bilinear", align_corners=False)
-    return fine[:, 0] * guided_backprop(seen, targets)
+    coarse = gradcam(output, objectives).clamp(min=0)[:, None]
+    fine = functional.interpolate(coarse, size=tuple(output.pixels.shape[2:]), mode="bilinear", align_corners=False)
+    return fine[:, 0] * guided_backprop(output, objectives)
 
 
-def _rectified(seen: Seen, targets: Targets, masked: bool) -> Tensor:
+def _rectified(output: LayerOutput, objectives: Objectives, masked: bool) -> Tensor:
     with _RectifiedBackward(masked) as backward:
-        gradients = pixel_gradients(seen, targets, seen.pixels[targets.rows])
+        gradients = pixel_gradients(output, objectives, output.pixels[objectives.rows])
     if not backward.met:
         raise ConfigError("guided_backprop and deconvnet change how gradients pass a ReLU, and this network has none")
     return gradients

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from camserve.attribution.capture import Seen
-from camserve.values import Targets
+from camserve.attribution.capture import LayerOutput
+from camserve.attribution.objectives import Objectives
 
 
-def layercam(seen: Seen, targets: Targets) -> Tensor:
+def layercam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Weigh each position by its own gradient where that is positive (Jiang et al. 2021)."""
-    return (seen.gradients(targets).clamp(min=0) * seen.activations_of(targets)).sum(dim=1)
+    return (output.gradients(objectives).clamp(min=0) * output.activations_of(objectives)).sum(dim=1)

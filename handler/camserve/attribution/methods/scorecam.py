@@ -6,27 +6,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camserve.attribution.capture import Seen
+from camserve.attribution.capture import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
-from camserve.values import Targets
+from camserve.attribution.objectives import Objectives
 
 CHANNELS = 64  # at most so many forward passes for one target; the paper has one for every channel
 
 
-def scorecam(seen: Seen, targets: Targets) -> Tensor:
+def scorecam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Weigh each channel by the target's value when only what the channel shows is left of the picture.
 
     Wang et al. 2020, arXiv:1910.01279, equations 5 to 8: a softmax over channels. Of more than
     ``CHANNELS`` channels only those that vary most over the positions take part.
     """
-    weights = seen.activations.new_zeros(len(targets.rows), seen.activations.shape[1])
-    for row in sorted(set(targets.numbers)):
-        asked = torch.nonzero(targets.rows == row).flatten()
-        channels = seen.activations[row].std(dim=(1, 2), correction=0).topk(min(CHANNELS, weights.shape[1])).indices
-        masked = seen.pixels[row] * _masks(seen.activations[row][channels], seen.pixels.shape[2:])
-        values = targets.weights[asked] @ seen.rerun(masked).T
+    weights = output.activations.new_zeros(len(objectives.rows), output.activations.shape[1])
+    for row in sorted(set(objectives.numbers)):
+        asked = torch.nonzero(objectives.rows == row).flatten()
+        channels = output.activations[row].std(dim=(1, 2), correction=0).topk(min(CHANNELS, weights.shape[1])).indices
+        masked = output.pixels[row] * _masks(output.activations[row][channels], output.pixels.shape[2:])
+        values = objectives.weights[asked] @ output.rerun(masked).T
         weights[asked[:, None], channels] = values.softmax(dim=1)
-    return weigh(weights, seen, targets)
+    return weigh(weights, output, objectives)
 
 
 def _masks(activations: Tensor, size: torch.Size) -> Tensor:

@@ -17,7 +17,7 @@ from camserve.build.probe.axes import Key, Shape, lay_out
 from camserve.build.probe.graph import Graph, back_over_pooling
 from camserve.build.probe.places import in_place
 from camserve.build.probe.watch import Output, watch, watch_shapes
-from camserve.network.output import Scores
+from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 
 PICTURES = 2
@@ -61,7 +61,7 @@ class Search:
 
     def __init__(self, network: nn.Module, size: tuple[int, int], seed: int) -> None:
         """Run the network; it comes back as it was. ConfigError: it fails on pictures of ``size``."""
-        network = Scores(network)
+        network = ScoringNetwork(network)
         generator = torch.Generator().manual_seed(seed)
         device = next((each.device for each in network.parameters()), torch.device("cpu"))
         pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device)

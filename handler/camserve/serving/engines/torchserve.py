@@ -18,9 +18,10 @@ from camserve.errors import BadJson, ConfigError, MissingImage, RequestError
 from camserve.monitor import Recorder, live_recorders
 from camserve.serving.engines.kserve import Envelope, open_body, split_image
 from camserve.serving.engines.metrics import TorchServeSink
+from camserve.serving.guard import attempt
+from camserve.serving.load import load_archive
 from camserve.serving.logs import guard_logs
-from camserve.serving.pipeline import Pipeline, attempt
-from camserve.serving.selftest import load_archive
+from camserve.serving.pipeline import Pipeline
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
 

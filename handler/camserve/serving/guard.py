@@ -1,0 +1,31 @@
+"""One row fails alone: whatever work on it raises becomes its refusal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestError
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError:
+    """Call ``work``; whatever it raises becomes the refusal of the row or rows it was about."""
+    try:
+        return work(*args)
+    except RequestError as error:
+        return error
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        logger.exception("out of memory")
+        return OutOfMemory("there is not enough memory for this picture")
+    except Exception as error:
+        logger.exception("unexpected failure")
+        kind = ModelFailed if isinstance(error, RuntimeError) else InternalError
+        return kind(f"the server failed on this picture ({type(error).__name__}); the log says more")

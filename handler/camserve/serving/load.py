@@ -1,0 +1,76 @@
+"""Loading an unpacked archive: its network, labels and baseline, ready to answer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from camserve.answer.respond import ModelName
+from camserve.attribution.linear_head import find_head
+from camserve.errors import CompilationUnavailable
+from camserve.fast.prepare import accelerate, check_compiled, prepare
+from camserve.files import inside
+from camserve.intake.decode import harden_pillow
+from camserve.intake.options import OptionSchema
+from camserve.labels import Labels, load_labels
+from camserve.monitor import Monitor, load_baseline
+from camserve.monitor.measure import Watch
+from camserve.network.load import load_network
+from camserve.serving.pipeline import Classifier, Pipeline
+from camserve.serving.selftest import self_test
+from camserve.settings import Settings
+from camserve.values import RawRequest
+
+logger = logging.getLogger(__name__)
+
+
+def load_classifier(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+    """Load an unpacked archive. ConfigError: its parts do not fit one another.
+
+    Where its compiled trunk cannot be run here the network runs in mode eager, and one warning says why.
+    """
+    try:
+        return _load(folder, settings, device)
+    except CompilationUnavailable as error:
+        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
+        return _load(folder, replace(settings, runtime=replace(settings.runtime, mode="eager")), device)
+
+
+def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+    if settings.runtime.mode == "aot":  # known before anything takes its time
+        check_compiled(folder, settings.compiled, device)
+    network = load_network(folder, settings, device)
+    labels = load_labels(inside(folder, settings.labels))
+    probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
+    heads = {name: head for name, head in probed.items() if head is not None}
+    prepare(network, settings.runtime, settings.layers, settings.input.size)
+    running = accelerate(network, folder, settings, device)
+    if running is not network:  # an exported tail has no modules: a hidden layer of it cannot be watched
+        heads = {name: head for name, head in heads.items() if head.hidden is None}
+    return Classifier(running, labels, device, heads)
+
+
+def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
+    """Load an unpacked archive. ConfigError: one line says what in it is wrong."""
+    harden_pillow()
+    classifier = load_classifier(folder, settings, device)
+    model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
+    return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.labels))
+
+
+def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
+    usual = OptionSchema(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
+    watch = Watch(usual, settings.layers[0].name)
+    name = settings.monitoring.baseline
+    baseline = None if name is None else load_baseline(inside(folder, name), settings, watch)
+    return Monitor(watch, baseline, settings.monitoring.low_confidence)
+
+
+def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
+    """Load an unpacked archive and test it on its own photos. ConfigError: one line says what is wrong."""
+    pipeline = load_pipeline(folder, settings, name, version, device)
+    pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
+    return pipeline

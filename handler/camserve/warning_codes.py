@@ -1,0 +1,46 @@
+"""Every warning that an answer may carry, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AnswerWarning:
+    """A warning as data."""
+
+    code: str
+    message: str
+
+
+NO_POSITIVE_EVIDENCE = AnswerWarning(
+    "NO_POSITIVE_EVIDENCE",
+    "nothing at this layer speaks for the target: the map is all zero; ask for evidence=against to see what speaks "
+    "against it, or evidence=signed for both",
+)
+EXPLANATION_FAILED = AnswerWarning("EXPLANATION_FAILED", "this map could not be computed; the prediction stands")
+OUT_OF_TIME = AnswerWarning(
+    "OUT_OF_TIME", "this map was given up when its time was over; the prediction stands: ask for a cheaper method"
+)
+FAILS_SANITY_CHECK = AnswerWarning(
+    "FAILS_SANITY_CHECK",
+    "this method hardly depends on the class or the weights (Adebayo et al. 2018): it shows edges, not evidence",
+)
+SATURATED_SOFTMAX = AnswerWarning(
+    "SATURATED_SOFTMAX", "the probability is as good as 1 and tells no more; the map is of the score before softmax"
+)
+FIRST_FRAME_ONLY = AnswerWarning("FIRST_FRAME_ONLY", "the picture is animated: only its first frame was looked at")
+WITHOUT_PICTURES = AnswerWarning(
+    "OPTION_REDUCED", "the answer was too long: its pictures were left out; ask for a smaller size"
+)
+WITHOUT_GRIDS = AnswerWarning(
+    "OPTION_REDUCED", "the answer was too long: its maps were left out; ask for fewer targets"
+)
+OUT_OF_DISTRIBUTION = AnswerWarning(
+    "OUT_OF_DISTRIBUTION",
+    "the model's scores for this picture are lower than for 99 % of the pictures that it was checked on: it may show "
+    "something that the model does not know",
+)
+LOW_CONFIDENCE = AnswerWarning(
+    "LOW_CONFIDENCE", "the best class has so little probability that answers like this one are often wrong"
+)
