@@ -28,7 +28,7 @@ from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import read_truth, score, wilson
 from camserve.errors import BadImage, ConfigError
-from camserve.intake.decode import MAGIC, sniff
+from camserve.intake.containers import MAGIC, sniff
 from camserve.monitor import signals
 from camserve.monitor.audit import Audit, sampled
 from camserve.monitor.baseline import (

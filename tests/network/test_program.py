@@ -78,10 +78,10 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
     assert layer.grid == (2, 2)
     with Capture(network(), (Layer("layer4"),)) as capture:
         from camserve.intake.decode import decode
-        from camserve.intake.preprocess import fit, normalise
+        from camserve.intake.preprocess import normalise, resize_and_crop
         from camserve.settings import Limits
 
-        pixels = normalise([fit(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
+        pixels = normalise([resize_and_crop(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
         (seen,) = capture.forward(pixels)
     best = int(seen.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3

@@ -17,9 +17,10 @@ from camserve.build.unpack import open_archive
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.network.output import ScoringNetwork
-from camserve.serving.engines.torchserve import give_back
+from camserve.serving.heap import trim_heap
 from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
+from camserve.serving.warm_up import warm_up
 from camserve.settings import load_settings
 from camserve.values import RawRequest
 
@@ -253,7 +254,7 @@ def test_a_reduced_jpeg_changes_its_answer_by_less_than_the_stated_tolerance(ima
 def test_a_warm_pipeline_has_run_every_batch_size_that_can_come(pipeline):
     sizes = []
     handle = pipeline.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    pipeline.warm_up(20)
+    warm_up(pipeline, 20)
     handle.remove()
     assert sizes == [1, 2, 3, 4, 5, 6, 7, 8, 16, 20]
 
@@ -267,6 +268,6 @@ def test_free_memory_below_what_is_in_use_is_given_back():
     above = bytes([1]) * 50_000
     del blocks
     before = resident()
-    give_back()
+    trim_heap()
     assert before - resident() > 50_000_000
     assert above

@@ -30,11 +30,11 @@ class ModelName:
 
 
 def respond(answer: Answer, model: ModelName, limit: int) -> Response:
-    """Write an answer as compact JSON of at most ``limit`` bytes; see ``fit``."""
-    return Response(200, JSON_TYPE, fit([_answer(answer, model)], lambda answers: answers[0], limit))
+    """Write an answer as compact JSON of at most ``limit`` bytes; see ``shrink_to_limit``."""
+    return Response(200, JSON_TYPE, shrink_to_limit([_answer(answer, model)], lambda answers: answers[0], limit))
 
 
-def fit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any], limit: int) -> bytes:
+def shrink_to_limit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any], limit: int) -> bytes:
     """Put answers together as compact JSON of at most ``limit`` bytes: a longer body would end the worker.
 
     Where they are longer, all lose their pictures, then their grids, and say so in a warning.

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from camserve.build.recipe import find_file
-from camserve.intake.preprocess import fit, normalise
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.settings import InputSpec
 from camserve.values import Picture
 
@@ -44,4 +44,6 @@ def jpegs(count: int) -> list[bytes]:
 def pixels(count: int, side: int, device: torch.device, resize: int | None = None) -> Tensor:
     """Return the same photos as a network wants them, (N, 3, side, side) float32."""
     spec = InputSpec(resize=resize or side, crop=side)
-    return normalise([fit(Picture(each, "JPEG", *each.size), spec)[0] for each in pictures(count)], spec, device)
+    return normalise(
+        [resize_and_crop(Picture(each, "JPEG", *each.size), spec)[0] for each in pictures(count)], spec, device
+    )
