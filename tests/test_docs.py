@@ -1,22 +1,42 @@
 """What the documents list is what the tables hold."""
 
+import ast
 import re
 from pathlib import Path
 
-from camserve import errors
+import pytest
+
+from camserve import choices, errors
 from camserve.attribution.methods import METHODS
 from camserve.cli import COMMANDS
 from camserve.intake.options import PARSERS
+from camserve.settings import Defaults
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "handler" / "camserve"
 ANSWERS = (ROOT / "docs" / "answers.md").read_text()
 README = (ROOT / "README.md").read_text()
+WARNINGS = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', (PACKAGE / "warning_codes.py").read_text()))
+OFFERED = {
+    "evidence": choices.EVIDENCE,
+    "format": choices.FORMATS,
+    "palette": choices.PALETTES,
+    "compat": choices.COMPATS,
+    "details": ("none", *choices.DETAILS, "all"),
+}
 
 
 def test_every_warning_code_is_documented_and_no_other():
-    sources = "".join(path.read_text() for path in (ROOT / "handler" / "camserve").rglob("*.py"))
-    raised = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', sources))
-    assert raised == set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE))
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE)) == WARNINGS
+
+
+def test_every_warning_comes_from_one_file():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name != "warning_codes.py":
+            tree = ast.walk(ast.parse(path.read_text()))
+            written = {node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            assert not written & WARNINGS, f"{path.name} writes a code out"
+            assert "AnswerWarning(" not in path.read_text(), f"{path.name} builds a warning"
 
 
 def test_every_error_code_is_documented():
@@ -30,6 +50,13 @@ def test_every_method_and_option_is_documented():
         assert f"| `{name}` |" in ANSWERS
     for name in PARSERS:
         assert re.search(rf"^\| .*`{name}`.* \|", README, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("option", OFFERED)
+def test_the_words_of_an_option_are_documented_the_default_first(option):
+    (row,) = re.findall(rf"^\| [^|]*`{option}`[^|]* \|(.*)\|$", README, re.MULTILINE)
+    assert tuple(re.findall(r"`([^`]+)`", row))[: len(OFFERED[option])] == OFFERED[option]
+    assert getattr(Defaults(), option, "none") == OFFERED[option][0]
 
 
 def test_every_command_shows_an_example():

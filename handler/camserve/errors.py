@@ -22,6 +22,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
+LINE_LIMIT = 200  # characters of another library's message that an error of ours repeats
 QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log may repeat
 
 
@@ -146,6 +147,11 @@ def quote(text: object) -> str:
     cut = shown[:QUOTE_LIMIT].encode("ascii", "backslashreplace").decode("ascii")
     safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
     return f"'{safe[:QUOTE_LIMIT]}{'...' if len(shown) > QUOTE_LIMIT or len(safe) > QUOTE_LIMIT else ''}'"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters."""
+    return str(error).strip().partition("\n")[0][:LINE_LIMIT]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,9 +7,10 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch.nn.functional import interpolate
 
-from camserve.answer.render import CONTENT_TYPES, FORMATS, PALETTES, Scene, boxes, draw, encode
+from camserve.answer.render import DRAWERS, Scene, boxes, draw, encode
 from camserve.answer.render.canvas import drawn_size, place
-from camserve.answer.render.palette import colours, fitting, levels, table
+from camserve.answer.render.palette import PALETTE_OF, colours, fitting, levels, table
+from camserve.choices import CONTENT_TYPES
 from camserve.errors import BadOption
 
 LAYOUTS = [  # photo, region, longest drawn side
@@ -127,7 +128,7 @@ def test_the_longest_side_is_as_asked(size, longest, drawn):
     assert drawn_size(scene) == drawn
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", DRAWERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("grid", [one_hot(7, 7, 1, 1), -one_hot(5, 9, 2, 2), np.zeros((7, 7), np.float32)])
 @pytest.mark.parametrize("palette", ["turbo", "viridis", "jet"])
@@ -139,13 +140,13 @@ def test_every_format_has_the_drawn_size(name, layout, grid, palette):
     assert drawn.mode == "RGB"
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", DRAWERS)
 def test_a_region_too_thin_for_a_pixel_still_gives_a_picture(name):
     drawn = draw(name, Scene(noise(50, 30), (10.6, 0, 11.4, 30), one_hot(7, 7, 0, 0)))
     assert drawn.size == (50, 30)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", DRAWERS)
 def test_drawing_leaves_the_photo_as_it_was(name):
     photo = noise(60, 40)
     before = photo.tobytes()
@@ -250,10 +251,10 @@ def test_viridis_only_gets_lighter():
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) > 0).all()
 
 
-@pytest.mark.parametrize("name", PALETTES)
+@pytest.mark.parametrize("name", PALETTE_OF)
 def test_colours_are_the_table_read_at_the_value(name):
     assert table(name).shape == (256, 3)
-    lowest = PALETTES[name].lowest
+    lowest = PALETTE_OF[name].lowest
     found = np.asarray(colours(levels(np.linspace(lowest, 1, 256)[None], name), name))
     assert found[0].tolist() == table(name).tolist()
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from camserve.answer import render
+from camserve.answer.render import DRAWERS, ENCODING
+from camserve.answer.render.palette import PALETTE_OF
 from camserve.attribution.methods import METHODS
-from camserve.choices import FORMATS, PALETTES
+from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS, PALETTES, PICTURE_TYPES
 from camserve.errors import BadOption, UnknownClass
 from camserve.intake.options import PARSERS, OptionSchema
 from camserve.labels import Labels
@@ -154,8 +155,9 @@ def test_asking_for_a_picture_or_an_explanation_route_overrides_explain_false():
 
 
 def test_the_names_offered_are_those_of_the_tables():
-    assert set(FORMATS) == {"grid", "boxes", *render.FORMATS}
-    assert set(PALETTES) <= set(render.PALETTES)
+    assert set(DRAWN_FORMATS) == set(DRAWERS)
+    assert {*PALETTES, "diverging"} == set(PALETTE_OF)
+    assert set(CONTENT_TYPES) == set(ENCODING) == {*PICTURE_TYPES.values()}
     assert set(SETTINGS.methods) <= set(METHODS)
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from camserve.answer.compat import pytorch_grad_cam_view
-from camserve.answer.render import CONTENT_TYPES, Scene, boxes, draw, encode
+from camserve.answer.render import Scene, boxes, draw, encode
 from camserve.answer.respond import data_uri, show
-from camserve.choices import TEXT_FORMATS
+from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
 from camserve.values import Answer, Explanation, Options, Response
 
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
@@ -17,7 +17,7 @@ PICTURE_KIND = "JPEG"  # of pictures inside JSON
 
 def drawn_side(options: Options, width: int, height: int, most: int) -> int:
     """Return the longest side in pixels of what is drawn on a picture; 0: nothing is. ``most`` is the limit."""
-    if not options.picture and not set(options.formats) - TEXT_FORMATS:
+    if not options.picture and not set(options.formats) & set(DRAWN_FORMATS):
         return 0
     return options.size or min(most, max(width, height))
 
@@ -54,7 +54,7 @@ def _illustrate(answer: Answer, explanation: Explanation, most: int) -> Explanat
     images = {
         name: data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
         for name in formats
-        if name not in TEXT_FORMATS
+        if name in DRAWN_FORMATS
     }
     found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
     grid = explanation.grid if "grid" in formats else None

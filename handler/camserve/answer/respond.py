@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from camserve.choices import JSON_TYPE
 from camserve.errors import RequestError
 from camserve.values import Answer, Explanation, Prediction, Response
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
-JSON_TYPE = "application/json"
 KEYS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
 GRID_DIGITS = 4
 COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6

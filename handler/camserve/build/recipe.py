@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, first_line
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
 from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec
 from camserve.strict import read
@@ -108,8 +108,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{path.name} is not a plain state dict: {first[:200]}") from None
+        first = first_line(error)
+        raise ConfigError(f"{path.name} is not a plain state dict: {first}") from None
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -156,7 +156,7 @@ def stage_program(path: Path, size: tuple[int, int], target: Path) -> bool:
             warnings.simplefilter("ignore")  # torch.jit is deprecated, which is why people convert
             _convert(path, size, target)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise ConfigError(
             f"{path.name} is TorchScript that torch {torch.__version__} cannot convert ({first}); export the model "
             f"itself: {HOW_TO_EXPORT}"

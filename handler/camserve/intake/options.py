@@ -231,7 +231,7 @@ def _deadline_ms(value: object, _menu: OptionSchema) -> dict[str, object]:
 
 def _compat(value: object, _menu: OptionSchema) -> dict[str, object]:
     asked = _one_among(value, "compat", COMPATS)
-    return {"compat": None if asked == "none" else asked}
+    return {"compat": None if asked == COMPATS[0] else asked}
 
 
 def _details(value: object, _menu: OptionSchema) -> dict[str, object]:

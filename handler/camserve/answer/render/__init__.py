@@ -13,20 +13,17 @@ from camserve.answer.render.canvas import Scene
 from camserve.answer.render.heatmap import heatmap
 from camserve.answer.render.mask import mask
 from camserve.answer.render.overlay import overlay
-from camserve.answer.render.palette import PALETTES
 from camserve.errors import choose
 
-__all__ = ["CONTENT_TYPES", "FORMATS", "PALETTES", "Scene", "boxes", "draw", "encode"]
+__all__ = ["DRAWERS", "Scene", "boxes", "draw", "encode"]
 
 Format = Callable[[Scene], Image.Image]
 
-FORMATS: Mapping[str, Format] = {
+DRAWERS: Mapping[str, Format] = {
     "overlay": overlay,
     "heatmap": heatmap,
     "mask": mask,
 }
-
-CONTENT_TYPES: Mapping[str, str] = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 ENCODING: Mapping[str, Mapping[str, Any]] = {
     "JPEG": {"quality": 90},
@@ -37,7 +34,7 @@ ENCODING: Mapping[str, Mapping[str, Any]] = {
 
 def draw(name: str, scene: Scene) -> Image.Image:
     """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette."""
-    return choose(FORMATS, name, "format")(scene)
+    return choose(DRAWERS, name, "format")(scene)
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

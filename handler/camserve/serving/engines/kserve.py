@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from camserve.answer.respond import JSON_TYPE, parse_json, shrink_to_limit, write_json
+from camserve.answer.respond import parse_json, shrink_to_limit, write_json
+from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, quote
 from camserve.settings import Limits
 from camserve.values import RawRequest, Response

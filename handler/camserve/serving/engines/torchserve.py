@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from camserve.answer.respond import JSON_TYPE, refuse, write_json
+from camserve.answer.respond import refuse, write_json
+from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, ConfigError, MissingImage, RequestError
 from camserve.monitor import Recorder, live_recorders
 from camserve.serving.card import describe_model
