@@ -39,10 +39,26 @@ def test_every_warning_comes_from_one_file():
             assert "AnswerWarning(" not in path.read_text(), f"{path.name} builds a warning"
 
 
-def test_every_error_code_is_documented():
+def test_every_error_code_is_documented_and_no_other():
+    rows = re.findall(r"^\| ([45]\d\d) \| (.*) \|$", ANSWERS, re.MULTILINE)
+    documented = {(int(status), code) for status, codes in rows for code in re.findall("[a-z0-9_]+", codes)}
+    assert documented == {(error.status, error.code) for error in errors.RequestError.__subclasses__()}
+
+
+def test_every_error_that_is_documented_can_be_raised():
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "errors.py"]
     for error in errors.RequestError.__subclasses__():
-        line = next(line for line in ANSWERS.splitlines() if line.startswith(f"| {error.status} |"))
-        assert f"`{error.code}`" in line
+        assert any(re.search(rf"\b{error.__name__}\b", source) for source in sources), error
+
+
+def test_the_rules_know_which_codes_are_the_servers_fault():
+    rules = (ROOT / "config" / "monitoring" / "rules.yml").read_text()
+    named = [set(codes.split("|")) - {"ok"} for codes in re.findall(r'outcome[!=]~"([^"]+)"', rules)]
+    assert len(named) == 3
+    assert all(
+        codes == {error.code for error in errors.RequestError.__subclasses__() if error.status >= 500}
+        for codes in named
+    )
 
 
 def test_every_method_and_option_is_documented():

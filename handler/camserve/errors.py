@@ -2,7 +2,7 @@
 
 CamserveError
 |-- ConfigError              an operator's mistake: settings, archive, command line
-|-- CompilationUnavailable                  no compiled trunk on this machine; the network runs eager
+|-- CompilationUnavailable   no compiled trunk on this machine; the network runs eager
 |-- OutOfTime                an explanation took too long; the prediction stands
 `-- RequestError             one row's fault; its neighbours never notice
     |-- MissingImage   400   |-- TooManyBytes       413
@@ -10,8 +10,8 @@ CamserveError
     |-- BadImage       400   |-- UnsupportedFormat  415
     |-- BadOption      400   |-- ImageTooSmall      422
     |-- BadJson        400   |-- ModelFailed        500
-    |-- UnknownClass   400   |-- Overloaded         503
-    `-- InternalError  500   `-- OutOfMemory        507
+    `-- UnknownClass   400   |-- InternalError      500
+                             `-- OutOfMemory        507
 """
 
 from __future__ import annotations
@@ -125,13 +125,6 @@ class InternalError(RequestError):
 
     status = 500
     code = "internal_error"
-
-
-class Overloaded(RequestError):
-    """There is no time left to answer."""
-
-    status = 503
-    code = "overloaded"
 
 
 class OutOfMemory(RequestError):

@@ -524,7 +524,7 @@ def test_every_format_that_is_decoded_has_a_series():
 
 
 def test_every_refusal_has_a_series():
-    assert set(OUTCOMES) >= {"ok", "bad_image", "bad_option", "model_failed", "out_of_memory", "overloaded"}
+    assert set(OUTCOMES) >= {"ok", "bad_image", "bad_option", "model_failed", "out_of_memory"}
 
 
 def test_only_maps_that_nobody_wished_otherwise_are_compared(watched):
