@@ -22,6 +22,7 @@ OFFERED = {
     "format": choices.FORMATS,
     "palette": choices.PALETTES,
     "compat": choices.COMPATS,
+    "legend": ("false", "true"),
     "details": ("none", *choices.DETAILS, "all"),
 }
 
@@ -77,6 +78,10 @@ def test_the_words_of_an_option_are_documented_the_default_first(option):
 
 def test_every_command_shows_an_example():
     assert all("camserve" in command.EXAMPLE for command in COMMANDS)
+
+
+def test_lines_of_the_answers_page_are_short():
+    assert max(map(len, ANSWERS.splitlines())) <= 120
 
 
 def test_local_links_lead_somewhere():

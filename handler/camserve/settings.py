@@ -119,6 +119,7 @@ class Defaults:
     compat: str = COMPATS[0]
     palette: str = PALETTES[0]
     opacity: str = "0.6"
+    legend: str = "false"
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ class Options:
     compat: str | None = None  # the library as whose users see it the map is shown
     palette: str = PALETTES[0]
     opacity: float = 0.6
+    legend: bool = False  # whether drawn maps carry a colour bar
     picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
 
 

@@ -67,6 +67,8 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("compat", "none", "compat", None),
         ("palette", "viridis", "palette", "viridis"),
         ("opacity", 0.25, "opacity", 0.25),
+        ("legend", "true", "legend", True),
+        ("legend", False, "legend", False),
     ],
 )
 def test_an_option_is_read_the_same_from_body_header_and_path(name, value, field, expected):
@@ -103,6 +105,7 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"size": "2000"}, "16 to 1024"),
         ({"size": "100.5"}, "whole number"),
         ({"opacity": "nan"}, "0 to 1"),
+        ({"legend": "yes"}, "takes true or false, not 'yes'"),
         ({"evidence": "for,against"}, "takes one value"),
         ({"compat": "captum"}, "not one of: none, pytorch-grad-cam"),
         ({"compat": "pytorch-grad-cam", "method": "gradcam,eigencam"}, "not for eigencam"),

@@ -68,4 +68,20 @@ def _scene(answer: Answer, explanation: Explanation, most: int) -> Scene:
     across, down = picture.image.width / picture.width, picture.image.height / picture.height
     region = (left * across, top * down, right * across, bottom * down)
     size = drawn_side(options, picture.width, picture.height, most)
-    return Scene(picture.image, region, explanation.grid, options.palette, options.opacity, size)
+    return Scene(
+        picture.image,
+        region,
+        explanation.grid,
+        options.palette,
+        options.opacity,
+        size,
+        signed=explanation.evidence == "signed",
+        legend=_caption(explanation) if options.legend else None,
+    )
+
+
+def _caption(explanation: Explanation) -> str:
+    """Return what the value 1 of the drawn map stands for."""
+    if explanation.compat is not None:
+        return explanation.compat  # its maps have lost their scale
+    return "blank" if explanation.status == "blank" else f"1 = {explanation.scale:.3g}"

@@ -11,6 +11,7 @@ from PIL import Image
 from camserve.answer.render.boxes import boxes
 from camserve.answer.render.canvas import Scene
 from camserve.answer.render.heatmap import heatmap
+from camserve.answer.render.legend import add_legend
 from camserve.answer.render.mask import mask
 from camserve.answer.render.overlay import overlay
 from camserve.errors import choose
@@ -25,6 +26,8 @@ DRAWERS: Mapping[str, Format] = {
     "mask": mask,
 }
 
+COLOURED = ("overlay", "heatmap")  # those that show a palette
+
 ENCODING: Mapping[str, Mapping[str, Any]] = {
     "JPEG": {"quality": 90},
     "PNG": {"compress_level": 3},
@@ -33,8 +36,12 @@ ENCODING: Mapping[str, Mapping[str, Any]] = {
 
 
 def draw(name: str, scene: Scene) -> Image.Image:
-    """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette."""
-    return choose(DRAWERS, name, "format")(scene)
+    """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette.
+
+    A scene with a legend is drawn with a strip below it, where the format shows the palette.
+    """
+    drawn = choose(DRAWERS, name, "format")(scene)
+    return drawn if scene.legend is None or name not in COLOURED else add_legend(drawn, scene)
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

@@ -24,6 +24,13 @@ class Scene:
     palette: str = PALETTES[0]
     opacity: float = 0.6  # 0..1, of the map where it is strongest
     size: int | None = None  # longest side of the drawn picture in pixels; None: that of ``image``
+    signed: bool = False  # whether the grid may hold evidence against, even where it holds none
+    legend: str | None = None  # caption of a colour bar; None: no bar
+
+    @property
+    def drawn_palette(self) -> str:
+        """The palette of the map: a signed one is always diverging, whose middle is zero."""
+        return "diverging" if self.signed else self.palette
 
 
 @dataclass(frozen=True)

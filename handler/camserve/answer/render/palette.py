@@ -46,11 +46,6 @@ PALETTE_OF: Mapping[str, Palette] = {
 }
 
 
-def fitting(palette: str, grid: np.ndarray) -> str:
-    """Return ``palette``, or the diverging one where the map has evidence against."""
-    return "diverging" if grid.min() < 0 else palette
-
-
 def colours(at: Image.Image, palette: str) -> Image.Image:
     """Colour a picture of ``levels``, RGB."""
     indexed = at.copy()
