@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from camserve.answer.predictions import read, row_scores
+from camserve.answer.predictions import read_scores, row_scores
 from camserve.attribution.capture import Capture
 from camserve.attribution.explain import explain, map_requests
 from camserve.attribution.linear_head import find_head
@@ -80,7 +80,7 @@ class Subject:
         """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
         with self._capture as capture:
             (seen,) = capture.forward(batch.to(self.dtype))
-            looks = enumerate(row_scores(*read(seen.scores, "multiclass"), labels, None))
+            looks = enumerate(row_scores(*read_scores(seen.scores, "multiclass"), labels, None))
             asked = [each for row, one in looks for each in map_requests(row, one, Options(), self.layer.name)]
             return explain({self.layer.name: seen}, asked)
 

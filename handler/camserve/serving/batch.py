@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from camserve.answer.predictions import RowScores, read, row_scores
+from camserve.answer.predictions import RowScores, read_scores, row_scores
 from camserve.attribution.capture import Capture, LayerOutput
 from camserve.attribution.explain import MapRequest, explain, map_requests
 from camserve.attribution.methods import METHODS
@@ -26,7 +26,7 @@ from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that is ready to be asked: frozen, in eval mode, on its device."""
+    """A loaded network: frozen, in eval mode, on its device."""
 
     network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
     labels: Labels
@@ -61,7 +61,7 @@ class BatchRunner:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 outputs = capture.forward(pixels.to(self._dtype), tape)
-                scores, probabilities = read(outputs[0].scores, task)
+                scores, probabilities = read_scores(outputs[0].scores, task)
                 rows = row_scores(scores, probabilities, self._labels, several)
             explanations = self._explain(requests, rows, outputs)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}
@@ -83,8 +83,8 @@ class BatchRunner:
 
     def _layers_for(self, requests: Sequence[Request]) -> tuple[str, ...]:
         first = (self._settings.layers[0].name,)
-        asked = {name for request in requests for name in request.options.layers or first}
-        return tuple(name for name in self._layers if name in asked)
+        names = {name for request in requests for name in request.options.layers or first}
+        return tuple(name for name in self._layers if name in names)
 
     def _explain(
         self, requests: Sequence[Request], rows: Sequence[RowScores], outputs: Sequence[LayerOutput]
