@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from camserve.attribution.capture import Capture
-from camserve.attribution.linear_head import find_head
+from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.objectives import Objectives
-from camserve.attribution.tape import Head
+from camserve.bench.networks import wake
 from camserve.build.probe import find_layer
 from camserve.errors import ConfigError
+from camserve.fast.closed_form import find_closed_form
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 
@@ -34,7 +35,6 @@ SMALLER = (384, 336)  # tried where a model's own pictures are larger; attention
 LARGE = 200e6  # parameters from which one picture must do
 HUGE = 1e9  # parameters from which none is built
 CLASSES = 2  # the best ones of each picture, whose maps are compared
-SPREAD = 0.02  # standard deviation of weights that would start at zero
 
 
 @dataclass(frozen=True)
@@ -91,25 +91,19 @@ def _measure(name: str, network: nn.Module) -> Row:
     seconds = time.perf_counter() - start
     rows = 1 if sum(each.numel() for each in network.parameters()) > LARGE else 2
     pixels = torch.randn(rows, 3, *size, generator=torch.Generator().manual_seed(1))
-    head = find_head(scores, layer, size)
-    return Row(name, size, layer, _disagreement(scores, layer, head, pixels), seconds)
+    head = find_linear_head(scores, layer, size)
+    tail = Tail(head, find_closed_form(scores, layer, size, head))
+    return Row(name, size, layer, _disagreement(scores, layer, tail, pixels), seconds)
 
 
-def _disagreement(network: nn.Module, layer: Layer, head: Head | None, pixels: Tensor) -> float:
-    with Capture(network, (layer,), {} if head is None else {layer.name: head}) as capture:
-        (seen,) = capture.forward(pixels)
-        targets = best(seen.scores, min(CLASSES, seen.scores.shape[1]))
-        ours = gradcam(seen, targets)
-    asked = targets.classes.view(len(pixels), -1)  # (N, classes)
-    plain = torch.stack([plain_gradcam(network, layer, pixels, classes) for classes in asked.T], dim=1).flatten(0, 1)
+def _disagreement(network: nn.Module, layer: Layer, tail: Tail, pixels: Tensor) -> float:
+    with Capture(network, (layer,), {layer.name: tail}) as capture:
+        (output,) = capture.forward(pixels)
+        objectives = Objectives.of_top_classes(output.scores, min(CLASSES, output.scores.shape[1]))
+        ours = gradcam(output, objectives)
+    best = objectives.classes.view(len(pixels), -1)  # (N, classes)
+    plain = torch.stack([plain_gradcam(network, layer, pixels, classes) for classes in best.T], dim=1).flatten(0, 1)
     return float((ours - plain).abs().max() / plain.abs().max())
-
-
-def best(scores: Tensor, classes: int) -> Objectives:
-    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
-    rows = [row for row in range(len(scores)) for _ in range(classes)]
-    found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
-    return Objectives(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:
@@ -133,14 +127,6 @@ def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Ten
     values, slopes = (each[:, :, layer.prefix :] for each in weighted)
     plain: Tensor = torch.einsum("nkp,nk->np", values, slopes.mean(dim=2))
     return plain.reshape(len(plain), *layer.grid)
-
-
-def wake(network: nn.Module) -> nn.Module:
-    """Give random values to weights that start at zero; a score that depends on nothing has no map."""
-    for name, parameter in network.named_parameters():
-        if "bias" not in name.rsplit(".", 1)[-1] and not parameter.detach().any():
-            nn.init.normal_(parameter, std=SPREAD)
-    return network
 
 
 @torch.no_grad()

@@ -12,19 +12,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from camserve.answer.predictions import read, row_scores
 from camserve.attribution.capture import Capture
-from camserve.attribution.explain import explain, map_requests
-from camserve.attribution.linear_head import find_head
+from camserve.attribution.explain import explain
+from camserve.attribution.find_head import find_linear_head
+from camserve.attribution.map_request import map_requests
 from camserve.attribution.methods import METHODS
-from camserve.attribution.normalise import Map, measure
-from camserve.attribution.tape import Head
+from camserve.attribution.normalise import Map, normalise_maps
+from camserve.attribution.objectives import Objectives
 from camserve.bench.photos import pixels
 from camserve.build.probe import find_layer
-from camserve.fast.prepare import DTYPES, prepare
+from camserve.fast.prepare import Prepared, prepare
 from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
+from camserve.network.precision import DTYPES
 from camserve.settings import RuntimeSpec
 from camserve.values import Explanation, Layer, Options
-from zoo_models import best, wake
 
 MODELS = (
     "resnet50",
@@ -38,6 +39,7 @@ MODELS = (
 )
 SIDE, RESIZE = 224, 256  # pixels: of the network, and of a photo's shorter side before it is cut
 SETTLING = 8  # photos
+WAKING_SPREAD = 0.02  # standard deviation of weights that would start at zero
 SPREAD = 10.0  # of the scores that tell photos apart
 
 
@@ -47,8 +49,8 @@ class Subject:
 
     name: str
     network: ScoringNetwork
+    prepared: Prepared
     layer: Layer
-    head: Head | None
     runtime: RuntimeSpec
 
     @property
@@ -59,7 +61,7 @@ class Subject:
     def plain(self, batch: Tensor) -> np.ndarray:
         """Return the scores (N, C), on the host."""
         with torch.inference_mode():
-            scores: np.ndarray = self.network(batch.to(self.dtype)).cpu().numpy()
+            scores: np.ndarray = self.prepared.network(batch.to(self.dtype)).cpu().numpy()
         return scores
 
     def explained(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
@@ -73,8 +75,8 @@ class Subject:
     def _explained(self, group: Tensor, classes: int) -> tuple[np.ndarray, list[Map]]:
         with self._capture as capture:
             (seen,) = capture.forward(group)
-            signed = METHODS["gradcam"].run(seen, best(seen.scores, classes)).cpu().numpy()
-            return seen.scores.cpu().numpy(), measure(signed, ["for"] * len(signed))
+            signed = METHODS["gradcam"].run(seen, Objectives.of_top_classes(seen.scores, classes)).cpu().numpy()
+            return seen.scores.cpu().numpy(), normalise_maps(signed, ["for"] * len(signed))
 
     def served(self, batch: Tensor, labels: Labels) -> list[Explanation]:
         """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
@@ -86,7 +88,7 @@ class Subject:
 
     @cached_property
     def _capture(self) -> Capture:
-        return Capture(self.network, (self.layer,), {self.layer.name: self.head} if self.head else {})
+        return Capture(self.prepared.network, (self.layer,), self.prepared.tails)
 
 
 def build(name: str) -> nn.Module:
@@ -95,6 +97,14 @@ def build(name: str) -> nn.Module:
 
     torch.manual_seed(0)
     return wake(models.get_model(name)).eval()
+
+
+def wake(network: nn.Module) -> nn.Module:
+    """Give random values to weights that start at zero; a score that depends on nothing has no map."""
+    for name, parameter in network.named_parameters():
+        if "bias" not in name.rsplit(".", 1)[-1] and not parameter.detach().any():
+            nn.init.normal_(parameter, std=WAKING_SPREAD)
+    return network
 
 
 @torch.no_grad()
@@ -138,6 +148,7 @@ def load(
 ) -> Subject:
     """Bring a network whose layer is known into the form in which it is served."""
     network.requires_grad_(False).to(device)
-    head = find_head(network, layer, (side, side))
-    prepare(network, runtime, (layer,), (side, side))
-    return Subject(name, network, layer, head, runtime)
+    head = find_linear_head(network, layer, (side, side))
+    heads = {} if head is None else {layer.name: head}
+    prepared = prepare(network, (layer,), (side, side), runtime, heads)
+    return Subject(name, network, prepared, layer, runtime)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from camserve.attribution.capture import on_grid
+from camserve.attribution.grid import on_grid
 from camserve.errors import ConfigError
 from camserve.values import Layer
 

@@ -26,7 +26,7 @@ from torch import nn
 
 import camserve
 from camserve.network.load import build_network, fill, load_network
-from camserve.fast.prepare import prepare, write_compiled
+from camserve.fast.prepare import write_compiled
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.errors import ConfigError, CompilationUnavailable
 from camserve.serving.selftest import GOLDEN, record
@@ -140,7 +140,6 @@ def _stage_compiled(content: Path, settings: Settings, report: Report) -> Compil
     """Compile the trunk for this machine, on its GPU if it has one."""
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     network = load_network(content, settings, device)
-    prepare(network, settings.runtime, settings.layers, settings.input.size)
     try:
         spec = write_compiled(network, settings, device, content)
     except CompilationUnavailable as error:

@@ -19,19 +19,19 @@ from camserve.answer.compat import pytorch_grad_cam_view
 from camserve.answer.predictions import RowScores, read, row_scores
 from camserve.answer.render import CONTENT_TYPES, Scene, boxes, draw, encode
 from camserve.answer.respond import ModelName, data_uri, refuse, respond, show
-from camserve.attribution.capture import Capture
-from camserve.attribution.explain import explain, map_requests
+from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.explain import explain
+from camserve.attribution.map_request import map_requests
 from camserve.attribution.methods import METHODS
-from camserve.attribution.tape import Head
 from camserve.choices import TEXT_FORMATS
 from camserve.errors import ModelFailed, RequestError
-from camserve.fast.prepare import DTYPES
 from camserve.intake.decode import decoding
 from camserve.intake.options import PARSERS, OptionSchema
 from camserve.intake.preprocess import enough, fit, normalise, shrink
 from camserve.labels import Labels
 from camserve.monitor import Monitor, PassObservation
 from camserve.monitor.audit import THUMBNAIL
+from camserve.network.precision import DTYPES
 from camserve.serving.guard import Result, Row, attempt
 from camserve.settings import Settings
 from camserve.values import Answer, Explanation, Options, RawRequest, Request, Response
@@ -50,7 +50,7 @@ class Classifier:
     network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
     labels: Labels
     device: torch.device
-    heads: Mapping[str, Head]  # the closed form of the tail, for layers that have one
+    tails: Mapping[str, Tail]  # what is known of the network after each target layer
 
 
 class Pipeline:
@@ -65,7 +65,7 @@ class Pipeline:
         self.network = classifier.network
         self._device = classifier.device
         self._dtype = DTYPES[settings.runtime.precision]
-        self._heads = classifier.heads
+        self._tails = classifier.tails
         self._layers = {layer.name: layer for layer in settings.layers}
         self._menu = OptionSchema(settings, classifier.labels)
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
@@ -189,7 +189,7 @@ class Pipeline:
             wanted = [each for each in asked if looks[each.row].meets(requests[each.row].options.explain)]
             with self.monitor.stage("explain"):
                 explained = dict(zip(wanted, explain({each.layer.name: each for each in seen}, wanted)))
-        told = [explained.get(question) or question.answer("skipped") for question in asked]
+        told = [explained.get(question) or question.without_map("skipped") for question in asked]
         tales = [[tale for each, tale in zip(asked, told) if each.row == row] for row in range(len(requests))]
         warnings: dict[int, tuple[AnswerWarning, ...]] = {}
         if glimpse is not None:
@@ -207,7 +207,7 @@ class Pipeline:
         """Return what watches these layers: made once, since looking the network over takes time."""
         if names not in self._captures:
             layers = tuple(self._layers[name] for name in names)
-            self._captures[names] = Capture(self.network, layers, self._heads)
+            self._captures[names] = Capture(self.network, layers, self._tails)
         return self._captures[names]
 
     def _layers_for(self, requests: Sequence[Request]) -> tuple[str, ...]:

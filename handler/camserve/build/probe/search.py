@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from camserve.attribution.capture import on_grid
+from camserve.attribution.grid import on_grid
 from camserve.errors import ConfigError
 from camserve.build.probe.axes import Key, Shape, lay_out
 from camserve.build.probe.graph import Graph, back_over_pooling

@@ -1,0 +1,51 @@
+"""One forward hook that keeps what modules were given and what they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of one module in a forward pass."""
+
+    name: str
+    inputs: tuple[Any, ...]
+    output: Tensor  # the very tensor: a later module may write into it
+    copy: Tensor | None  # of the output as the module gave it, where copies are kept
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Return a module's output, or the first entry of a tuple, where that is a tensor."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
+@contextmanager
+def calls_of(network: nn.Module, names: Collection[str], copy: bool = False) -> Iterator[list[ModuleCall]]:
+    """Keep each call of the named modules while the block runs, in the order of execution.
+
+    With ``copy`` each output is copied at once, before what follows may write into it.
+    """
+    calls: list[ModuleCall] = []
+    modules = dict(network.named_modules())
+    handles = [modules[name].register_forward_hook(_keep(name, calls, copy)) for name in names]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _keep(name: str, calls: list[ModuleCall], copy: bool) -> Any:
+    def keep(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            calls.append(ModuleCall(name, inputs, tensor, tensor.detach().clone() if copy else None))
+
+    return keep
