@@ -56,10 +56,11 @@ class Capture:
         self._backwards: list[Backward] = [
             tails.get(layer.name, Tail()).backward or AutogradBackward.at(layer, device) for layer in layers
         ]
-        self._watched = sorted({name for backward in self._backwards for name in backward.watched})
-        for name in (*(layer.name for layer in layers), *self._watched):
+        watched = sorted({name for backward in self._backwards for name in backward.watched})
+        for name in (*(layer.name for layer in layers), *watched):
             if name not in modules:
                 raise ConfigError(f"the network has no module named '{name}'")
+        self._watched = {name: modules[name] for name in watched}
         self._hooks = [_LayerHook(modules[layer.name], layer) for layer in layers]
         self._needs_graph = not layers or any(backward.needs_graph for backward in self._backwards)
         self.pictures_at_once = min((backward.pictures_at_once for backward in self._backwards), default=len(layers))
@@ -95,7 +96,7 @@ class Capture:
             stack.enter_context(torch.enable_grad() if self._needs_graph else torch.inference_mode())
             for hook, backward in zip(self._hooks, self._backwards):
                 hook.begin(stack, self._needs_graph, record=tape and backward.needs_graph)
-            calls = stack.enter_context(calls_of(self._network, self._watched, copy=True))
+            calls = stack.enter_context(calls_of(self._watched, copy=True))
             try:
                 scores = self._network(pixels)
             finally:

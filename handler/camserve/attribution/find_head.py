@@ -16,12 +16,14 @@ from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.linear_head import LinearHead
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
+from camserve.network.precision import full_precision
 from camserve.values import Layer
 
 PICTURES = 2  # that a closed form is tried on
 TOLERANCE = torch.finfo(torch.float32).eps ** 0.5  # of the largest value
 
 
+@full_precision()
 def find_linear_head(network: nn.Module, layer: Layer, size: tuple[int, int]) -> LinearHead | None:
     """Return the linear head behind ``layer`` of a network with inputs of ``size`` (height, width), if there is one.
 

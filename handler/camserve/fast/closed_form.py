@@ -22,6 +22,7 @@ from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.linear_head import LinearHead
 from camserve.attribution.objectives import Objectives
 from camserve.network.hooks import ModuleCall, calls_of
+from camserve.network.precision import full_precision
 from camserve.values import Layer
 
 aten: Any = torch.ops.aten
@@ -128,6 +129,7 @@ class ClosedForm:
         return found
 
 
+@full_precision()
 def find_closed_form(
     network: nn.Module, layer: Layer, size: tuple[int, int], head: LinearHead | None
 ) -> ClosedForm | None:
@@ -137,9 +139,9 @@ def find_closed_form(
     """
     if head is not None:
         return ClosedForm([Linear("", head.weight, head.bias)], head.weight.shape[1], pooled=True)
-    names = [name for name, module in network.named_modules() if name and not any(module.children())]
+    leaves = {name: module for name, module in network.named_modules() if name and not any(module.children())}
     pixels = random_pictures(network, size)
-    with calls_of(network, names, copy=True) as calls, Capture(network, (layer,)) as capture:
+    with calls_of(leaves, copy=True) as calls, Capture(network, (layer,)) as capture:
         (output,) = capture.forward(pixels, tape=True)
         form = _trace(network, output, calls)
     if form is None:

@@ -41,17 +41,18 @@ def fold(network: ScoringNetwork, keep: Collection[str], pixels: Tensor) -> int:
 
 def _pairs(network: ScoringNetwork, pixels: Tensor) -> list[tuple[str, str]]:
     """Return the names of convolutions with the normalisations that read their very output, where both run once."""
-    kinds = {name: type(module) for name, module in network.named_modules()}
-    names = [name for name, kind in kinds.items() if issubclass(kind, (nn.Conv2d, nn.BatchNorm2d))]
-    with torch.no_grad(), calls_of(network, names) as calls:
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+    with torch.no_grad(), calls_of(modules) as calls:
         network(pixels)
     runs = Counter(call.name for call in calls)
     pairs = []
     for number, norm in enumerate(calls):
-        if not issubclass(kinds[norm.name], nn.BatchNorm2d) or not network.get_submodule(norm.name).track_running_stats:
+        module = modules[norm.name]
+        if not isinstance(module, nn.BatchNorm2d) or not module.track_running_stats:
             continue
         made = [call for call in calls[:number] if call.output is norm.inputs[0]]
-        if made and issubclass(kinds[made[-1].name], nn.Conv2d):
+        if made and isinstance(modules[made[-1].name], nn.Conv2d):
             pairs.append((made[-1].name, norm.name))
     return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]
 

@@ -19,7 +19,7 @@ from camserve.fast.packing import can_pack, pack, packable
 from camserve.fast.split import example, split
 from camserve.files import inside, sha256
 from camserve.network.output import ScoringNetwork
-from camserve.network.precision import DTYPES, cast
+from camserve.network.precision import DTYPES, cast, full_precision
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings
 from camserve.values import Layer
 
@@ -67,6 +67,7 @@ def _tails(
     return {layer.name: Tail(heads.get(layer.name), forms[layer.name]) for layer in layers}
 
 
+@full_precision()
 def rewrite(network: ScoringNetwork, layers: Sequence[Layer], size: tuple[int, int], runtime: RuntimeSpec) -> None:
     """Fold batch normalisation, shorten numbers and pack weights of a frozen float32 network, in place."""
     dtype = DTYPES[runtime.precision]

@@ -18,6 +18,7 @@ from camserve.attribution.objectives import Objectives
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
+from camserve.network.precision import full_precision
 from camserve.values import Layer
 
 MOST_ROWS = 64  # of a batch; more are answered group by group
@@ -70,6 +71,7 @@ def example(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 
     return pixels.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
 
+@full_precision()
 def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut a frozen network in eval mode at one call of one module; ``pixels`` as from ``example``.
 
@@ -135,7 +137,7 @@ def _agree(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float)
 def _places(module: fx.GraphModule, network: nn.Module, layer: Layer, pixels: Tensor) -> list[fx.Node]:
     """Return the nodes whose value is the output of the layer, in the order of the program."""
     found: list[fx.Node] = []
-    with torch.no_grad(), calls_of(network, [layer.name], copy=True) as calls:
+    with torch.no_grad(), calls_of({layer.name: dict(network.named_modules())[layer.name]}, copy=True) as calls:
         network(pixels)
         value = calls[layer.call].copy
         assert value is not None

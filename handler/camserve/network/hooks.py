@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,14 +27,13 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 @contextmanager
-def calls_of(network: nn.Module, names: Collection[str], copy: bool = False) -> Iterator[list[ModuleCall]]:
-    """Keep each call of the named modules while the block runs, in the order of execution.
+def calls_of(modules: Mapping[str, nn.Module], copy: bool = False) -> Iterator[list[ModuleCall]]:
+    """Keep each call of some modules, by name, while the block runs, in the order of execution.
 
     With ``copy`` each output is copied at once, before what follows may write into it.
     """
     calls: list[ModuleCall] = []
-    modules = dict(network.named_modules())
-    handles = [modules[name].register_forward_hook(_keep(name, calls, copy)) for name in names]
+    handles = [module.register_forward_hook(_keep(name, calls, copy)) for name, module in modules.items()]
     try:
         yield calls
     finally:

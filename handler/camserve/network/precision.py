@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -20,3 +21,17 @@ def cast(network: nn.Module, dtype: torch.dtype) -> None:
     network.to(dtype)
     for module, numbers in exact:
         module.float().load_state_dict(numbers)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute float32 convolutions and products in float32 while the block runs: a GPU may shorten them to TF32.
+
+    Two forms of one network are compared in it: TF32 alone changes more than rounding.
+    """
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
