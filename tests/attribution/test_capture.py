@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.convnext import CNBlockConfig
-from torchvision.models.efficientnet import MBConvConfig
-from torchvision.models.resnet import BasicBlock
 
+from architectures import convnext, densenet, efficientnet, resnet, shufflenet, swin, vgg
 from camserve.attribution.capture import Capture, Tail
 from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.grid import off_grid, on_grid
@@ -24,7 +20,6 @@ from camserve.values import Layer
 from small_networks import (
     CLASSES,
     SIDE,
-    Network,
     Small,
     deep,
     distance,
@@ -36,41 +31,6 @@ from small_networks import (
     tokens,
     watch,
 )
-
-models = torchvision.models
-
-
-@cache
-def resnet() -> nn.Module:
-    return settle(models.ResNet(BasicBlock, [1, 1, 1, 2], num_classes=CLASSES))
-
-
-@cache
-def densenet() -> nn.Module:
-    return settle(models.DenseNet(8, (2, 2), 8, num_classes=CLASSES))
-
-
-def vgg() -> nn.Module:
-    head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 16), nn.ReLU(inplace=True), nn.Linear(16, CLASSES))
-    return settle(Network(models.vgg.make_layers([8, "M", 16, "M", 16, "M"]), head))
-
-
-def efficientnet() -> nn.Module:
-    blocks = [MBConvConfig(1, 3, 2, 8, 8, 1, 1, 1), MBConvConfig(4, 3, 2, 8, 16, 2, 1, 1)]
-    return settle(models.EfficientNet(blocks, 0.2, last_channel=32, num_classes=CLASSES))
-
-
-def shufflenet() -> nn.Module:
-    return settle(models.ShuffleNetV2([1, 2, 1], [8, 16, 16, 16, 32], num_classes=CLASSES))
-
-
-def swin() -> nn.Module:
-    return settle(models.SwinTransformer([2, 2], 8, [2, 2], [2, 4], [4, 4], num_classes=CLASSES))
-
-
-def convnext() -> nn.Module:
-    return settle(models.ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=CLASSES))
-
 
 # Tails of every kind: in-place edits, skip connections from before the layer, views, attention, shifted windows.
 TAILS: Mapping[str, Callable[[], Small]] = {
