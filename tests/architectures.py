@@ -22,7 +22,8 @@ def densenet() -> nn.Module:
 
 
 def vgg() -> nn.Module:
-    head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 16), nn.ReLU(inplace=True), nn.Linear(16, CLASSES))
+    linear = (nn.Linear(16 * 16, 16), nn.ReLU(inplace=True), nn.Linear(16, CLASSES))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), *linear)
     return settle(Network(models.vgg.make_layers([8, "M", 16, "M", 16, "M"]), head))
 
 
