@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 from camserve.attribution.methods.gradcam import gradcam
-from camserve.attribution.capture import Capture
-from camserve.errors import ConfigError
-from zoo_models import TOLERANCE, plain_gradcam, wake
+from camserve.attribution.objectives import Objectives
 from camserve.build.probe import check_layer, find_layer, probe
+from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork, scores_of
 from camserve.values import Layer
-from camserve.attribution.objectives import Objectives
-from small_networks import CLASSES, SIDE, Network, deep, pictures, pooled, settle, tokens
+from small_networks import CLASSES, SIDE, Network, Small, deep, objectives_for, pictures, pooled, settle, tokens, watch
+from zoo_models import TOLERANCE, plain_gradcam, wake
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the libraries' own imports
@@ -144,9 +143,8 @@ def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_righ
     assert check_layer(network, layer.name, kind.size) == layer
     pixels = torch.randn(2, 3, *kind.size, generator=torch.Generator().manual_seed(1))
     classes = torch.tensor([1, 3])
-    with Capture(network, (layer,)) as capture:
-        (seen,) = capture.forward(pixels)
-        ours = gradcam(seen, Objectives.weighing(range(2), torch.eye(seen.scores.shape[1])[classes]))
+    output = watch(Small(network, layer), pixels)
+    ours = gradcam(output, Objectives.weighing(range(2), torch.eye(output.scores.shape[1])[classes]))
     plain = plain_gradcam(network, layer, pixels, classes)
     assert plain.abs().max() > 0
     assert (ours - plain).abs().max() <= TOLERANCE * plain.abs().max()
@@ -317,9 +315,7 @@ HAND_MADE = {
 def test_what_a_network_does_is_watched_whatever_its_parts_are_called(build, layer):
     network = settle(build())
     assert find_layer(network, (SIDE, SIDE)) == layer
-    with Capture(network, (layer,)) as capture:
-        (seen,) = capture.forward(pictures(2))
-        gradients = seen.gradients(Objectives.weighing(range(2), torch.eye(CLASSES)[:2]))
+    gradients = watch(Small(network, layer), pictures(2)).gradients(objectives_for((0, 0), (1, 1)))
     assert gradients.abs().sum(dim=(1, 2, 3)).min() > 0
 
 

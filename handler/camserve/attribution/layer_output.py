@@ -36,6 +36,10 @@ class LayerOutput:
         other.__dict__.update(self.__dict__, _run=replace(self._run, until=until))
         return other
 
+    def forks(self) -> bool:
+        """Say whether more than one way leads from the layer to the scores, or none, as autograd recorded it."""
+        return self._run.forks()
+
     def check_time(self) -> None:
         """Stop what takes too long. OutOfTime: its time is over."""
         self._run.check_time()

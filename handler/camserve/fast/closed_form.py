@@ -21,7 +21,8 @@ from camserve.attribution.find_head import agreement, as_matrix, random_pictures
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.linear_head import LinearHead
 from camserve.attribution.objectives import Objectives
-from camserve.network.hooks import ModuleCall, calls_of
+from camserve.errors import ConfigError
+from camserve.network.hooks import ModuleCall, calls_of, first_tensor
 from camserve.network.precision import full_precision
 from camserve.values import Layer
 
@@ -106,7 +107,9 @@ class ClosedForm:
         return vectors
 
     def _read(self, activations: Tensor) -> Tensor:
-        return (activations if self._reader is None else self._reader(activations)).flatten(1)
+        read = activations if self._reader is None else first_tensor(self._reader(activations))
+        assert read is not None
+        return read.flatten(1)
 
     def _through(self, run: Run, objectives: Objectives, first: Tensor) -> Tensor:
         """Return the gradients (T, J) before the first layer, whose weight is taken to be ``first`` (M, J)."""
@@ -124,8 +127,7 @@ class ClosedForm:
             return gradients.view(activations.shape)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = activations.clone().requires_grad_()
-            read = self._reader(leaf)
-            (found,) = torch.autograd.grad(read, leaf, gradients.clone().view(read.shape))
+            (found,) = torch.autograd.grad(self._read(leaf), leaf, gradients.clone())
         return found
 
 
@@ -143,48 +145,56 @@ def find_closed_form(
     pixels = random_pictures(network, size)
     with calls_of(leaves, copy=True) as calls, Capture(network, (layer,)) as capture:
         (output,) = capture.forward(pixels, tape=True)
-        form = _trace(network, output, calls)
-    if form is None:
-        return None
-    with Capture(network, (layer,), {layer.name: Tail(backward=form)}) as capture:
-        (short,) = capture.forward(pixels)
+    forms = _trace(network, output, calls, [], output.scores)
+    return next((form for form in forms if _agrees(form, network, output)), None)
+
+
+def _agrees(form: ClosedForm, network: nn.Module, output: LayerOutput) -> bool:
+    try:
+        with Capture(network, (output.layer,), {output.layer.name: Tail(backward=form)}) as capture:
+            (short,) = capture.forward(output.pixels)
+    except ConfigError:  # a hidden layer runs more than once
+        return False
     # Where functions that are alike far from zero differ.
     small = output.activations / output.activations.std()
-    residual = agreement(output, form.scores, short.gradients, short.mean_gradients, (small,))
-    return None if residual is None else form
+    return agreement(output, form.scores, short.gradients, short.mean_gradients, (small,)) is not None
 
 
-def _trace(network: nn.Module, output: LayerOutput, calls: Sequence[ModuleCall]) -> ClosedForm | None:
-    """Follow the scores back through linear layers to the activation, by the values that modules took and gave."""
-    layers: list[Linear] = []
-    vectors = output.scores
-    while len(layers) < MOST_LAYERS:
-        step = next((found for call in calls for found in _steps(network, call, vectors, last=not layers)), None)
-        if step is None:
-            return None
-        linear, vectors = step
-        layers.insert(0, linear)
-        channels = output.activations.shape[1]
-        if _same(vectors, output.activations.mean(dim=(2, 3))):
-            return ClosedForm(layers, channels, pooled=True)
-        if _same(vectors, output.activations.flatten(1)):
-            return ClosedForm(layers, channels, pooled=False)
-        for call in calls:
-            module = network.get_submodule(call.name)
-            if isinstance(module, POOLS) and _same(call.inputs[0], output.activations) and _same(call.copy, vectors):
-                return ClosedForm(layers, channels, pooled=False, reader=module)
-    return None
+def _trace(
+    network: nn.Module, output: LayerOutput, calls: Sequence[ModuleCall], layers: list[Linear], vectors: Tensor
+) -> Iterator[ClosedForm]:
+    """Return the forms whose last ``layers`` read ``vectors`` (2, M), by the values that modules took and gave."""
+    for call in calls if len(layers) < MOST_LAYERS else ():
+        for linear, read in _steps(network, call, vectors, last=not layers):
+            chain, channels = [linear, *layers], output.activations.shape[1]
+            if _same(read, output.activations.mean(dim=(2, 3))):
+                yield ClosedForm(chain, channels, pooled=True)
+            elif _same(read, output.activations.flatten(1)):
+                yield ClosedForm(chain, channels, pooled=False)
+            else:
+                for reader in _poolings(network, output, calls, read):
+                    yield ClosedForm(chain, channels, pooled=False, reader=reader)
+                yield from _trace(network, output, calls, chain, read)
+
+
+def _poolings(
+    network: nn.Module, output: LayerOutput, calls: Sequence[ModuleCall], vectors: Tensor
+) -> Iterator[nn.Module]:
+    """Return the modules that pool the activation into ``vectors`` (2, J)."""
+    for call in calls:
+        module = network.get_submodule(call.name)
+        if isinstance(module, POOLS) and _same(call.inputs[0], output.activations) and _same(call.copy, vectors):
+            yield module
 
 
 def _steps(network: nn.Module, call: ModuleCall, vectors: Tensor, last: bool) -> Iterator[tuple[Linear, Tensor]]:
-    """Return the linear layer whose outputs make ``vectors`` (2, M), with the vectors (2, J) that it reads."""
-    module = network.get_submodule(call.name)
-    weight = as_matrix(getattr(module, "weight", None))
+    """Return the linear layers whose outputs make ``vectors`` (2, M), with the vectors (2, J) that they read."""
+    weight = as_matrix(getattr(network.get_submodule(call.name), "weight", None))
     inputs = call.inputs[0] if call.inputs else None
     if weight is None or call.copy is None or not isinstance(inputs, Tensor) or len(inputs) != len(vectors):
         return
     given, read = call.copy.flatten(1).float(), inputs.detach().flatten(1).float()
-    if read.shape[1] != weight.shape[1] or given.shape != vectors.shape:
+    if given.shape != vectors.shape or weight.shape != (given.shape[1], read.shape[1]):
         return
     for function in (None,) if last else FUNCTIONS:
         if _same(given if function is None else FUNCTIONS[function].run(given), vectors):

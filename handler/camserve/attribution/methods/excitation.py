@@ -23,7 +23,7 @@ POOLS = {"avg_pool2d", "adaptive_avg_pool2d", "mean"}
 SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 # Their gradient already carries probability from each output to the inputs that made it.
 CARRIERS = {"max_pool2d", "adaptive_max_pool2d", "dropout", "flatten", "view", "reshape", "permute", "transpose"}
-CARRIERS |= {"pad", "squeeze", "unsqueeze", "contiguous", "clone", "cat", "chunk", "split", "__getitem__"}
+CARRIERS |= {"pad", "squeeze", "unsqueeze", "contiguous", "clone", "cat", "chunk", "split", "__getitem__", "float"}
 
 
 def cmwp(output: LayerOutput, objectives: Objectives) -> Tensor:
