@@ -21,8 +21,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from camserve.attribution.capture import Capture
 from camserve.attribution.linear_head import find_head
 from camserve.attribution.methods.gradcam import gradcam
-from camserve.attribution.objectives import Objectives
 from camserve.attribution.tape import Head
+from camserve.bench.networks import best, wake
 from camserve.build.probe import find_layer
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
@@ -34,7 +34,6 @@ SMALLER = (384, 336)  # tried where a model's own pictures are larger; attention
 LARGE = 200e6  # parameters from which one picture must do
 HUGE = 1e9  # parameters from which none is built
 CLASSES = 2  # the best ones of each picture, whose maps are compared
-SPREAD = 0.02  # standard deviation of weights that would start at zero
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,6 @@ def _disagreement(network: nn.Module, layer: Layer, head: Head | None, pixels: T
     return float((ours - plain).abs().max() / plain.abs().max())
 
 
-def best(scores: Tensor, classes: int) -> Objectives:
-    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
-    rows = [row for row in range(len(scores)) for _ in range(classes)]
-    found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
-    return Objectives(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
-
-
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:
     """Return Grad-CAM before its ReLU, (N, h, w), of one class a row, from one graph through the whole network."""
     noted: list[tuple[Tensor, GradientEdge]] = []
@@ -133,14 +125,6 @@ def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Ten
     values, slopes = (each[:, :, layer.prefix :] for each in weighted)
     plain: Tensor = torch.einsum("nkp,nk->np", values, slopes.mean(dim=2))
     return plain.reshape(len(plain), *layer.grid)
-
-
-def wake(network: nn.Module) -> nn.Module:
-    """Give random values to weights that start at zero; a score that depends on nothing has no map."""
-    for name, parameter in network.named_parameters():
-        if "bias" not in name.rsplit(".", 1)[-1] and not parameter.detach().any():
-            nn.init.normal_(parameter, std=SPREAD)
-    return network
 
 
 @torch.no_grad()

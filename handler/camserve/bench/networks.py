@@ -16,6 +16,7 @@ from camserve.attribution.explain import explain, map_requests
 from camserve.attribution.linear_head import find_head
 from camserve.attribution.methods import METHODS
 from camserve.attribution.normalise import Map, measure
+from camserve.attribution.objectives import Objectives
 from camserve.attribution.tape import Head
 from camserve.bench.photos import pixels
 from camserve.build.probe import find_layer
@@ -24,8 +25,8 @@ from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from camserve.values import Explanation, Layer, Options
-from zoo_models import best, wake
 
+WOKEN = 0.02  # standard deviation of weights that would start at zero
 MODELS = (
     "resnet50",
     "mobilenet_v3_large",
@@ -141,3 +142,18 @@ def load(
     head = find_head(network, layer, (side, side))
     prepare(network, runtime, (layer,), (side, side))
     return Subject(name, network, layer, head, runtime)
+
+
+def best(scores: Tensor, classes: int) -> Objectives:
+    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
+    rows = [row for row in range(len(scores)) for _ in range(classes)]
+    found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
+    return Objectives(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
+
+
+def wake(network: nn.Module) -> nn.Module:
+    """Give random values to weights that start at zero; a score that depends on nothing has no map."""
+    for name, parameter in network.named_parameters():
+        if "bias" not in name.rsplit(".", 1)[-1] and not parameter.detach().any():
+            nn.init.normal_(parameter, std=WOKEN)
+    return network
