@@ -64,7 +64,7 @@ def test_a_misspelled_key_is_named_with_its_neighbour():
 
 
 def test_torchserve_knows_every_key_of_the_rules():
-    """TorchServe passes over keys that it does not know: its own class file is asked."""
+    """TorchServe passes over keys that it does not know: its own class file lists what it reads."""
     jar = Path(find_spec("ts").origin).parent / "frontend" / "model-server.jar"
     with zipfile.ZipFile(jar) as archive:
         read = archive.read("org/pytorch/serve/util/ConfigManager.class")

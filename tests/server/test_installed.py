@@ -57,8 +57,8 @@ def test_the_base_asks_a_server_without_torch(wheel, server, folder, tmp_path):
     environment.install(wheel, "-c", ROOT / "config" / "constraints.txt")
     assert environment.package_folder(folder).is_relative_to(tmp_path / "venv")
     address = f"{server.inference.url}/predictions/imagenet"
-    asked = ["explain", find_file(COFFEE), "--url", address, "--token", server.inference.token, "--out", "why.png"]
-    assert "espresso" in environment.camserve(*asked, cwd=folder).stdout
+    question = ["explain", find_file(COFFEE), "--url", address, "--token", server.inference.token, "--out", "why.png"]
+    assert "espresso" in environment.camserve(*question, cwd=folder).stdout
     assert (folder / "why.png").read_bytes().startswith(b"\x89PNG")
     management = server.management
     environment.camserve("doctor", "--url", management.url, "--token", management.token, cwd=folder)

@@ -1,4 +1,4 @@
-"""The command ``camserve``: one file for each subcommand, imported when it is chosen."""
+"""The command ``camserve``: one file a subcommand, imported when it is chosen."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The table of subcommands, and the parser of the chosen one.
 
-Each is a module of this folder: its docstring describes it, ``EXAMPLE`` follows the options in its help,
+A subcommand is a module of this folder: its docstring describes it, ``EXAMPLE`` follows the options in its help,
 ``add_options(parser)`` declares them and ``run(args)`` does the work and returns the exit status.
 """
 

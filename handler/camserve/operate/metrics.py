@@ -1,4 +1,4 @@
-"""A server's metrics.yaml with camserve's metrics in it."""
+"""A server's metrics.yaml: where it is, and how camserve's metrics get into it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from camserve.errors import ConfigError
+from camserve.operate.doctor.files import read_properties
+from camserve.operate.shipped import SHIPPED_CONFIG
 
 PREFIX = "cam_"  # of camserve's own metrics
 
@@ -41,3 +43,20 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if not isinstance(block, dict) or "ts_metrics" not in block:
         raise ConfigError(f"{path} is no TorchServe metrics.yaml: it has no 'ts_metrics'")
     return block
+
+
+def find_metrics(config: Path) -> Path | None:
+    """Return the metrics file that a config.properties names, or None. ConfigError: there is no such file.
+
+    TorchServe itself runs in another folder, and so needs the full path.
+    """
+    name = read_properties(config).get("metrics_config")
+    if name is None:
+        return None
+    places = [Path(name), config.parent / Path(name).name]
+    if config == SHIPPED_CONFIG:
+        places.reverse()  # its own file, whatever lies in the folder that the command is run in
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{config}: metrics_config: there is no file {name}")
+    return path

@@ -22,6 +22,7 @@ import requests
 from camserve.errors import ConfigError
 from camserve.operate.doctor.files import read_properties
 from camserve.operate.java import find_java
+from camserve.operate.metrics import find_metrics
 from camserve.operate.ports import LOOPBACK
 from camserve.operate.shipped import SHIPPED_CONFIG
 
@@ -70,7 +71,7 @@ class Server:
         self._store = stores.pop()
         self._port = port
         self._bin = python.parent
-        self._properties = {**read_properties(config), **_metrics(config), **_addresses(port), **properties}
+        self._properties = {**read_properties(config), **_metrics_line(config), **_addresses(port), **properties}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -160,17 +161,17 @@ class Server:
 
     @property
     def inference(self) -> Endpoint:
-        """Where predictions and explanations are asked for."""
+        """The side that predicts and explains."""
         return Endpoint(f"http://{LOOPBACK}:{self._port}", self._token("inference"))
 
     @property
     def management(self) -> Endpoint:
-        """Where models are described and workers are scaled."""
+        """The side that describes models and scales workers."""
         return Endpoint(f"http://{LOOPBACK}:{self._port + 1}", self._token("management"))
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus scrapes."""
+        """The address that Prometheus scrapes."""
         return f"http://{LOOPBACK}:{self._port + 2}/metrics"
 
     def _token(self, side: str) -> str:
@@ -219,18 +220,9 @@ def curl_line(server: Server, model: str, photo: str, *options: str) -> str:
     return " ".join([*words, f"{side.url}/predictions/{model}"])
 
 
-def _metrics(config: Path) -> dict[str, str]:
-    """Return a configuration's metrics file by its full path, since TorchServe runs in another folder."""
-    name = read_properties(config).get("metrics_config")
-    if name is None:
-        return {}
-    places = [Path(name), config.parent / Path(name).name]
-    if config == SHIPPED_CONFIG:
-        places.reverse()  # its own file, whatever lies in the folder that the command is run in
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{config}: metrics_config: there is no file {name}")
-    return {"metrics_config": str(path.resolve())}
+def _metrics_line(config: Path) -> dict[str, str]:
+    path = find_metrics(config)
+    return {} if path is None else {"metrics_config": str(path.resolve())}
 
 
 def _addresses(port: int) -> dict[str, str]:
