@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from camserve.build.recipe import find_file, load_recipe
+from camserve.build.recipe import load_recipe
+from camserve.build.sources import find_file
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
 

@@ -140,6 +140,11 @@ class OutOfMemory(RequestError):
     code = "out_of_memory"
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, at most 200 characters."""
+    return str(error).strip().partition("\n")[0][:200]
+
+
 def quote(text: object) -> str:
     """Show a caller's own text safely: printable ASCII, at most 80 characters, in quotes."""
     shown = str(text)

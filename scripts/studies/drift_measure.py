@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from camserve.build.baseline import Collector
 from camserve.errors import ConfigError
-from camserve.monitor.baseline import Collector
 from camserve.monitor.measure import NAMES
 from camserve.serving.load import load_archive, load_pipeline
 from camserve.settings import Settings
@@ -71,12 +71,12 @@ def _measure(folder: Path, settings: Settings, photos: Photos, shift: Shift) -> 
     pipeline.monitor.report_to(collector)
     for rows in _batches(photos.paths, shift):
         pipeline.answer(rows)
-    order = [int(request.request_id) for each in collector.seen for request in each.requests]
+    order = [int(request.request_id) for each in collector.batches for request in each.requests]
     if sorted(order) != list(range(len(photos.paths))):
         raise ConfigError(f"only {len(order)} of {len(photos.paths)} photos were answered")
     back = np.argsort(order)
-    values = np.concatenate([each.values for each in collector.seen])[back]
-    classes = np.concatenate([each.classes for each in collector.seen])[back]
+    values = np.concatenate([each.values for each in collector.batches])[back]
+    classes = np.concatenate([each.classes for each in collector.batches])[back]
     return Condition(values, classes == photos.classes, not _loads(folder, changed))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
-from camserve.cli.serve import say
+from camserve.cli.terminal import say
 from camserve.drift.chart import COLORS
 from camserve.errors import CamserveError, ConfigError
 from drift_measure import Condition, load, measure_all, read_photos, save

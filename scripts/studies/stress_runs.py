@@ -21,9 +21,11 @@ import requests
 import torch
 
 from camserve.build.archive import build_archive
-from camserve.build.recipe import Recipe, find_file, load_recipe
+from camserve.build.recipe import Recipe, load_recipe
+from camserve.build.sources import find_file
 from camserve.errors import CamserveError
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 from camserve.settings import InputSpec
 
 RECIPE = Path("config/models/imagenet.yaml")

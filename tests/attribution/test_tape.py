@@ -73,7 +73,7 @@ def test_the_tail_runs_again_without_the_trunk(subtests: pytest.Subtests) -> Non
         with subtests.test(name):
             small = build()
             output = watch(small, pictures(1), tape=True)
-            with calls_of(small.network, [module for module, _ in small.network.named_modules()]) as calls:
+            with calls_of(dict(small.network.named_modules())) as calls:
                 output.rescore(output.activations)
             assert calls == []
 

@@ -17,7 +17,7 @@ from camserve.bench.contenders import NAIVE_HANDLER, Parts, pack
 from camserve.bench.engine import TOO_DEAR, Cell, Plan, measure
 from camserve.bench.engine_report import engine_report
 from camserve.bench.load import Client, Load, Reply, arrivals, ask, closed_loop, fixed_rate
-from camserve.bench.networks import Subject, load, settle
+from camserve.bench.networks import Subject, best, load, settle
 from camserve.bench.pairs import Effort, Spread, interleave, paired, spread
 from camserve.bench.photos import SIZE, jpegs, pictures, pixels
 from camserve.bench.report import Report, Table, grid, plain, setting, told, write_docs, write_json
@@ -38,7 +38,6 @@ from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from small_networks import deep, pooled
-from zoo_models import best
 
 SIDE = 32
 CPU = torch.device("cpu")

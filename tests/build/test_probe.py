@@ -14,12 +14,13 @@ from torchvision.models.convnext import CNBlockConfig
 
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.objectives import Objectives
+from camserve.bench.networks import wake
 from camserve.build.probe import check_layer, find_layer, probe
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork, scores_of
 from camserve.values import Layer
 from small_networks import CLASSES, SIDE, Network, Small, deep, objectives_for, pictures, pooled, settle, tokens, watch
-from zoo_models import TOLERANCE, plain_gradcam, wake
+from zoo_models import TOLERANCE, plain_gradcam
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the libraries' own imports

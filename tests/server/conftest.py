@@ -8,7 +8,8 @@ import torch
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,8 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive, read_contents
 from camserve.fast.split import Split
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest

@@ -17,7 +17,8 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import Recipe
 from camserve.cli import main
 from camserve.monitor.counters import MAX_SERIES
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 from camserve.settings import InputSpec
 from model_file import NET
 from synthetic_photos import photo, write_photos

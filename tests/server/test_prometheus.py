@@ -15,16 +15,18 @@ import torch
 import yaml
 from PIL import Image
 
-from camserve.build.archive import add_baseline, build_archive
+from camserve.build.archive import build_archive
+from camserve.build.baseline import measure_baseline
+from camserve.build.pack import add_baseline
 from camserve.build.recipe import load_recipe
 from camserve.cli import main
-from camserve.cli.baseline import measure_baseline
-from camserve.cli.watch import Board, serve
 from camserve.drift.calibration import from_prometheus
 from camserve.drift.counts import Version, query, read_counts, references
+from camserve.drift.exporter import EvidencePage, serve_page
 from camserve.drift.statistics import ALARM_WINDOWS
 from camserve.drift.watcher import Watcher
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 
 pytestmark = [
     pytest.mark.server,
@@ -92,7 +94,7 @@ def archive(tmp_path_factory):
         "preprocess: {resize: 64, crop: 64, mean: [0, 0, 0], std: [1, 1, 1]}\nsamples: [photos/000.png]\n"
     )
     built = build_archive(load_recipe(folder / "spots.yaml"), folder / "out", lambda line: None)
-    baseline = measure_baseline(built, photos, folder / "labels.csv", "2026-01-01")
+    baseline = measure_baseline(built, photos, folder / "labels.csv", "2026-01-01", lambda line: None)
     add_baseline(built, built, baseline.write())
     return built
 
@@ -119,7 +121,7 @@ def hurried(text):
 
 @pytest.fixture(scope="module")
 def board():
-    return Board(ALARM_WINDOWS)
+    return EvidencePage(ALARM_WINDOWS)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def prometheus(served, board, tmp_path_factory):
     """Scrape every second, with the shipped rules in a hurry; the address."""
     folder = tmp_path_factory.mktemp("prometheus")
     port = free_ports(19090)
-    watch = serve(board, port + 1)
+    watch = serve_page(board, port + 1)
     for name in ("rules.yml", "signals.yml"):
         (folder / name).write_text(hurried((FOLDER / name).read_text()))
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())

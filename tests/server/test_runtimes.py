@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from camserve.build.recipe import find_file
+from camserve.build.sources import find_file
 from camserve.build.unpack import read_contents
 from camserve.fast.compiled import read_halves, write_halves
 from camserve.fast.split import Split, example, split

@@ -18,7 +18,8 @@ from camserve.bench.load import Client, Load, Reply, ask, closed_loop, fixed_rat
 from camserve.bench.pairs import Spread, paired, spread
 from camserve.bench.photos import jpegs
 from camserve.errors import ConfigError
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 
 Say = Callable[[str], None]
 
