@@ -15,11 +15,11 @@ import torch
 
 from camserve.bench import batching, engine, served
 from camserve.bench.contenders import Parts, build_archives
-from camserve.bench.engine_report import engine_report
+from camserve.bench.engine_report import make_engine_report
 from camserve.bench.networks import MODELS
-from camserve.bench.pairs import QUICK, Effort
-from camserve.bench.report import Report, Table, setting, write_docs, write_json
-from camserve.bench.served_report import served_report
+from camserve.bench.pairs import QUICK_EFFORT, Effort
+from camserve.bench.report import BenchReport, Table, describe_machine, write_docs, write_report_json
+from camserve.bench.served_report import make_server_report
 from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import PRECISIONS, RuntimeSpec
 
@@ -83,50 +83,50 @@ def run(asked: argparse.Namespace) -> int:
     report = bench_server(asked) if asked.server else bench_batching(asked) if asked.batching else bench_engine(asked)
     print(report.text(), flush=True)
     if asked.json:
-        write_json(report, asked.json)
+        write_report_json(report, asked.json)
     if asked.docs:
         say("wrote " + ", ".join(map(str, write_docs(report, DOCS))))
     return 0
 
 
-def bench_engine(asked: argparse.Namespace) -> Report:
+def bench_engine(asked: argparse.Namespace) -> BenchReport:
     """Measure as a library. ConfigError: a model is unknown."""
     name = "gpu" if asked.gpu else "engine"
     if asked.gpu and not torch.cuda.is_available():
-        return Report(name, command_of(asked), setting(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
+        return BenchReport(name, command_of(asked), describe_machine(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
     device = torch.device("cuda" if asked.gpu else "cpu")
     models = models_of(asked.models, MODELS)
-    effort = QUICK if asked.quick else Effort(asked.pairs)
+    effort = QUICK_EFFORT if asked.quick else Effort(asked.pairs)
     deadline = time.monotonic() + QUICK_SECONDS if asked.quick else float("inf")
-    where = setting(device)
+    where = describe_machine(device)
     classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if asked.quick else (CLASSES, models)
     runtime = RuntimeSpec(precision=asked.precision)
-    plan = engine.Plan(models, asked.batches, effort, classes, in_depth, runtime, device, deadline)
-    cells = list(engine.measure_all(plan, say))
-    return engine_report(name, cells, command_of(asked), where)
+    plan = engine.EnginePlan(models, asked.batches, effort, classes, in_depth, runtime, device, deadline)
+    cells = list(engine.measure_models(plan, say))
+    return make_engine_report(name, cells, command_of(asked), where)
 
 
-def bench_server(asked: argparse.Namespace) -> Report:
+def bench_server(asked: argparse.Namespace) -> BenchReport:
     """Measure on a real TorchServe. ConfigError: the handlers' predictions differ, or a server does not start."""
     (model,) = models_of(asked.models, MODELS[:1])[:1]
     workers = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 120}
     serving = {**workers, "batchSize": asked.batch_size, "maxBatchDelay": asked.delay}
-    where = {**setting(torch.device("cpu")), **{name: str(each) for name, each in serving.items()}}
-    plan = served.QUICK if asked.quick else served.FULL
+    where = {**describe_machine(torch.device("cpu")), **{name: str(each) for name, each in serving.items()}}
+    plan = served.QUICK_PLAN if asked.quick else served.FULL_PLAN
     with tempfile.TemporaryDirectory(prefix="camserve-bench-") as folder:
         say(f"building archives of {model}")
         archives = build_archives(Parts(model, Path(folder) / "store", serving), say)
-        with served.running(archives, Path(folder) / "servers", say) as contenders:
-            findings = served.measure(contenders, plan, say)
-    return served_report(findings, model, command_of(asked), where)
+        with served.run_servers(archives, Path(folder) / "servers", say) as contenders:
+            findings = served.measure_servers(contenders, plan, say)
+    return make_server_report(findings, model, command_of(asked), where)
 
 
-def bench_batching(asked: argparse.Namespace) -> Report:
+def bench_batching(asked: argparse.Namespace) -> BenchReport:
     """Measure our own archive on a real TorchServe under several settings of its queue."""
     (model,) = models_of(asked.models, MODELS[:1])[:1]
-    where = setting(torch.device("cpu"))
-    found = batching.measure(model, QUICK_TURN if asked.quick else TURN, say)
-    return batching.batching_report(found, model, command_of(asked), where)
+    where = describe_machine(torch.device("cpu"))
+    found = batching.measure_batching(model, QUICK_TURN if asked.quick else TURN, say)
+    return batching.make_batching_report(found, model, command_of(asked), where)
 
 
 def count(text: str) -> int:
