@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from camserve.monitor.measure import NAMES
 from camserve.serving.load import load_archive, load_pipeline
 from camserve.settings import Settings
 from camserve.values import RawRequest
+from labelled_photos import Photos
 from shifts import SHIFTS, Shift
 
 BATCH = 20
@@ -28,31 +28,12 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Labelled photos."""
-
-    paths: Sequence[Path]
-    classes: np.ndarray  # (P,) int64
-
-
-@dataclass(frozen=True)
 class Condition:
     """Every photo's signals under one shift."""
 
     values: np.ndarray  # (P, S) float64, columns as in SIGNALS
     right: np.ndarray  # (P,) bool: the best class is the labelled one
     caught: bool  # the archive's self-test refuses to load with this fault
-
-
-def read_photos(folder: Path) -> Photos:
-    """Read a folder with images/ and labels.csv (columns file, class_index). ConfigError: it has none."""
-    try:
-        with (folder / "labels.csv").open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        classes = np.array([int(row["class_index"]) for row in rows])
-        return Photos([folder / "images" / Path(row["file"]).name for row in rows], classes)
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{folder} holds no images/ with labels.csv (file, class_index): {error}") from None
 
 
 def measure_all(folder: Path, settings: Settings, photos: Photos, report: Report) -> dict[str, Condition]:
