@@ -5,6 +5,7 @@ from xdist.scheduler import LoadScopeScheduling
 # Files that talk to one live server: the process that starts it runs them all.
 SERVERS = {
     "imagenet": ("test_torchserve.py", "test_routes.py", "test_hostile_clients.py"),
+    "faulty": ("test_faults.py", "test_unsafe.py"),
 }
 # The longest, which begin first, so that no process waits for another at the end.
 FIRST = ("test_prometheus.py", "test_runtimes.py", "test_compiled_server.py", "imagenet")

@@ -24,7 +24,6 @@ from camserve.drift.calibration import from_prometheus
 from camserve.drift.counts import Version, query, read_counts, references
 from camserve.drift.statistics import ALARM_WINDOWS
 from camserve.drift.watcher import Watcher
-from camserve.operate.server import Server, free_ports
 
 pytestmark = [
     pytest.mark.server,
@@ -98,8 +97,8 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(archive, tmp_path_factory):
-    with Server([archive], tmp_path_factory.mktemp("server"), free_ports(18180)) as running:
+def served(archive, serve):
+    with serve(archive) as running:
         yield running
 
 
@@ -123,10 +122,10 @@ def board():
 
 
 @pytest.fixture(scope="module")
-def prometheus(served, board, tmp_path_factory):
+def prometheus(served, board, next_ports, tmp_path_factory):
     """Scrape every second, with the shipped rules in a hurry; the address."""
     folder = tmp_path_factory.mktemp("prometheus")
-    port = free_ports(19090)
+    port = next_ports()
     watch = serve(board, port + 1)
     for name in ("rules.yml", "signals.yml"):
         (folder / name).write_text(hurried((FOLDER / name).read_text()))
@@ -173,14 +172,14 @@ def send(served, photos):
             assert answer.status_code == 200
 
 
-def seen(url):
+def counted(url):
     """Return the requests that Prometheus has counted by now."""
-    return sum(float(each["value"][1]) for each in query(url, 'sum(cam_bin_total{feature="centroid_x"})'))
+    return sum(float(series["value"][1]) for series in query(url, 'sum(cam_bin_total{feature="centroid_x"})'))
 
 
 def firing(url):
-    told = query(url, 'ALERTS{alertstate="firing"}')
-    return {(each["metric"]["alertname"], each["metric"].get("feature")) for each in told}
+    alerts = query(url, 'ALERTS{alertstate="firing"}')
+    return {(alert["metric"]["alertname"], alert["metric"].get("feature")) for alert in alerts}
 
 
 def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, prometheus, board, tmp_path, capsys):
@@ -190,7 +189,7 @@ def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, promet
     started = time.time()
 
     send(served, [photo(random)[0] for _ in range(CLEAN)])
-    until(lambda: seen(prometheus) == CLEAN, "every clean request is counted")
+    until(lambda: counted(prometheus) == CLEAN, "every clean request is counted")
     until(lambda: query(prometheus, 'cam:drift_z:1h{feature="centroid_x"}'), "the clean hour is judged")
     time.sleep(8)
     assert firing(prometheus) == set()
@@ -218,17 +217,17 @@ def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, promet
 
 def check_panels(url):
     """Ask every query of the dashboard; each is answered, and with data."""
-    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
     now = time.time()
     empty = []
-    for panel in told["panels"]:
+    for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
-            asked = target["expr"]
+            expression = target["expr"]
             for variable, value in (("$model", "spots"), ("$version", ".*"), ("$__rate_interval", "1m")):
-                asked = asked.replace(variable, value)
-            query(url, asked)
-            if not query(url, asked, "query_range", start=now - 60, end=now, step=5):
-                empty.append(f"{panel['title']}: {asked}")
+                expression = expression.replace(variable, value)
+            query(url, expression)
+            if not query(url, expression, "query_range", start=now - 60, end=now, step=5):
+                empty.append(f"{panel['title']}: {expression}")
     assert empty == []
 
 
