@@ -30,9 +30,10 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """One thread for torch; a test that needs more sets them itself."""
+def same_start():
+    """One thread of torch and the same random numbers for every test; one that needs others sets them itself."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,19 @@ SERVERS = {
     "faulty": ("test_faults.py", "test_unsafe.py"),
 }
 # The longest, which begin first, so that no process waits for another at the end.
-FIRST = ("test_prometheus.py", "test_runtimes.py", "test_compiled_server.py", "imagenet")
+FIRST = (
+    "imagenet",
+    "test_runtimes.py",
+    "test_monitoring.py",
+    "test_prometheus.py",
+    "faulty",
+    "test_compiled_server.py",
+    "test_agreement.py",
+    "test_methods.py",
+    "test_capture.py",
+    "test_monitor.py",
+    "test_runtime.py",
+)
 
 
 class FilesByServer(LoadScopeScheduling):

@@ -17,6 +17,7 @@ from torch import nn
 from camserve.build.recipe import find_file
 from camserve.build.unpack import read_contents
 from camserve.fast.compiled import read_halves, write_halves
+from camserve.fast.packing import can_pack
 from camserve.fast.split import Split, example, split
 from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_pipeline
@@ -99,6 +100,8 @@ def test_a_runtime_gives_the_classes_probabilities_and_maps_of_eager_float32(nam
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_compiled_trunk_reorders_no_weights(dtype, tmp_path, capfd):
+    if not can_pack(dtype, torch.device("cpu")):
+        pytest.skip(f"oneDNN has no {dtype} on this processor")
     trunk = [nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
     network = ScoringNetwork(nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)))
     network.eval().requires_grad_(False).to(dtype)
