@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from camserve.attribution.capture import Tail
-from camserve.bench.networks import SIDE, Subject, build, load, settle
-from camserve.bench.pairs import Effort, Spread, interleave, paired
-from camserve.bench.photos import pixels
+from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, settle_statistics
+from camserve.bench.pairs import Effort, Spread, summarise_ratios, time_in_turns
+from camserve.bench.photos import load_pixels
 from camserve.build.probe import find_layer
 from camserve.errors import CompilationUnavailable
 from camserve.fast.compiled import read_halves, write_halves
@@ -46,9 +46,9 @@ def measure_gains(
     """Measure every shortcut on every network of torchvision named."""
     runtime = RuntimeSpec(precision=precision)
     for name in models:
-        plain = ScoringNetwork(settle(build(name))).eval().requires_grad_(False)
+        plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
         layer = find_layer(plain, (SIDE, SIDE))
-        subject = load(name, copy.deepcopy(plain), layer, runtime, device)
+        subject = load_subject(name, copy.deepcopy(plain), layer, runtime, device)
         for shortcut, variant in VARIANTS.items():
             with tempfile.TemporaryDirectory() as folder:
                 try:
@@ -58,10 +58,10 @@ def measure_gains(
                     continue
                 with_it, without = (other, subject) if shortcut == "aot" else (subject, other)
                 for batch in batches:
-                    photos = pixels(batch, SIDE, device)
-                    works = {"with": lambda: with_it.explained(photos), "without": lambda: without.explained(photos)}  # noqa: B023
-                    times = interleave(works, effort)
-                    yield Gain(shortcut, name, batch, paired(times, "without", "with"))
+                    photos = load_pixels(batch, SIDE, device)
+                    works = {"with": lambda: with_it.explain(photos), "without": lambda: without.explain(photos)}  # noqa: B023
+                    times = time_in_turns(works, effort)
+                    yield Gain(shortcut, name, batch, summarise_ratios(times, "without", "with"))
 
 
 def _without_closed_form(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:

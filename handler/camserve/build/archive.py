@@ -10,7 +10,6 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,7 @@ from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import GOLDEN, record
 from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
-from camserve.values import Layer, RawRequest
-
-Report = Callable[[str], None]
+from camserve.values import Layer, Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
 SERVED = (
@@ -61,7 +58,7 @@ EXPECTED_TOLERANCE = 0.02  # of a probability
 SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
 
-def build_archive(recipe: Recipe, out: Path, report: Report) -> Path:
+def build_archive(recipe: Recipe, out: Path, report: Progress) -> Path:
     """Write ``out``/NAME.mar and return its path; ``report`` gets a line for every step.
 
     ConfigError: something in the recipe does not work; nothing is written then.
@@ -114,7 +111,7 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
 
 
-def _stage_model(recipe: Recipe, content: Path, report: Report) -> Settings:
+def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
     network, spec = _stage_network(recipe, content, geometry)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -140,7 +137,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Report) -> Settings:
     return load_settings(block)
 
 
-def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, report: Report) -> tuple[Layer, ...]:
+def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, report: Progress) -> tuple[Layer, ...]:
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     layers = tuple(
         find_layer(network, geometry.size) if name == "auto" else check_layer(network, name, geometry.size)
@@ -158,7 +155,7 @@ def _stage_labels(network: nn.Module, recipe: Recipe, geometry: InputSpec, conte
     (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-def _stage_compiled(content: Path, settings: Settings, report: Report) -> CompiledSpec:
+def _stage_compiled(content: Path, settings: Settings, report: Progress) -> CompiledSpec:
     """Compile the trunk for this machine, on its GPU if it has one."""
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     network = load_network(content, settings, device)
@@ -212,7 +209,7 @@ def _pattern() -> Image.Image:
     return Image.fromarray(np.stack([wave * 60 + 128 for wave in waves], axis=2).astype(np.uint8))
 
 
-def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Report) -> None:
+def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
     """Send every sample through prediction and every method. ConfigError: one of them does not work."""
     pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
     golden = record(pipeline, content)

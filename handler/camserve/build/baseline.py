@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from camserve.monitor.measure import NAMES, MeasuredRows
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import SIGNALS
 from camserve.serving.pipeline import Pipeline
-from camserve.values import RawRequest
+from camserve.values import Progress, RawRequest
 
 LEAST_IMAGES = 500
 ADVISED_IMAGES = 2000
@@ -52,9 +52,7 @@ class Collector:
         self.failures += 1
 
 
-def measure_baseline(
-    archive: Path, folder: Path, labels: Path | None, date: str, report: Callable[[str], None]
-) -> Baseline:
+def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str, report: Progress) -> Baseline:
     """Return the baseline of an archive's model over the photos of a folder.
 
     ``report`` gets lines of progress. ConfigError: too few photos could be read, or none has a label.
@@ -80,9 +78,7 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
-def _measure_photos(
-    pipeline: Pipeline, images: Sequence[Path], folder: Path, report: Callable[[str], None]
-) -> list[MeasuredRows]:
+def _measure_photos(pipeline: Pipeline, images: Sequence[Path], folder: Path, report: Progress) -> list[MeasuredRows]:
     watch = pipeline.monitor.watch
     assert watch is not None
     collector = Collector()

@@ -17,11 +17,11 @@ import torch
 
 from camserve.bench import batching, engine, served
 from camserve.bench.contenders import Parts, build_archives
-from camserve.bench.engine_report import engine_report
+from camserve.bench.engine_report import make_engine_report
 from camserve.bench.networks import MODELS
-from camserve.bench.pairs import QUICK, Effort
-from camserve.bench.report import Report, Table, setting, write_docs, write_json
-from camserve.bench.served_report import served_report
+from camserve.bench.pairs import QUICK_EFFORT, Effort
+from camserve.bench.report import BenchReport, Table, describe_machine, write_docs, write_report_json
+from camserve.bench.served_report import make_server_report
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import PRECISIONS, RuntimeSpec
@@ -78,50 +78,50 @@ def run(args: argparse.Namespace) -> int:
     report = bench_server(args) if args.server else bench_batching(args) if args.batching else bench_engine(args)
     print(report.text(), flush=True)
     if args.json:
-        write_json(report, args.json)
+        write_report_json(report, args.json)
     if args.docs:
         say("wrote " + ", ".join(map(str, write_docs(report, DOCS))))
     return 0
 
 
-def bench_engine(args: argparse.Namespace) -> Report:
+def bench_engine(args: argparse.Namespace) -> BenchReport:
     """Measure as a library. ConfigError: a model is unknown."""
     name = "gpu" if args.gpu else "engine"
     if args.gpu and not torch.cuda.is_available():
-        return Report(name, command_of(args), setting(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
+        return BenchReport(name, command_of(args), describe_machine(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
     device = torch.device("cuda" if args.gpu else "cpu")
     models = models_of(args.models, MODELS)
-    effort = QUICK if args.quick else Effort(args.pairs)
+    effort = QUICK_EFFORT if args.quick else Effort(args.pairs)
     deadline = time.monotonic() + QUICK_SECONDS if args.quick else float("inf")
-    where = setting(device)
+    where = describe_machine(device)
     classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if args.quick else (CLASSES, models)
     runtime = RuntimeSpec(precision=args.precision)
-    plan = engine.Plan(models, args.batches, effort, classes, in_depth, runtime, device, deadline)
-    cells = list(engine.measure_all(plan, say))
-    return engine_report(name, cells, command_of(args), where)
+    plan = engine.EnginePlan(models, args.batches, effort, classes, in_depth, runtime, device, deadline)
+    cells = list(engine.measure_models(plan, say))
+    return make_engine_report(name, cells, command_of(args), where)
 
 
-def bench_server(args: argparse.Namespace) -> Report:
+def bench_server(args: argparse.Namespace) -> BenchReport:
     """Measure on a real TorchServe. ConfigError: the handlers' predictions differ, or a server does not start."""
     (model,) = models_of(args.models, MODELS[:1])[:1]
     workers = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 120}
     serving = {**workers, "batchSize": args.batch_size, "maxBatchDelay": args.delay}
-    where = {**setting(torch.device("cpu")), **{name: str(value) for name, value in serving.items()}}
-    plan = served.QUICK if args.quick else served.FULL
+    where = {**describe_machine(torch.device("cpu")), **{name: str(value) for name, value in serving.items()}}
+    plan = served.QUICK_PLAN if args.quick else served.FULL_PLAN
     with tempfile.TemporaryDirectory(prefix="camserve-bench-") as folder:
         say(f"building archives of {model}")
         archives = build_archives(Parts(model, Path(folder) / "store", serving), say)
-        with served.running(archives, Path(folder) / "servers", say) as contenders:
-            findings = served.measure(contenders, plan, say)
-    return served_report(findings, model, command_of(args), where)
+        with served.run_servers(archives, Path(folder) / "servers", say) as contenders:
+            findings = served.measure_servers(contenders, plan, say)
+    return make_server_report(findings, model, command_of(args), where)
 
 
-def bench_batching(args: argparse.Namespace) -> Report:
+def bench_batching(args: argparse.Namespace) -> BenchReport:
     """Measure our own archive on a real TorchServe under several settings of its queue."""
     (model,) = models_of(args.models, MODELS[:1])[:1]
-    where = setting(torch.device("cpu"))
-    found = batching.measure(model, QUICK_TURN if args.quick else TURN, say)
-    return batching.batching_report(found, model, command_of(args), where)
+    where = describe_machine(torch.device("cpu"))
+    found = batching.measure_batching(model, QUICK_TURN if args.quick else TURN, say)
+    return batching.make_batching_report(found, model, command_of(args), where)
 
 
 def count(text: str) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
 from camserve.errors import ConfigError
+from camserve.values import Progress
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 8080
 PORTS_NEEDED = 5
 
 
-def choose_port(wanted: int | None, report: Callable[[str], None]) -> int:
+def choose_port(wanted: int | None, report: Progress) -> int:
     """Return the wanted port, or the default or the next free one, which is reported. ConfigError: it is taken."""
     port = free_ports(wanted or FIRST_PORT)
     if wanted and port != wanted:

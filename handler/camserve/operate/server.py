@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from camserve.operate.java import find_java
 from camserve.operate.metrics import find_metrics
 from camserve.operate.ports import LOOPBACK
 from camserve.operate.shipped import SHIPPED_CONFIG
+from camserve.values import Progress
 
 START_SECONDS = 180
 STOP_SECONDS = 30
@@ -89,7 +90,7 @@ class Server:
         command = [script, "--start", "--foreground", "--ts-config", str(config)]
         return [*command, "--model-store", str(self._store), "--models", *models]
 
-    def start(self, report: Callable[[str], None]) -> None:
+    def start(self, report: Progress) -> None:
         """Start the server and wait until every worker is READY. ConfigError: why it cannot be."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{name}={value}" for name, value in self._properties.items()]
@@ -120,7 +121,7 @@ class Server:
             "METRICS_LOCATION": str(self.folder / "logs"),
         }
 
-    def _wait(self, report: Callable[[str], None]) -> None:
+    def _wait(self, report: Progress) -> None:
         deadline = time.monotonic() + START_SECONDS
         reported = time.monotonic()
         while time.monotonic() < deadline:
