@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
+from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import ConfigError, quote, unknown_choice
 from camserve.strict import read
 from camserve.values import Layer
@@ -114,12 +115,13 @@ class Defaults:
     explain: str = "true"
     target: str = "predicted"
     method: str = "gradcam"
-    evidence: str = "for"
-    format: str = "grid"
+    evidence: str = EVIDENCE[0]
+    format: str = FORMATS[0]
     top_k: str = "5"
-    compat: str = "none"
-    palette: str = "turbo"
+    compat: str = COMPATS[0]
+    palette: str = PALETTES[0]
     opacity: str = "0.6"
+    legend: str = "false"
 
 
 @dataclass(frozen=True)

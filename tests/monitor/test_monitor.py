@@ -36,7 +36,7 @@ from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import read_truth, score, wilson
 from camserve.errors import BadImage, ConfigError
-from camserve.intake.decode import MAGIC, sniff
+from camserve.intake.containers import MAGIC, sniff
 from camserve.monitor import signals
 from camserve.monitor.audit import Audit, sampled
 from camserve.monitor.baseline import Bins, Provenance, load_baseline, read_baseline
@@ -521,7 +521,7 @@ def test_every_format_that_is_decoded_has_a_series():
 
 
 def test_every_refusal_has_a_series():
-    assert set(OUTCOMES) >= {"ok", "bad_image", "bad_option", "model_failed", "out_of_memory", "overloaded"}
+    assert set(OUTCOMES) >= {"ok", "bad_image", "bad_option", "model_failed", "out_of_memory"}
 
 
 def test_only_maps_that_nobody_wished_otherwise_are_compared(watched):

@@ -18,7 +18,7 @@ from camserve.errors import ConfigError
 from camserve.fast.packing import PackedWeight
 from camserve.fast.prepare import rewrite
 from camserve.intake.decode import decode
-from camserve.intake.preprocess import fit, normalise
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.settings import InputSpec, Limits, RuntimeSpec
@@ -74,7 +74,7 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
         answers = [json.loads(answer.body) for answer in pipeline.answer([RawRequest(chelsea)] * 3)]
         layer = pipeline.settings.layers[0]
     assert layer.grid == (2, 2)
-    pixels = normalise([fit(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
+    pixels = normalise([resize_and_crop(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
     output = watch(Small(resnet(), Layer("layer4")), pixels)
     best = int(output.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3

@@ -12,7 +12,7 @@ from PIL import Image
 
 from camserve.build.unpack import open_archive
 from camserve.intake.decode import decode
-from camserve.intake.preprocess import fit, normalise
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server
@@ -69,7 +69,7 @@ def test_a_compatible_answer_is_the_map_that_pytorch_grad_cam_returns(post, pipe
     assert explanation["compat"] == "pytorch-grad-cam"
     network = pipeline.network
     spec = pipeline.settings.input
-    cut = normalise([fit(decode(chelsea, pipeline.settings.limits), spec)[0]], spec, torch.device("cpu"))
+    cut = normalise([resize_and_crop(decode(chelsea, pipeline.settings.limits), spec)[0]], spec, torch.device("cpu"))
     cut.requires_grad_()  # the parameters are frozen
     # The target layer is the second call of a shared module, which they cannot name: they read its output behind it.
     layer = torch.nn.Identity()

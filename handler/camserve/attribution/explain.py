@@ -25,6 +25,7 @@ from camserve.warning_codes import (
     OUT_OF_TIME,
     SATURATED_SOFTMAX,
     AnswerWarning,
+    warn_double_negative,
 )
 
 logger = logging.getLogger(__name__)
@@ -135,13 +136,7 @@ def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], 
     if request.target.prediction.probability > SATURATED:
         warnings.append(SATURATED_SOFTMAX)
     if method.weighted and (double := _double_negative(details.get("signs"))) > MUCH_DOUBLE_NEGATIVE:
-        warnings.append(
-            AnswerWarning(
-                "DOUBLE_NEGATIVE",
-                f"{double:.0%} of the positive map is negative weight times negative activation: evidence only in "
-                "name; compare method=hirescam, or a layer after a ReLU",
-            )
-        )
+        warnings.append(warn_double_negative(double))
     return warnings
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from camserve.build.sources import find_file
-from camserve.intake.preprocess import fit, normalise
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.settings import InputSpec
 from camserve.values import Picture
 
@@ -44,4 +44,6 @@ def encode_jpegs(count: int) -> list[bytes]:
 def load_pixels(count: int, side: int, device: torch.device, resize: int | None = None) -> Tensor:
     """Return the same photos as a network wants them, (N, 3, side, side) float32."""
     spec = InputSpec(resize=resize or side, crop=side)
-    return normalise([fit(Picture(photo, "JPEG", *photo.size), spec)[0] for photo in cut_pictures(count)], spec, device)
+    return normalise(
+        [resize_and_crop(Picture(photo, "JPEG", *photo.size), spec)[0] for photo in cut_pictures(count)], spec, device
+    )

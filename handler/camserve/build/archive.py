@@ -30,7 +30,7 @@ from camserve.network.load import build_network, fill, load_network
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
-from camserve.serving.selftest import GOLDEN, record
+from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
 from camserve.values import Layer, Progress, RawRequest
 
@@ -212,9 +212,9 @@ def _pattern() -> Image.Image:
 def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
     """Send every sample through prediction and every method. ConfigError: one of them does not work."""
     pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
-    golden = record(pipeline, content)
+    answers = record_answers(pipeline, content)
     for sample in settings.samples:
-        best = golden[sample]["predictions"][0]
+        best = answers[sample]["predictions"][0]
         _check_expected(recipe, sample, best)
         for method in settings.methods:
             row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True})
@@ -223,7 +223,7 @@ def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Prog
             if explained["status"] == "failed" or (explained["status"] == "blank" and not blank_is_fine):
                 raise ConfigError(f"{sample}: method {method} gives a map that is {explained['status']}")
         report(f"{sample}: {best['label']} {best['probability']:.3f}, explained by {', '.join(settings.methods)}")
-    (content / GOLDEN).write_text(json.dumps(golden, indent=1), encoding="utf-8")
+    (content / SELFTEST_FILE).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 
 
 def _check_expected(recipe: Recipe, sample: str, best: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from camserve.errors import CompilationUnavailable
+from camserve.errors import CompilationUnavailable, first_line
 from camserve.fast.split import MOST_ROWS, Split
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
@@ -47,7 +47,7 @@ def write_halves(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, fo
             program = torch.export.export(tail, trunk(pixels), dynamic_shapes=_dynamic(tail))
             torch.export.save(program, folder / TAIL)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise CompilationUnavailable(
             f"torch {torch.__version__} cannot compile the network ({first}); is g++ installed?"
         ) from None
@@ -68,6 +68,6 @@ def read_halves(whole: ScoringNetwork, layer: Layer, folder: Path) -> Split:
         trunk = torch._inductor.aoti_load_package(str(folder / TRUNK))
         tail = torch.export.load(str(folder / TAIL)).module()
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise CompilationUnavailable(f"torch {torch.__version__} cannot load the compiled network: {first}") from None
     return Split(whole, trunk, tail, layer)

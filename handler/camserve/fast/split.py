@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.objectives import Objectives
-from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.errors import CompilationUnavailable, ConfigError, first_line
 from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
 from camserve.network.precision import full_precision
@@ -108,7 +108,7 @@ def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
             program = torch.export.export(_Exportable(network), (pixels,), dynamic_shapes=({0: rows},))
         exported: Any = program.run_decompositions({}).module()  # without operators that work in place
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise CompilationUnavailable(f"the network cannot be exported by torch {torch.__version__}: {first}") from None
     module = fx.GraphModule(exported, exported.graph)
     for node in reversed(module.graph.nodes):

@@ -21,7 +21,8 @@ from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import Watch
 from camserve.network.load import load_network
 from camserve.network.precision import DTYPES, cast
-from camserve.serving.pipeline import Classifier, Pipeline
+from camserve.serving.batch import Classifier
+from camserve.serving.pipeline import Pipeline
 from camserve.serving.selftest import self_test
 from camserve.settings import Settings
 from camserve.values import RawRequest
