@@ -2,13 +2,14 @@
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from camserve import choices, errors
 from camserve.attribution.methods import METHODS
-from camserve.cli import COMMANDS
+from camserve.cli.command import COMMANDS
 from camserve.intake.options import PARSERS
 from camserve.settings import Defaults
 
@@ -77,7 +78,7 @@ def test_the_words_of_an_option_are_documented_the_default_first(option):
 
 
 def test_every_command_shows_an_example():
-    assert all("camserve" in command.EXAMPLE for command in COMMANDS)
+    assert all(f"camserve {name}" in import_module(f"camserve.cli.{name}").EXAMPLE for name in COMMANDS)
 
 
 def test_lines_of_the_answers_page_are_short():

@@ -16,7 +16,7 @@ from camserve.values import Layer
 
 TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-MODES = ("eager", "compile", "aot")
+MODES = ("eager", "aot")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
 ENVELOPES = ("plain", "cloudevents")
@@ -86,7 +86,8 @@ class InputSpec:
 class RuntimeSpec:
     """How the network is run. Maps are always summed in float32."""
 
-    mode: str = "eager"  # compile: the trunk becomes native code when the archive is loaded; aot: when it is built
+    mode: str = "eager"  # aot: the trunk is compiled into native code when the archive is built
+    fast: bool = True  # False: plain autograd on the network as it is; the same answers, later
     precision: str = "fp32"  # fp32, bf16, fp16: of weights and activations
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
@@ -95,6 +96,7 @@ class RuntimeSpec:
         _one_of(self.mode, MODES, "runtime.mode")
         _one_of(self.precision, PRECISIONS, "runtime.precision")
         _require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
+        _require(self.fast or self.mode == "eager", "runtime.mode aot is a shortcut: it needs runtime.fast true")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Progress = Callable[[str], None]  # gets one line for each step of long work
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camserve.build.baseline import quantile_bins
 from camserve.cli import main
 from camserve.cli.report import instant
 from camserve.drift import chart
@@ -17,7 +18,7 @@ from camserve.drift.audit_log import count_bins, read_audit, reference_bins, sam
 from camserve.drift.panels import PANELS, Traffic
 from camserve.drift.report import drifting, drifts, report, worst
 from camserve.errors import ConfigError
-from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual, quantile_bins
+from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual
 from camserve.monitor.signals import SIGNALS
 from camserve.values import TRAITS
 

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from camserve.answer.predictions import RowScores, read_scores, row_scores
-from camserve.attribution.capture import Capture, LayerOutput
-from camserve.attribution.explain import MapRequest, explain, map_requests
+from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.explain import explain
+from camserve.attribution.layer_output import LayerOutput
+from camserve.attribution.map_request import MapRequest, map_requests
 from camserve.attribution.methods import METHODS
-from camserve.attribution.tape import Head
 from camserve.errors import ModelFailed, RequestError
-from camserve.fast.prepare import DTYPES
 from camserve.intake.preprocess import normalise
 from camserve.labels import Labels
 from camserve.monitor import Monitor, PassObservation
+from camserve.network.precision import DTYPES
 from camserve.settings import Settings
 from camserve.values import Answer, Explanation, Request
 from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
@@ -31,7 +32,7 @@ class Classifier:
     network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
     labels: Labels
     device: torch.device
-    heads: Mapping[str, Head]  # the closed form of the tail, for layers that have one
+    tails: Mapping[str, Tail]  # what is known of the network after each target layer
 
 
 class BatchRunner:
@@ -45,7 +46,7 @@ class BatchRunner:
         self._network = classifier.network
         self._device = classifier.device
         self._dtype = DTYPES[settings.runtime.precision]
-        self._heads = classifier.heads
+        self._tails = classifier.tails
         self._layers = {layer.name: layer for layer in settings.layers}
         self._captures: dict[tuple[str, ...], Capture] = {}
         self.rows_at_once = self._capture(tuple(self._layers)).pictures_at_once  # of one forward pass
@@ -78,35 +79,40 @@ class BatchRunner:
         """Return what watches these layers: made once, since looking the network over takes time."""
         if names not in self._captures:
             layers = tuple(self._layers[name] for name in names)
-            self._captures[names] = Capture(self._network, layers, self._heads)
+            self._captures[names] = Capture(self._network, layers, self._tails)
         return self._captures[names]
 
     def _layers_for(self, requests: Sequence[Request]) -> tuple[str, ...]:
         first = (self._settings.layers[0].name,)
-        names = {name for request in requests for name in request.options.layers or first}
-        return tuple(name for name in self._layers if name in names)
+        wanted = {name for request in requests for name in request.options.layers or first}
+        return tuple(name for name in self._layers if name in wanted)
 
     def _explain(
         self, requests: Sequence[Request], rows: Sequence[RowScores], outputs: Sequence[LayerOutput]
     ) -> list[list[Explanation]]:
         """Return the explanations of each row; those whose condition is not met are skipped."""
-        questions = self._questions(requests, rows)
-        due = [question for question in questions if rows[question.row].meets(requests[question.row].options.explain)]
+        wanted = self._map_requests(requests, rows)
+        due = [
+            map_request
+            for map_request in wanted
+            if rows[map_request.row].meets(requests[map_request.row].options.explain)
+        ]
         with self._monitor.stage("explain"):
             computed = dict(zip(due, explain({output.layer.name: output for output in outputs}, due)))
         explanations: list[list[Explanation]] = [[] for _ in rows]
-        for question in questions:
-            explanations[question.row].append(computed.get(question) or question.answer("skipped"))
+        for map_request in wanted:
+            explanation = computed.get(map_request) or map_request.without_map("skipped")
+            explanations[map_request.row].append(explanation)
         return explanations
 
-    def _questions(self, requests: Sequence[Request], rows: Sequence[RowScores]) -> list[MapRequest]:
+    def _map_requests(self, requests: Sequence[Request], rows: Sequence[RowScores]) -> list[MapRequest]:
         latest = time.monotonic() + self._settings.limits.explain_ms / 1000
         layer = self._settings.layers[0].name
         return [
-            question
+            map_request
             for number, (request, row) in enumerate(zip(requests, rows))
             if row.finite and request.options.explain is not False
-            for question in map_requests(number, row, request.options, layer, min(request.until, latest))
+            for map_request in map_requests(number, row, request.options, layer, min(request.until, latest))
         ]
 
     def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:
