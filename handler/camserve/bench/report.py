@@ -65,7 +65,7 @@ class Report:
 
     def text(self) -> str:
         """Write everything but the pictures as Markdown that a terminal shows well, too."""
-        setting = Table("MeasuredRows on", ("what", "which"), list(self.setting.items()))
+        setting = Table("Measured on", ("what", "which"), list(self.setting.items()))
         parts = [_section(table, self.command) for table in (*self.tables, setting)]
         return f"# camserve bench: {self.name}\n\n" + "\n".join(parts)
 

@@ -11,7 +11,7 @@ from typing import Any
 from camserve.build.unpack import read_contents
 from camserve.drift.audit_log import read_audit, sample_of
 from camserve.drift.counts import Version
-from camserve.drift.report import report
+from camserve.drift.report import write_report
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Baseline, read_baseline
 
@@ -48,7 +48,7 @@ def run(asked: argparse.Namespace) -> int:
     records = [each for each in read_audit(asked.audit) if Version(each.model, each.version) == name]
     if not sample_of(records):
         raise ConfigError(f"the audit files hold no sampled records of {name}")
-    page = report(records, baseline, str(name), asked.clean_until)
+    page = write_report(records, baseline, str(name), asked.clean_until)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(page, encoding="utf-8")
     print(f"{asked.out}: {len(records)} records")
