@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from camserve.build.recipe import find_file
+from camserve.build.sources import find_file
 from camserve.build.unpack import open_archive
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import free_ports
+from camserve.operate.server import Server
 from camserve.values import RawRequest
 
 ARCHIVE = Path("model_store/imagenet.mar")
@@ -29,8 +30,8 @@ def main() -> int:
         with Server([ARCHIVE], Path(folder), free_ports(), python=stock) as server:
             url, headers = f"{server.inference.url}/predictions/imagenet", server.inference.headers
             there = requests.post(url, headers=headers, data=photo, timeout=60).json()
-    best = [told["predictions"][0] for told in (here, there)]
-    grids = [np.array(told["explanations"][0]["grid"]) for told in (here, there)]
+    best = [answer["predictions"][0] for answer in (here, there)]
+    grids = [np.array(answer["explanations"][0]["grid"]) for answer in (here, there)]
     far = max(abs(best[0]["probability"] - best[1]["probability"]), float(np.abs(grids[0] - grids[1]).max()))
     print(f"here  {best[0]['label']} {best[0]['probability']}\nstock {best[1]['label']} {best[1]['probability']}")
     print(f"largest difference of probability and grid: {far:.1e} (tolerance {TOLERANCE})")

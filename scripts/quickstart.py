@@ -1,4 +1,4 @@
-"""Serve a real classifier, show it two real photos, and print where it looked."""
+"""Serve a real classifier, send it two photos, and print where it looked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import requests
 
 from camserve.build.archive import build_archive
-from camserve.build.recipe import find_file, load_recipe
-from camserve.cli.explain import where
-from camserve.cli.serve import choose_port, curl_line, say
+from camserve.build.recipe import load_recipe
+from camserve.build.sources import find_file
+from camserve.cli.explain import describe_peak
+from camserve.cli.terminal import say
 from camserve.errors import CamserveError
-from camserve.operate.server import Server
+from camserve.operate.ports import choose_port
+from camserve.operate.server import Server, curl_line
 
 RECIPE = Path("config/models/imagenet.yaml")
 STORE = Path("model_store")
@@ -28,9 +30,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/quickstart", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the server running and print curl lines to try")
     parser.add_argument("--port", type=int, help="first of five ports; default 8080, or the next free ones")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     try:
-        show(asked.keep, asked.port)
+        show(args.keep, args.port)
     except CamserveError as error:
         say(f"camserve: {error}")
         return 1
@@ -42,7 +44,7 @@ def show(keep: bool, wanted_port: int | None) -> None:
     archive = STORE / f"{recipe.name}.mar"
     if is_stale(archive):
         build_archive(recipe, STORE, say)
-    port = choose_port(wanted_port)
+    port = choose_port(wanted_port, say)
     server = Server([archive], OUT / f"server-{port}", port)
     server.start(say)
     try:
@@ -76,11 +78,11 @@ def row_of(server: Server, model: str, photo: Path) -> str:
         answer = requests.post(url, headers=server.inference.headers, data=photo.read_bytes(), timeout=60)
         times.append((time.perf_counter() - start) * 1000)
         answer.raise_for_status()
-    told = answer.json()
-    best, explanation = told["predictions"][0], told["explanations"][0]
+    body = answer.json()
+    best, explanation = body["predictions"][0], body["explanations"][0]
     overlay = OUT / f"{photo.stem}-why.jpg"
     overlay.write_bytes(base64.b64decode(explanation["images"]["overlay"].partition(",")[2]))
-    place = where(explanation, told["input"])
+    place = describe_peak(explanation, body["input"])
     median = sorted(times)[REPEATS // 2]
     return f"{photo.name:<12} {best['label']:<14} {best['probability']:>11.4f}  {median:>5.0f}  {place}; see {overlay}"
 

@@ -1,20 +1,58 @@
-"""Real photos, a real archive, and small networks whose answers are known."""
+"""Real photos, archives that are built once a run, and how the files of tests share processes."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: every process of a run has one core
+
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
-from camserve.build.recipe import find_file, load_recipe
+from camserve.build.recipe import load_recipe
+from camserve.build.sources import find_file
+from scheduling import FilesByServer, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let one process run all the files of a live server."""
+    return FilesByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=by_length)
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """One thread of torch and the same random numbers for every test; one that needs others sets them itself."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory) -> Callable[[str, Callable[[Path], Path]], Path]:
+    """Build something in a folder that every process of the run shares: the first one builds, the others wait."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def build_once(name, build):
+        folder, built = shared / name, shared / f"{name}.built"
+        with FileLock(shared / f"{name}.lock"):
+            if not built.exists():
+                folder.mkdir()
+                built.write_text(str(build(folder)))
+        return Path(built.read_text())
+
+    return build_once
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +66,11 @@ def chelsea():
 
 
 @pytest.fixture(scope="session")
-def imagenet(tmp_path_factory):
-    """The shipped archive, built once for the whole run."""
+def imagenet(build_once):
+    """The shipped archive."""
     from camserve.build.archive import build_archive
 
-    return build_archive(load_recipe(RECIPE), tmp_path_factory.mktemp("store"), lambda line: None)
+    return build_once("imagenet", lambda folder: build_archive(load_recipe(RECIPE), folder, lambda line: None))
 
 
 @pytest.fixture

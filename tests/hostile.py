@@ -13,6 +13,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from camserve.intake.options import PARSERS
+
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 # What TorchServe's frontend believes when a worker's log line begins with it.
@@ -254,21 +256,7 @@ def garbage(count, seed):
     return [source.choice(magics) + source.randbytes(source.randrange(400)) for _ in range(count)]
 
 
-OPTION_NAMES = (
-    "explain",
-    "target",
-    "contrast",
-    "method",
-    "layer",
-    "evidence",
-    "format",
-    "size",
-    "top_k",
-    "details",
-    "compat",
-    "palette",
-    "opacity",
-)
+OPTION_NAMES = tuple(PARSERS)
 
 OPTION_VALUES = (
     "",

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.layer_output import LayerOutput
+from camserve.attribution.objectives import Objectives
 from camserve.values import Layer
+
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=no_cuda)])
 
 SIDE = 32  # pixels
 CLASSES = 5
@@ -68,6 +76,28 @@ def smooth() -> Small:
     return Small(settle(Network(features, classifier)), Layer("features"))
 
 
+def two_linear() -> Small:
+    """Average pooling and two linear layers, as MobileNetV3 ends."""
+    features = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.BatchNorm2d(8), nn.Hardswish())
+    classifier = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 16),
+        nn.Hardswish(True),
+        nn.Dropout(),
+        nn.Linear(16, CLASSES),
+    )
+    return Small(settle(Network(features, classifier)), Layer("features"))
+
+
+def three_linear() -> Small:
+    """Three linear layers that read every position, as VGG ends."""
+    features = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU(True))
+    hidden = (nn.Linear(128, 16), nn.ReLU(True), nn.Dropout(), nn.Linear(16, 12), nn.ReLU(True), nn.Dropout())
+    classifier = nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(4), nn.Flatten(), *hidden, nn.Linear(12, CLASSES))
+    return Small(settle(Network(features, classifier)), Layer("features"))
+
+
 def tokens() -> Small:
     """A vision transformer with a class token."""
     network = torchvision.models.VisionTransformer(
@@ -76,5 +106,35 @@ def tokens() -> Small:
     return Small(settle(network), Layer("encoder.layers.encoder_layer_1", "NLC", prefix=1, grid=(4, 4)))
 
 
+NETWORKS: Mapping[str, Callable[[], Small]] = {
+    "average pooling, one linear layer": pooled,
+    "maximum pooling, two linear layers": deep,
+    "SiLU, one linear layer": smooth,
+    "average pooling, two linear layers": two_linear,
+    "maximum pooling, three linear layers": three_linear,
+    "class token": tokens,
+}
+
+
 def pictures(count: int = 3) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def watch(small: Small, pixels: Tensor, tail: Tail | None = None, tape: bool = False) -> LayerOutput:
+    """The layer's output in one forward pass."""
+    with Capture(small.network, (small.layer,), {small.layer.name: tail or Tail()}) as capture:
+        (output,) = capture.forward(pixels, tape)
+    return output
+
+
+def objectives_for(*pairs: tuple[int, int], sign: float = 1.0) -> Objectives:
+    """One objective for each (row, class)."""
+    rows, classes = zip(*pairs)
+    return Objectives.weighing(rows, sign * torch.eye(CLASSES)[list(classes)])
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest value that was expected."""
+    assert found.shape == expected.shape
+    largest = float(expected.abs().max())
+    return float((found - expected).abs().max()) / largest if largest > 0 else float(found.abs().max())

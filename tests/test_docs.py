@@ -1,28 +1,66 @@
 """What the documents list is what the tables hold."""
 
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
-from camserve import errors
+import pytest
+
+from camserve import choices, errors
 from camserve.attribution.methods import METHODS
-from camserve.cli import COMMANDS
+from camserve.cli.command import COMMANDS
 from camserve.intake.options import PARSERS
+from camserve.settings import Defaults
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "handler" / "camserve"
 ANSWERS = (ROOT / "docs" / "answers.md").read_text()
 README = (ROOT / "README.md").read_text()
+WARNINGS = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', (PACKAGE / "warning_codes.py").read_text()))
+OFFERED = {
+    "evidence": choices.EVIDENCE,
+    "format": choices.FORMATS,
+    "palette": choices.PALETTES,
+    "compat": choices.COMPATS,
+    "legend": ("false", "true"),
+    "details": ("none", *choices.DETAILS, "all"),
+}
 
 
 def test_every_warning_code_is_documented_and_no_other():
-    sources = "".join(path.read_text() for path in (ROOT / "handler" / "camserve").rglob("*.py"))
-    raised = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', sources))
-    assert raised == set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE))
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE)) == WARNINGS
 
 
-def test_every_error_code_is_documented():
+def test_every_warning_comes_from_one_file():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name != "warning_codes.py":
+            tree = ast.walk(ast.parse(path.read_text()))
+            written = {node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            assert not written & WARNINGS, f"{path.name} writes a code out"
+            assert "AnswerWarning(" not in path.read_text(), f"{path.name} builds a warning"
+
+
+def test_every_error_code_is_documented_and_no_other():
+    rows = re.findall(r"^\| ([45]\d\d) \| (.*) \|$", ANSWERS, re.MULTILINE)
+    documented = {(int(status), code) for status, codes in rows for code in re.findall("[a-z0-9_]+", codes)}
+    assert documented == {(error.status, error.code) for error in errors.RequestError.__subclasses__()}
+
+
+def test_every_error_that_is_documented_can_be_raised():
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "errors.py"]
     for error in errors.RequestError.__subclasses__():
-        line = next(line for line in ANSWERS.splitlines() if line.startswith(f"| {error.status} |"))
-        assert f"`{error.code}`" in line
+        assert any(re.search(rf"\b{error.__name__}\b", source) for source in sources), error
+
+
+def test_the_rules_know_which_codes_are_the_servers_fault():
+    rules = (ROOT / "config" / "monitoring" / "rules.yml").read_text()
+    named = [set(codes.split("|")) - {"ok"} for codes in re.findall(r'outcome[!=]~"([^"]+)"', rules)]
+    assert len(named) == 3
+    assert all(
+        codes == {error.code for error in errors.RequestError.__subclasses__() if error.status >= 500}
+        for codes in named
+    )
 
 
 def test_every_method_and_option_is_documented():
@@ -32,8 +70,19 @@ def test_every_method_and_option_is_documented():
         assert re.search(rf"^\| .*`{name}`.* \|", README, re.MULTILINE), name
 
 
+@pytest.mark.parametrize("option", OFFERED)
+def test_the_words_of_an_option_are_documented_the_default_first(option):
+    (row,) = re.findall(rf"^\| [^|]*`{option}`[^|]* \|(.*)\|$", README, re.MULTILINE)
+    assert tuple(re.findall(r"`([^`]+)`", row))[: len(OFFERED[option])] == OFFERED[option]
+    assert getattr(Defaults(), option, "none") == OFFERED[option][0]
+
+
 def test_every_command_shows_an_example():
-    assert all("camserve" in command.EXAMPLE for command in COMMANDS)
+    assert all(f"camserve {name}" in import_module(f"camserve.cli.{name}").EXAMPLE for name in COMMANDS)
+
+
+def test_lines_of_the_answers_page_are_short():
+    assert max(map(len, ANSWERS.splitlines())) <= 120
 
 
 def test_local_links_lead_somewhere():

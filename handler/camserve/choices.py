@@ -1,14 +1,17 @@
-"""The words that a request may use, once."""
+"""The words that a request may use, once; the first of each is the default."""
 
 from __future__ import annotations
 
 EVIDENCE = ("for", "against", "signed")
-DETAILS = ("signs", "channels", "timing")
-TEXT_FORMATS = {"grid", "boxes"}  # nothing is drawn for these
-FORMATS = ("grid", "heatmap", "overlay", "mask", "boxes")
+DRAWN_FORMATS = ("heatmap", "overlay", "mask")
+FORMATS = ("grid", *DRAWN_FORMATS, "boxes")
+PALETTES = ("turbo", "viridis", "jet")
 COMPATS = ("none", "pytorch-grad-cam")
 # Those whose raw maps are the same there: an eigen map's sign is arbitrary there, others follow other equations.
 COMPARABLE = ("gradcam", "hirescam", "layercam", "xgradcam")
-PALETTES = ("turbo", "viridis", "jet")
-PICTURE_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP", "image/*": "JPEG"}
-TEXT_TYPES = ("application/json", "application/*", "text/html", "text/*", "*/*")
+DETAILS = ("signs", "channels", "timing")
+
+CONTENT_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # of the pictures of an answer
+JSON_TYPE = "application/json"
+PICTURE_TYPES = {**{media: kind for kind, media in CONTENT_TYPES.items()}, "image/*": "JPEG"}  # of an Accept header
+TEXT_TYPES = (JSON_TYPE, "application/*", "text/html", "text/*", "*/*")  # answered with JSON

@@ -2,7 +2,7 @@
 
 CamserveError
 |-- ConfigError              an operator's mistake: settings, archive, command line
-|-- CompilationUnavailable                  no compiled trunk on this machine; the network runs eager
+|-- CompilationUnavailable   no compiled trunk on this machine; the network runs eager
 |-- OutOfTime                an explanation took too long; the prediction stands
 `-- RequestError             one row's fault; its neighbours never notice
     |-- MissingImage   400   |-- TooManyBytes       413
@@ -10,8 +10,8 @@ CamserveError
     |-- BadImage       400   |-- UnsupportedFormat  415
     |-- BadOption      400   |-- ImageTooSmall      422
     |-- BadJson        400   |-- ModelFailed        500
-    |-- UnknownClass   400   |-- Overloaded         503
-    `-- InternalError  500   `-- OutOfMemory        507
+    `-- UnknownClass   400   |-- InternalError      500
+                             `-- OutOfMemory        507
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
+LINE_LIMIT = 200  # characters of another library's message that an error of ours repeats
 QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log may repeat
 
 
@@ -126,13 +127,6 @@ class InternalError(RequestError):
     code = "internal_error"
 
 
-class Overloaded(RequestError):
-    """There is no time left to answer."""
-
-    status = 503
-    code = "overloaded"
-
-
 class OutOfMemory(RequestError):
     """The row does not fit into memory even alone."""
 
@@ -146,6 +140,11 @@ def quote(text: object) -> str:
     cut = shown[:QUOTE_LIMIT].encode("ascii", "backslashreplace").decode("ascii")
     safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
     return f"'{safe[:QUOTE_LIMIT]}{'...' if len(shown) > QUOTE_LIMIT or len(safe) > QUOTE_LIMIT else ''}'"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters."""
+    return str(error).strip().partition("\n")[0][:LINE_LIMIT]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
+from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import ConfigError, quote, unknown_choice
 from camserve.strict import read
 from camserve.values import Layer
 
 TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-MODES = ("eager", "compile", "aot")
+MODES = ("eager", "aot")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
 ENVELOPES = ("plain", "cloudevents")
@@ -85,7 +86,8 @@ class InputSpec:
 class RuntimeSpec:
     """How the network is run. Maps are always summed in float32."""
 
-    mode: str = "eager"  # compile: the trunk becomes native code when the archive is loaded; aot: when it is built
+    mode: str = "eager"  # aot: the trunk is compiled into native code when the archive is built
+    fast: bool = True  # False: plain autograd on the network as it is; the same answers, later
     precision: str = "fp32"  # fp32, bf16, fp16: of weights and activations
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
@@ -94,6 +96,7 @@ class RuntimeSpec:
         _one_of(self.mode, MODES, "runtime.mode")
         _one_of(self.precision, PRECISIONS, "runtime.precision")
         _require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
+        _require(self.fast or self.mode == "eager", "runtime.mode aot is a shortcut: it needs runtime.fast true")
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,13 @@ class Defaults:
     explain: str = "true"
     target: str = "predicted"
     method: str = "gradcam"
-    evidence: str = "for"
-    format: str = "grid"
+    evidence: str = EVIDENCE[0]
+    format: str = FORMATS[0]
     top_k: str = "5"
-    compat: str = "none"
-    palette: str = "turbo"
+    compat: str = COMPATS[0]
+    palette: str = PALETTES[0]
     opacity: str = "0.6"
+    legend: str = "false"
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from camserve.choices import EVIDENCE, FORMATS, PALETTES
 from camserve.warning_codes import AnswerWarning
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Progress = Callable[[str], None]  # gets one line for each step of long work
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,16 @@ class Options:
     contrast: TargetRequest | None = None  # kind "class" or "next"
     methods: tuple[str, ...] = ("gradcam",)
     layers: tuple[str, ...] = ()  # several are fused; the archive's first where nothing is asked
-    evidence: str = "for"  # for, against, signed
-    formats: tuple[str, ...] = ("grid",)
+    evidence: str = EVIDENCE[0]
+    formats: tuple[str, ...] = FORMATS[:1]
     size: int | None = None  # longest side of drawn pictures, pixels
     top_k: int = 5
     details: frozenset[str] = frozenset()
     deadline_ms: int | None = None  # after which the answer comes without what is not explained yet
     compat: str | None = None  # the library as whose users see it the map is shown
-    palette: str = "turbo"
+    palette: str = PALETTES[0]
     opacity: float = 0.6
+    legend: bool = False  # whether drawn maps carry a colour bar
     picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
 
 

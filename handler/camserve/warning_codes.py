@@ -44,3 +44,12 @@ OUT_OF_DISTRIBUTION = AnswerWarning(
 LOW_CONFIDENCE = AnswerWarning(
     "LOW_CONFIDENCE", "the best class has so little probability that answers like this one are often wrong"
 )
+
+
+def warn_double_negative(share: float) -> AnswerWarning:
+    """Return the warning for a map of whose positive mass ``share``, 0..1, is made by two negative factors."""
+    return AnswerWarning(
+        "DOUBLE_NEGATIVE",
+        f"{share:.0%} of the positive map is negative weight times negative activation: evidence only in "
+        "name; compare method=hirescam, or a layer after a ReLU",
+    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,26 +12,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from camserve.build.baseline import Collector
 from camserve.errors import ConfigError
-from camserve.monitor.baseline import Collector
 from camserve.monitor.measure import NAMES
 from camserve.serving.load import load_archive, load_pipeline
 from camserve.settings import Settings
-from camserve.values import RawRequest
+from camserve.values import Progress, RawRequest
+from labelled_photos import Photos
 from shifts import SHIFTS, Shift
 
 BATCH = 20
 CPU = torch.device("cpu")
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Labelled photos."""
-
-    paths: Sequence[Path]
-    classes: np.ndarray  # (P,) int64
 
 
 @dataclass(frozen=True)
@@ -44,18 +34,7 @@ class Condition:
     caught: bool  # the archive's self-test refuses to load with this fault
 
 
-def read_photos(folder: Path) -> Photos:
-    """Read a folder with images/ and labels.csv (columns file, class_index). ConfigError: it has none."""
-    try:
-        with (folder / "labels.csv").open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        classes = np.array([int(row["class_index"]) for row in rows])
-        return Photos([folder / "images" / Path(row["file"]).name for row in rows], classes)
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{folder} holds no images/ with labels.csv (file, class_index): {error}") from None
-
-
-def measure_all(folder: Path, settings: Settings, photos: Photos, report: Report) -> dict[str, Condition]:
+def measure_all(folder: Path, settings: Settings, photos: Photos, report: Progress) -> dict[str, Condition]:
     """Send every photo under every shift through an unpacked archive's pipeline."""
     found = {}
     for name, shift in SHIFTS.items():
@@ -71,12 +50,12 @@ def _measure(folder: Path, settings: Settings, photos: Photos, shift: Shift) -> 
     pipeline.monitor.report_to(collector)
     for rows in _batches(photos.paths, shift):
         pipeline.answer(rows)
-    order = [int(request.request_id) for each in collector.seen for request in each.requests]
+    order = [int(request.request_id) for each in collector.batches for request in each.requests]
     if sorted(order) != list(range(len(photos.paths))):
         raise ConfigError(f"only {len(order)} of {len(photos.paths)} photos were answered")
     back = np.argsort(order)
-    values = np.concatenate([each.values for each in collector.seen])[back]
-    classes = np.concatenate([each.classes for each in collector.seen])[back]
+    values = np.concatenate([each.values for each in collector.batches])[back]
+    classes = np.concatenate([each.classes for each in collector.batches])[back]
     return Condition(values, classes == photos.classes, not _loads(folder, changed))
 
 

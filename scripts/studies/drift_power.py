@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from camserve.build.baseline import quantile_bins
 from camserve.drift.statistics import ALARM_WINDOWS, STARTS, compare, estimated_accuracy, log_e_detector
-from camserve.monitor.baseline import quantile_bins
 from camserve.monitor.measure import COLUMNS, NAMES
 from camserve.monitor.signals import SIGNALS
 from drift_measure import Condition

@@ -14,11 +14,12 @@ import numpy as np
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
-from camserve.cli.serve import say
+from camserve.cli.terminal import say
 from camserve.drift.theme import alt, png
 from camserve.errors import CamserveError, ConfigError
-from drift_measure import Condition, load, measure_all, read_photos, save
+from drift_measure import Condition, load, measure_all, save
 from drift_power import FAMILIES, Design, Estimate, clean_month, estimate_accuracy, power, table
+from labelled_photos import read_photos
 
 RECIPE = Path("config/models/imagenet.yaml")
 KEPT = Path("out/drift_study.npz")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
+from camserve.build.baseline import find_images
 from camserve.build.unpack import open_archive
-from camserve.cli.baseline import find_images
 from camserve.monitor.counters import KEPT, Counters
 from camserve.monitor.recorder import Finished
 from camserve.serving.pipeline import Pipeline

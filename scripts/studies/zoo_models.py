@@ -18,23 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from camserve.attribution.capture import Capture
-from camserve.attribution.linear_head import find_head
+from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.objectives import Objectives
-from camserve.attribution.tape import Head
+from camserve.bench.networks import settle_statistics, wake
 from camserve.build.probe import find_layer
 from camserve.errors import ConfigError
+from camserve.fast.closed_form import find_closed_form
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 
-TOLERANCE = 1e-4  # of the map's largest value, in float32
-SIDE = 224  # pixels, where a model does not say
+MAP_TOLERANCE = 1e-4  # of the map's largest value, in float32
+USUAL_SIDE = 224  # pixels, where a model does not say
 SMALLER = (384, 336)  # tried where a model's own pictures are larger; attention's memory grows with its fourth power
-LARGE = 200e6  # parameters from which one picture must do
-HUGE = 1e9  # parameters from which none is built
-CLASSES = 2  # the best ones of each picture, whose maps are compared
-SPREAD = 0.02  # standard deviation of weights that would start at zero
+MANY_PARAMETERS = 200e6  # parameters from which one picture must do
+TOO_MANY_PARAMETERS = 1e9  # parameters from which none is built
+BEST_CLASSES = 2  # the best ones of each picture, whose maps are compared
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What came of one classifier."""
+class ZooRow:
+    """The result of one classifier."""
 
     name: str
     size: tuple[int, int] = (0, 0)  # of its input, in pixels
@@ -60,98 +60,76 @@ class Row:
     @property
     def passed(self) -> bool:
         """Whether a layer was found and its map is right."""
-        return self.layer is not None and self.agreement <= TOLERANCE
+        return self.layer is not None and self.agreement <= MAP_TOLERANCE
 
 
-def try_out(entry: Entry) -> Row:
+def try_out(entry: Entry) -> ZooRow:
     """Build one classifier, find its layer and compare its map; whatever fails becomes the row's reason."""
     torch.manual_seed(0)
     try:
         name, network = entry.build()
     except Exception as error:
-        return Row(entry.name, reason=_word(error), built=False)
+        return ZooRow(entry.name, reason=_word(error), built=False)
     try:
         return _measure(name, network)
     except Exception as error:
-        return Row(name, reason=_word(error))
+        return ZooRow(name, reason=_word(error))
     finally:
         del network
         gc.collect()
 
 
-def _measure(name: str, network: nn.Module) -> Row:
+def _measure(name: str, network: nn.Module) -> ZooRow:
     size = _input_size(network)
     scores = ScoringNetwork(wake(network)).eval()
     try:
-        _calibrate(scores, size)
+        # Noise: without statistics of its own, a deep random network gives the same scores for every picture.
+        settle_statistics(scores, torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2)))
     except Exception as error:
-        return Row(name, reason=f"takes no pictures of shape (N, 3, {size[0]}, {size[1]}): {_word(error)}", built=False)
+        return ZooRow(
+            name, reason=f"takes no pictures of shape (N, 3, {size[0]}, {size[1]}): {_word(error)}", built=False
+        )
     start = time.perf_counter()
     layer = find_layer(scores, size)
     seconds = time.perf_counter() - start
-    rows = 1 if sum(each.numel() for each in network.parameters()) > LARGE else 2
+    rows = 1 if sum(parameter.numel() for parameter in network.parameters()) > MANY_PARAMETERS else 2
     pixels = torch.randn(rows, 3, *size, generator=torch.Generator().manual_seed(1))
-    head = find_head(scores, layer, size)
-    return Row(name, size, layer, _disagreement(scores, layer, head, pixels), seconds)
+    head = find_linear_head(scores, layer, size)
+    tail = Tail(head, find_closed_form(scores, layer, size, head))
+    return ZooRow(name, size, layer, _disagreement(scores, layer, tail, pixels), seconds)
 
 
-def _disagreement(network: nn.Module, layer: Layer, head: Head | None, pixels: Tensor) -> float:
-    with Capture(network, (layer,), {} if head is None else {layer.name: head}) as capture:
-        (seen,) = capture.forward(pixels)
-        targets = best(seen.scores, min(CLASSES, seen.scores.shape[1]))
-        ours = gradcam(seen, targets)
-    asked = targets.classes.view(len(pixels), -1)  # (N, classes)
-    plain = torch.stack([plain_gradcam(network, layer, pixels, classes) for classes in asked.T], dim=1).flatten(0, 1)
+def _disagreement(network: nn.Module, layer: Layer, tail: Tail, pixels: Tensor) -> float:
+    with Capture(network, (layer,), {layer.name: tail}) as capture:
+        (output,) = capture.forward(pixels)
+        objectives = Objectives.of_top_classes(output.scores, min(BEST_CLASSES, output.scores.shape[1]))
+        ours = gradcam(output, objectives)
+    best = objectives.classes.view(len(pixels), -1)  # (N, classes)
+    plain = torch.stack([plain_gradcam(network, layer, pixels, classes) for classes in best.T], dim=1).flatten(0, 1)
     return float((ours - plain).abs().max() / plain.abs().max())
-
-
-def best(scores: Tensor, classes: int) -> Objectives:
-    """Ask about the ``classes`` best classes of every row of (N, C) scores."""
-    rows = [row for row in range(len(scores)) for _ in range(classes)]
-    found = (scores.argmax(dim=1) if classes == 1 else scores.topk(classes, dim=1).indices).view(-1, 1)
-    return Objectives(rows, found, torch.ones(found.shape, dtype=torch.float32, device=scores.device), scores.shape[1])
 
 
 def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Tensor) -> Tensor:
     """Return Grad-CAM before its ReLU, (N, h, w), of one class a row, from one graph through the whole network."""
-    noted: list[tuple[Tensor, GradientEdge]] = []
+    outputs: list[tuple[Tensor, GradientEdge]] = []
 
-    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         tensor = output if isinstance(output, Tensor) else output[0]
         # Its value and its place in the graph now: the next module may edit it in place.
-        noted.append((tensor.detach().clone(), get_gradient_edge(tensor)))
+        outputs.append((tensor.detach().clone(), get_gradient_edge(tensor)))
 
-    handle = network.get_submodule(layer.name).register_forward_hook(note)
+    handle = network.get_submodule(layer.name).register_forward_hook(keep)
     try:
         scores = network(pixels.clone().requires_grad_())
     finally:
         handle.remove()
-    activation, edge = noted[layer.call]
+    activation, edge = outputs[layer.call]
     (gradient,) = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), edge)
     channels = {"NCHW": 1, "NHWC": 3, "NLC": 2}[layer.layout]
     weighted = activation.movedim(channels, 1).flatten(2), gradient.movedim(channels, 1).flatten(2)
-    values, slopes = (each[:, :, layer.prefix :] for each in weighted)
+    values, slopes = (tensor[:, :, layer.prefix :] for tensor in weighted)
     plain: Tensor = torch.einsum("nkp,nk->np", values, slopes.mean(dim=2))
     return plain.reshape(len(plain), *layer.grid)
-
-
-def wake(network: nn.Module) -> nn.Module:
-    """Give random values to weights that start at zero; a score that depends on nothing has no map."""
-    for name, parameter in network.named_parameters():
-        if "bias" not in name.rsplit(".", 1)[-1] and not parameter.detach().any():
-            nn.init.normal_(parameter, std=SPREAD)
-    return network
-
-
-@torch.no_grad()
-def _calibrate(network: nn.Module, size: tuple[int, int]) -> None:
-    """Take batch normalisation's statistics from noise, without which deep random networks fade out."""
-    for layer in network.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.momentum = 1.0
-            layer.train()
-    network(torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2)))
-    network.eval()
 
 
 def _input_size(network: nn.Module) -> tuple[int, int]:
@@ -162,9 +140,9 @@ def _input_size(network: nn.Module) -> tuple[int, int]:
         side = described["input_size"][1:]
     if type(network).__name__ == "Inception3":
         side = 299
-    rows, columns = side if isinstance(side, (tuple, list)) else (side or SIDE,) * 2
+    rows, columns = side if isinstance(side, (tuple, list)) else (side or USUAL_SIDE,) * 2
     if max(rows, columns) > SMALLER[0]:
-        return next(((each, each) for each in SMALLER if _takes(network, each)), (rows, columns))
+        return next(((smaller, smaller) for smaller in SMALLER if _takes(network, smaller)), (rows, columns))
     return int(rows), int(columns)
 
 
@@ -224,7 +202,7 @@ def _build_smallest(module: str) -> tuple[str, nn.Module]:
 def _build_configured(config: Callable[[], Any], classifiers: Any) -> tuple[str, nn.Module]:
     classifier = classifiers[0] if isinstance(classifiers, tuple) else classifiers
     count = _parameters(lambda: classifier(config()))
-    if HUGE < count < math.inf:
+    if TOO_MANY_PARAMETERS < count < math.inf:
         raise ConfigError(f"{count / 1e9:.1f} G parameters in its default configuration")
     return classifier.__name__, classifier(config())
 
@@ -233,12 +211,12 @@ def _parameters(build: Callable[[], nn.Module]) -> float:
     """Count a network's parameters without making them; infinite where it cannot be built that way."""
     try:
         with torch.device("meta"):
-            return sum(each.numel() for each in build().parameters())
+            return sum(parameter.numel() for parameter in build().parameters())
     except Exception:
         return math.inf
 
 
-FAMILIES: Mapping[str, Callable[[], Iterator[Entry]]] = {
+MODEL_FAMILIES: Mapping[str, Callable[[], Iterator[Entry]]] = {
     "torchvision": torchvision_entries,
     "timm": timm_entries,
     "hf": transformers_entries,

@@ -1,4 +1,8 @@
+import itertools
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -7,9 +11,10 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch.nn.functional import interpolate
 
-from camserve.answer.render import CONTENT_TYPES, FORMATS, PALETTES, Scene, boxes, draw, encode
+from camserve.answer.render import DRAWERS, Scene, boxes, draw, encode
 from camserve.answer.render.canvas import drawn_size, place
-from camserve.answer.render.palette import colours, fitting, levels, table
+from camserve.answer.render.palette import PALETTE_OF, colours, levels, table
+from camserve.choices import CONTENT_TYPES
 from camserve.errors import BadOption
 
 LAYOUTS = [  # photo, region, longest drawn side
@@ -127,25 +132,25 @@ def test_the_longest_side_is_as_asked(size, longest, drawn):
     assert drawn_size(scene) == drawn
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", DRAWERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("grid", [one_hot(7, 7, 1, 1), -one_hot(5, 9, 2, 2), np.zeros((7, 7), np.float32)])
 @pytest.mark.parametrize("palette", ["turbo", "viridis", "jet"])
 def test_every_format_has_the_drawn_size(name, layout, grid, palette):
     size, region, longest = layout
-    scene = Scene(noise(*size), region, grid, palette, 0.7, longest)
+    scene = Scene(noise(*size), region, grid, palette, 0.7, longest, signed=bool(grid.min() < 0))
     drawn = draw(name, scene)
     assert drawn.size == drawn_size(scene)
     assert drawn.mode == "RGB"
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", DRAWERS)
 def test_a_region_too_thin_for_a_pixel_still_gives_a_picture(name):
     drawn = draw(name, Scene(noise(50, 30), (10.6, 0, 11.4, 30), one_hot(7, 7, 0, 0)))
     assert drawn.size == (50, 30)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", DRAWERS)
 def test_drawing_leaves_the_photo_as_it_was(name):
     photo = noise(60, 40)
     before = photo.tobytes()
@@ -156,7 +161,7 @@ def test_drawing_leaves_the_photo_as_it_was(name):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_without_opacity_the_inside_is_the_photo_and_the_outside_is_not(sign):
     photo = noise(600, 400)
-    scene = Scene(photo, (125, 25, 475, 375), sign * one_hot(7, 7, 3, 3), opacity=0.0)
+    scene = Scene(photo, (125, 25, 475, 375), sign * one_hot(7, 7, 3, 3), opacity=0.0, signed=sign < 0)
     same = (np.asarray(draw("overlay", scene)) == np.asarray(photo)).all(axis=2)
     inside = np.zeros((400, 600), bool)
     inside[25:375, 125:475] = True
@@ -205,9 +210,8 @@ def test_a_blank_map_adds_no_colour():
 
 def test_a_signed_map_tints_both_ways_and_greys_the_photo_between():
     photo = noise(70, 10)
-    drawn = np.asarray(
-        draw("overlay", Scene(photo, (0, 0, 70, 10), np.array([[-1, 0, 0, 0, 0, 0, 1]], np.float32), opacity=1.0))
-    )
+    grid = np.array([[-1, 0, 0, 0, 0, 0, 1]], np.float32)
+    drawn = np.asarray(draw("overlay", Scene(photo, (0, 0, 70, 10), grid, opacity=1.0, signed=True)))
     assert np.abs(drawn[:, 2] - table("diverging")[1].astype(int)).max() <= 1
     assert np.abs(drawn[:, 67] - table("diverging")[255].astype(int)).max() <= 1
     assert (drawn[:, 15:55] == np.asarray(photo.convert("L"))[:, 15:55, None]).all()
@@ -218,6 +222,55 @@ def test_a_heatmap_is_grey_outside_and_the_palette_inside():
     assert (drawn[:, :10] == 128).all()
     assert (drawn[:, 50:] == 128).all()
     assert (drawn[:, 10:50] == (128, 0, 0)).all()
+
+
+def test_a_legend_leaves_the_picture_as_it_is_and_a_mask_has_none():
+    for (size, region, longest), signed in itertools.product(LAYOUTS, (False, True)):
+        scene = Scene(noise(*size), region, one_hot(7, 7, 1, 1), "viridis", 0.7, longest, signed)
+        captioned = replace(scene, legend="1 = 0.0312")
+        for name in ("overlay", "heatmap"):
+            bare, framed = draw(name, scene), draw(name, captioned)
+            assert framed.crop((0, 0, *bare.size)).tobytes() == bare.tobytes(), (size, name)
+            assert framed.height > bare.height, (size, name)
+        assert draw("mask", captioned).size == draw("mask", scene).size
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("side", "digit"), [(224, 8), (1024, 15)])
+def test_a_legend_shows_the_palette_from_end_to_end_and_labels_that_can_be_read(signed, side, digit):
+    photo = Image.new("RGB", (side, side * 2 // 3))
+    scene = Scene(photo, (0, 0, *photo.size), one_hot(7, 7, 1, 1), signed=signed, legend="1 = 0.0312")
+    strip = np.asarray(draw("heatmap", scene), int)[photo.height :]
+    colours_shown = table(scene.drawn_palette)
+    first, last = colours_shown[1 if signed else 0], colours_shown[255]
+    bar = next(row for row in strip if (row == first).all(axis=1).any() and (row == last).all(axis=1).any())
+    start, stop = np.argmax((bar == first).all(axis=1)), np.flatnonzero((bar == last).all(axis=1))[-1]
+    assert 0.5 * side < stop - start < 0.9 * side
+    if signed:
+        assert np.abs(bar[(start + stop) // 2] - colours_shown[128]).max() <= 2  # white for zero
+    (below,) = np.nonzero((strip < 100).all(axis=2)[:, start + 2 : stop - 2].any(axis=1))
+    lowest_label = below[below > below.max() - 2 * digit]
+    assert len(lowest_label) >= digit
+
+
+def test_a_legend_is_drawn_where_pillow_has_no_freetype(tmp_path):
+    """A stock image may lack it: Pillow then has one bitmap font, which is enlarged."""
+    script = """
+import sys
+sys.modules["PIL._imagingft"] = None
+import numpy as np
+from PIL import Image, features
+from camserve.answer.render import Scene, draw
+assert not features.check("freetype2")
+for side in (224, 1024):
+    photo = Image.new("RGB", (side, 150), "red")
+    scene = Scene(photo, (0, 0, side, 150), np.eye(7, dtype=np.float32), legend="1 = 0.0312")
+    framed = draw("heatmap", scene)
+    assert framed.width == side
+    assert (np.asarray(framed.crop((side * 2 // 3, 150, *framed.size))) < 100).all(axis=2).sum() > 50
+    framed.save(f"{sys.argv[1]}/{side}.png")
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
 
 
 def test_a_mask_shows_the_photo_where_the_map_is_at_least_half():
@@ -250,17 +303,15 @@ def test_viridis_only_gets_lighter():
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) > 0).all()
 
 
-@pytest.mark.parametrize("name", PALETTES)
+@pytest.mark.parametrize("name", PALETTE_OF)
 def test_colours_are_the_table_read_at_the_value(name):
     assert table(name).shape == (256, 3)
-    lowest = PALETTES[name].lowest
+    lowest = PALETTE_OF[name].lowest
     found = np.asarray(colours(levels(np.linspace(lowest, 1, 256)[None], name), name))
     assert found[0].tolist() == table(name).tolist()
 
 
 def test_a_signed_map_is_blue_white_red():
-    assert fitting("turbo", np.array([0.0, 1.0])) == "turbo"
-    assert fitting("turbo", np.array([-0.1, 1.0])) == "diverging"
     drawn = colours(levels(np.array([[-1.0, 0.0, 1.0]]), "diverging"), "diverging")
     against, none, support = np.asarray(drawn)[0].astype(int)
     assert against[2] > against[0] + 80

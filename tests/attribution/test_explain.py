@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from camserve.answer.respond import ModelName
-from camserve.attribution.linear_head import find_head
+from camserve.attribution.capture import Tail
+from camserve.attribution.find_head import find_linear_head
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.serving.load import Classifier
@@ -43,16 +44,17 @@ def build(weight, mean=0.0, methods=("gradcam",)):
         }
     )
     network = Pooled(weight).eval()
-    heads = {"coarse": find_head(network, Layer("coarse", grid=(4, 4)), (SIDE, SIDE))}
-    assert heads["coarse"] is not None
-    classifier = Classifier(network, Labels(["red", "green", "blue"]), torch.device("cpu"), heads)
+    head = find_linear_head(network, Layer("coarse", grid=(4, 4)), (SIDE, SIDE))
+    assert head is not None
+    tails = {"coarse": Tail(head)}
+    classifier = Classifier(network, Labels(["red", "green", "blue"]), torch.device("cpu"), tails)
     return Pipeline(classifier, settings, ModelName("pooled", "1.0", ""), Monitor())
 
 
-def ask(pipeline, photo, **options):
-    told = json.loads(pipeline.answer([RawRequest(photo, options)])[0].body)
-    assert "error" not in told, told
-    return told["explanations"], [each["code"] for each in told["warnings"]]
+def explain(pipeline, photo, **options):
+    answer = json.loads(pipeline.answer([RawRequest(photo, options)])[0].body)
+    assert "error" not in answer, answer
+    return answer["explanations"], [warning["code"] for warning in answer["warnings"]]
 
 
 @pytest.fixture
@@ -64,55 +66,55 @@ EYE = np.eye(3).tolist()
 
 
 def test_a_plain_map_carries_no_warning_and_accounts_for_the_whole_score(photo):
-    (explanation,), codes = ask(build(EYE), photo)
+    (explanation,), codes = explain(build(EYE), photo)
     assert codes == []
     assert explanation["balance"] == {"positive": 1, "negative": 0, "share_of_score": pytest.approx(1, abs=1e-3)}
 
 
 def test_nothing_that_speaks_for_the_class_is_a_warning(photo):
-    (explanation,), codes = ask(build((-np.eye(3)).tolist()), photo)
+    (explanation,), codes = explain(build((-np.eye(3)).tolist()), photo)
     assert explanation["status"] == "blank"
     assert codes == ["NO_POSITIVE_EVIDENCE"]
 
 
 def test_a_saturated_softmax_is_a_warning_and_the_map_is_not_blank(photo):
-    (explanation,), codes = ask(build((np.eye(3) * 1000).tolist()), photo)
+    (explanation,), codes = explain(build((np.eye(3) * 1000).tolist()), photo)
     assert explanation["target"]["probability"] == 1
     assert explanation["status"] == "ok"
     assert codes == ["SATURATED_SOFTMAX"]
 
 
 def test_two_negatives_that_make_evidence_are_a_warning(photo):
-    (explanation,), codes = ask(build((-np.eye(3)).tolist(), mean=1.0), photo, details="signs")
+    (explanation,), codes = explain(build((-np.eye(3)).tolist(), mean=1.0), photo, details="signs")
     assert explanation["status"] == "ok"
     assert explanation["signs"] == {"pp": 0, "pn": 0, "np": 0, "nn": 1}
     assert codes == ["DOUBLE_NEGATIVE"]
 
 
 def test_a_method_that_fails_the_sanity_check_is_a_warning(photo):
-    _, codes = ask(build(EYE, methods=["gradcam", "eigencam"]), photo, method="eigencam")
+    _, codes = explain(build(EYE, methods=["gradcam", "eigencam"]), photo, method="eigencam")
     assert "FAILS_SANITY_CHECK" in codes
 
 
 def test_channels_are_named_strongest_first(photo):
     weight = [[1.0, 0, 0], [0.5, 2.0, -4.0], [0, 0, 1.0]]
-    (explanation,), _ = ask(build(weight), photo, target="green", details="channels")
+    (explanation,), _ = explain(build(weight), photo, target="green", details="channels")
     channels = explanation["channels"]
-    assert [each["channel"] for each in channels] == [1, 2, 0]
+    assert [channel["channel"] for channel in channels] == [1, 2, 0]
     contributions = [2 * 120 / 255, -4 * 30 / 255, 0.5 * 60 / 255]
-    assert [each["contribution"] for each in channels] == pytest.approx(contributions, rel=1e-3)
-    assert sum(each["share"] for each in channels) == pytest.approx(1, abs=1e-4)
+    assert [channel["contribution"] for channel in channels] == pytest.approx(contributions, rel=1e-3)
+    assert sum(channel["share"] for channel in channels) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_method_that_fails_costs_its_map_alone(photo):
     pipeline = build(EYE, methods=["gradcam", "vit_reciprocam"])
-    (good, bad), codes = ask(pipeline, photo, method="gradcam,vit_reciprocam")
+    (good, bad), codes = explain(pipeline, photo, method="gradcam,vit_reciprocam")
     assert (good["status"], bad["status"]) == ("ok", "failed")
     assert "EXPLANATION_FAILED" in codes
 
 
 def test_the_maps_of_several_layers_are_fused_on_the_finest_grid(photo):
-    (explanation,), _ = ask(build(EYE, methods=["layercam"]), photo, layer="coarse,fine", method="layercam")
+    (explanation,), _ = explain(build(EYE, methods=["layercam"]), photo, layer="coarse,fine", method="layercam")
     assert explanation["layer"] == "coarse+fine"
     assert np.array(explanation["grid"]).shape == (8, 8)
 
@@ -121,6 +123,6 @@ def test_contrast_and_five_targets_share_one_forward_pass(photo):
     pipeline = build(EYE)
     passes = []
     handle = pipeline.network.register_forward_hook(lambda *_: passes.append(1))
-    ask(pipeline, photo, target="top:3", contrast="next", evidence="signed")
+    explain(pipeline, photo, target="top:3", contrast="next", evidence="signed")
     handle.remove()
     assert len(passes) == 1

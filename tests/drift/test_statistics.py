@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize
 
+from camserve.build.baseline import quantile_bins
 from camserve.drift.statistics import (
     ALARM_WINDOWS,
     Z_ALARM,
@@ -23,7 +24,6 @@ from camserve.drift.statistics import (
     z_score,
 )
 from camserve.errors import ConfigError
-from camserve.monitor.baseline import quantile_bins
 
 DECILES = np.full(10, 200)  # a reference of 2,000 requests in ten equal bins
 

@@ -10,10 +10,10 @@ import requests
 import yaml
 
 from camserve.cli import main
-from camserve.cli.calibrate import table
-from camserve.cli.watch import Board, serve
+from camserve.cli.calibrate import calibration_lines
 from camserve.drift.calibration import calibrate, dispersion_rules
 from camserve.drift.counts import LIVE, REFERENCE, Series, Version, added, read_counts, references
+from camserve.drift.exporter import EvidencePage, serve_page
 from camserve.drift.watcher import Watcher
 from camserve.errors import ConfigError
 
@@ -150,8 +150,8 @@ def test_the_command_exits_with_3_on_an_alarm(port, tmp_path, capsys):
 
 
 def test_prometheus_can_read_the_evidence(tmp_path):
-    board = Board(8760.0)
-    server = serve(board, 0)
+    board = EvidencePage(8760.0)
+    server = serve_page(board, 0)
     board.show(Watcher(tmp_path / "state.json").observe(snapshot([5, 5]), 0.0))
     told = requests.get(f"http://127.0.0.1:{server.server_port}/metrics", timeout=5).text
     server.shutdown()
@@ -191,7 +191,7 @@ def test_classes_have_no_order_to_calibrate():
     drawn = [{"class": each["area"]} for each in windows(lambda random: [1 / 3] * 3)]
     (found,) = calibrate({"class": EVEN["area"]}, drawn)
     assert list(found.dispersions) == ["omnibus"]
-    assert "omnibus location" in table(SPOTS, [found])[1]
+    assert "omnibus location" in calibration_lines(SPOTS, [found])[1]
 
 
 def test_too_short_a_history_is_refused():

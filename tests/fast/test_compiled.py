@@ -6,21 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
-from camserve.attribution.capture import Capture
+from architectures import densenet
 from camserve.attribution.methods import METHODS
-from camserve.attribution.objectives import Objectives
 from camserve.build.unpack import read_contents
 from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.compiled import TAIL, TRUNK, machine
+from camserve.fast.compiled import TAIL, TRUNK, name_machine
 from camserve.fast.split import Split, example, split
 from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_classifier
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings, load_settings
 from camserve.values import Layer
-from small_networks import SIDE, Small, deep, pictures, pooled, settle, smooth, tokens
+from small_networks import NETWORKS, SIDE, Small, deep, distance, objectives_for, pictures, settle, watch
 
 CPU = torch.device("cpu")
 
@@ -40,35 +38,31 @@ class Twice(nn.Module):
         return {"logits": self.head((high + low).mean((2, 3)))}
 
 
-NETWORKS = {
-    "closed form": pooled,
-    "two linear layers": deep,
-    "silu": smooth,
-    "tokens": tokens,
+EVERY = {
+    **NETWORKS,
     "second call, skip connection": lambda: Small(settle(Twice()), Layer("act", call=1)),
-    "densenet, edited in place": lambda: Small(
-        settle(torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5)), Layer("features")
-    ),
+    "densenet, edited in place": lambda: Small(densenet(), Layer("features")),
 }
+DRAWN = ("gradcam", "reciprocam", "gradient")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_two_halves_are_the_network(name):
-    small = NETWORKS[name]()
-    network = ScoringNetwork(small.network).eval().requires_grad_(False)
-    halves = split(network, small.layer, example((SIDE, SIDE), torch.float32, CPU))
-    joined = Split(network, *halves, small.layer)
-    for count in (1, 3):
-        targets = Objectives.weighing(range(count), torch.eye(5)[:count])
-        found = []
-        for each in (network, joined):
-            with Capture(each, (small.layer,)) as capture:
-                (seen,) = capture.forward(pictures(count), tape=True)
-                maps = [METHODS[method].run(seen, targets) for method in ("gradcam", "reciprocam", "gradient")]
-                found.append([seen.scores, seen.activations, seen.gradients(targets), *maps])
-        for one, other in zip(*found, strict=True):
-            assert float((one - other).abs().max()) <= 1e-4 * float(one.abs().max())  # reciprocam subtracts scores
-    assert small.layer.name in dict(joined.named_modules())
+def test_the_two_halves_are_the_network(subtests):
+    for name, build in EVERY.items():
+        small = build()
+        network = ScoringNetwork(small.network).eval().requires_grad_(False)
+        halves = split(network, small.layer, example((SIDE, SIDE), torch.float32, CPU))
+        joined = Split(network, *halves, small.layer)
+        assert small.layer.name in dict(joined.named_modules())
+        for count in (1, 3):
+            objectives = objectives_for(*((row, row) for row in range(count)))
+            whole, halved = (watch(Small(form, small.layer), pictures(count), tape=True) for form in (network, joined))
+            with subtests.test(f"{name}, {count} pictures"):
+                assert distance(halved.scores, whole.scores) <= 1e-5
+                assert distance(halved.activations, whole.activations) <= 1e-5
+                assert distance(halved.gradients(objectives), whole.gradients(objectives)) <= 1e-5
+                for method in DRAWN:
+                    maps = (METHODS[method].run(output, objectives) for output in (halved, whole))
+                    assert distance(*maps) <= 1e-4, method  # reciprocam subtracts scores
 
 
 def test_only_the_tail_is_in_the_tail():
@@ -124,12 +118,12 @@ def test_a_changed_compiled_file_stops_the_load(opened):
     folder, settings = opened
     (folder / TRUNK).write_bytes(b"changed since")
     with pytest.raises(ConfigError, match=r"trunk.pt2 has the SHA-256"):
-        load_classifier(folder, settings(machine(CPU)), CPU)
+        load_classifier(folder, settings(name_machine(CPU)), CPU)
     with pytest.raises(ConfigError, match="needs an archive that was built with it"):
         load_classifier(folder, replace(settings(""), compiled=None), CPU)
 
 
 def test_compiled_files_that_do_not_load_leave_the_network_eager(opened, caplog):
     folder, settings = opened
-    assert isinstance(load_classifier(folder, settings(machine(CPU)), CPU).network, ScoringNetwork)
+    assert isinstance(load_classifier(folder, settings(name_machine(CPU)), CPU).network, ScoringNetwork)
     assert "cannot load the compiled network" in caplog.text

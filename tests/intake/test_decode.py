@@ -17,7 +17,8 @@ from camserve.errors import (
     TooManyPixels,
     UnsupportedFormat,
 )
-from camserve.intake.decode import decode, harden_pillow, one_large, sniff
+from camserve.intake.containers import sniff
+from camserve.intake.decode import decode, harden_pillow, one_large
 from camserve.settings import Limits
 
 LIMITS = Limits()

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from camserve.answer import render
+from camserve.answer.render import DRAWERS, ENCODING
+from camserve.answer.render.palette import PALETTE_OF
 from camserve.attribution.methods import METHODS
-from camserve.choices import FORMATS, PALETTES
+from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS, PALETTES, PICTURE_TYPES
 from camserve.errors import BadOption, UnknownClass
 from camserve.intake.options import PARSERS, OptionSchema
 from camserve.labels import Labels
@@ -66,6 +67,8 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("compat", "none", "compat", None),
         ("palette", "viridis", "palette", "viridis"),
         ("opacity", 0.25, "opacity", 0.25),
+        ("legend", "true", "legend", True),
+        ("legend", False, "legend", False),
     ],
 )
 def test_an_option_is_read_the_same_from_body_header_and_path(name, value, field, expected):
@@ -102,6 +105,7 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"size": "2000"}, "16 to 1024"),
         ({"size": "100.5"}, "whole number"),
         ({"opacity": "nan"}, "0 to 1"),
+        ({"legend": "yes"}, "takes true or false, not 'yes'"),
         ({"evidence": "for,against"}, "takes one value"),
         ({"compat": "captum"}, "not one of: none, pytorch-grad-cam"),
         ({"compat": "pytorch-grad-cam", "method": "gradcam,eigencam"}, "not for eigencam"),
@@ -154,8 +158,9 @@ def test_asking_for_a_picture_or_an_explanation_route_overrides_explain_false():
 
 
 def test_the_names_offered_are_those_of_the_tables():
-    assert set(FORMATS) == {"grid", "boxes", *render.FORMATS}
-    assert set(PALETTES) <= set(render.PALETTES)
+    assert set(DRAWN_FORMATS) == set(DRAWERS)
+    assert {*PALETTES, "diverging"} == set(PALETTE_OF)
+    assert set(CONTENT_TYPES) == set(ENCODING) == {*PICTURE_TYPES.values()}
     assert set(SETTINGS.methods) <= set(METHODS)
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from camserve.errors import ConfigError
-from camserve.intake.preprocess import enough, fit, normalise, seen_region, shrink
+from camserve.intake.preprocess import enough, normalise, resize_and_crop, seen_region, shrink
 from camserve.settings import InputSpec
 from camserve.values import Picture
 
@@ -19,7 +19,7 @@ def photo(width, height):
 
 
 def pixels_of(pictures, spec):
-    return normalise([fit(picture, spec)[0] for picture in pictures], spec, CPU)
+    return normalise([resize_and_crop(picture, spec)[0] for picture in pictures], spec, CPU)
 
 
 @pytest.mark.parametrize("size", [(600, 400), (400, 600), (451, 300), (256, 256), (224, 900), (100, 80)])
@@ -45,7 +45,7 @@ def test_the_region_is_the_part_that_survives():
 def test_a_marked_pixel_lies_where_the_region_says():
     image = Image.new("RGB", (600, 400))
     image.paste("white", (300, 200, 320, 220))
-    pixels, (left, top, right, bottom) = fit(Picture(image, "PNG", *image.size), InputSpec())
+    pixels, (left, top, right, bottom) = resize_and_crop(Picture(image, "PNG", *image.size), InputSpec())
     row, column = np.argwhere(pixels[:, :, 0] > 127).mean(axis=0) + 0.5
     assert left + column * (right - left) / 224 == pytest.approx(310, abs=1)
     assert top + row * (bottom - top) / 224 == pytest.approx(210, abs=1)
@@ -62,7 +62,7 @@ def test_a_reduced_picture_is_cut_where_the_whole_one_is():
     whole = photo(1200, 800)
     half = Picture(whole.image.resize((600, 400), Image.Resampling.BOX), "JPEG", 1200, 800)
     assert enough(1200, 800, InputSpec()) == (768, 512)
-    (pixels, region), (fewer, same) = fit(whole, InputSpec()), fit(half, InputSpec())
+    (pixels, region), (fewer, same) = resize_and_crop(whole, InputSpec()), resize_and_crop(half, InputSpec())
     assert region == same
     assert np.abs(pixels.astype(int) - fewer).max() <= 2
 

@@ -22,27 +22,24 @@ import yaml
 from PIL import Image
 
 from camserve.build.archive import build_archive
+from camserve.build.baseline import (
+    LEAST_IMAGES,
+    TOP_CLASSES,
+    Collector,
+    class_bins,
+    make_baseline,
+    quantile_bins,
+)
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import read_truth, score, wilson
 from camserve.errors import BadImage, ConfigError
-from camserve.intake.decode import MAGIC, sniff
+from camserve.intake.containers import MAGIC, sniff
 from camserve.monitor import signals
 from camserve.monitor.audit import Audit, sampled
-from camserve.monitor.baseline import (
-    LEAST_IMAGES,
-    TOP_CLASSES,
-    Bins,
-    Collector,
-    Provenance,
-    _class_bins,
-    load_baseline,
-    make_baseline,
-    quantile_bins,
-    read_baseline,
-)
+from camserve.monitor.baseline import Bins, Provenance, load_baseline, read_baseline
 from camserve.monitor.counters import (
     COUNTERS,
     GAUGES,
@@ -128,7 +125,7 @@ def observe(archive, bodies, batch=8):
             ]
             assert {answer.status for answer in pipeline.answer(rows)} == {200}
         assert not collector.failures
-        return collector.seen
+        return collector.batches
 
 
 class Sink:
@@ -524,7 +521,7 @@ def test_every_format_that_is_decoded_has_a_series():
 
 
 def test_every_refusal_has_a_series():
-    assert set(OUTCOMES) >= {"ok", "bad_image", "bad_option", "model_failed", "out_of_memory", "overloaded"}
+    assert set(OUTCOMES) >= {"ok", "bad_image", "bad_option", "model_failed", "out_of_memory"}
 
 
 def test_only_maps_that_nobody_wished_otherwise_are_compared(watched):
@@ -535,9 +532,9 @@ def test_only_maps_that_nobody_wished_otherwise_are_compared(watched):
         wishes = [{}, {"evidence": "signed"}, {"evidence": "against"}, {"contrast": "next"}, {"explain": "false"}]
         for wish in [*wishes, {"target": "bird"}, {"target": "bird,predicted"}]:
             pipeline.answer([RawRequest(body, wish)])
-    compared = [each.material.maps is not None for each in collector.seen]
+    compared = [each.material.maps is not None for each in collector.batches]
     assert compared == [True, True, False, False, False, False, True]
-    np.testing.assert_allclose(collector.seen[0].values, collector.seen[1].values, rtol=1e-5)
+    np.testing.assert_allclose(collector.batches[0].values, collector.batches[1].values, rtol=1e-5)
 
 
 # Nothing here can fail a request
@@ -965,8 +962,8 @@ def test_a_blank_map_costs_the_least_baseline_no_signal():
 def test_classes_that_were_frequent_by_luck_do_not_drift_when_they_are_counted_again():
     """Uniform classes: chosen and counted on the same pictures, the top ones would stand out in every window."""
     generator = np.random.default_rng(4)
-    bins = _class_bins(generator.integers(0, 50, 2000))
+    bins = class_bins(generator.integers(0, 50, 2000))
     assert len(bins.top) == TOP_CLASSES
     share = sum(bins.counts[:-1]) / sum(bins.counts)
     assert share == pytest.approx(TOP_CLASSES / 50, abs=0.04)
-    assert _class_bins(generator.integers(0, 1000, 500)).top == ()
+    assert class_bins(generator.integers(0, 1000, 500)).top == ()

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
-from camserve.attribution.capture import Capture
+from architectures import resnet
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
 from camserve.build.archive import build_archive
@@ -17,19 +16,17 @@ from camserve.build.recipe import Recipe
 from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.fast.packing import PackedWeight
-from camserve.fast.prepare import prepare
+from camserve.fast.prepare import rewrite
+from camserve.intake.decode import decode
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
-from camserve.settings import InputSpec, RuntimeSpec
+from camserve.settings import InputSpec, Limits, RuntimeSpec
 from camserve.values import Layer, RawRequest
+from small_networks import Small, objectives_for, watch
 
 SIDE = 64
 GEOMETRY = InputSpec(resize=SIDE, crop=SIDE)
-
-
-def network():
-    torch.manual_seed(5)
-    return resnet18(weights=None).eval()
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +37,33 @@ def files(tmp_path_factory):
     shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(torch.export.export(network(), (pixels,), dynamic_shapes=shapes), folder / "any.pt2")
-        torch.export.save(torch.export.export(network(), (pixels,)), folder / "fixed.pt2")
-        torch.jit.save(torch.jit.trace(network(), pixels), folder / "traced.pt")
+        torch.export.save(torch.export.export(resnet(), (pixels,), dynamic_shapes=shapes), folder / "any.pt2")
+        torch.export.save(torch.export.export(resnet(), (pixels,)), folder / "fixed.pt2")
+        torch.jit.save(torch.jit.trace(resnet(), pixels), folder / "traced.pt")
     return folder
 
 
 def test_a_program_has_the_scores_and_the_map_of_its_network(files):
     pixels = torch.randn(3, 3, SIDE, SIDE)
-    targets = Objectives.weighing([0, 1, 2, 2], torch.eye(1000)[[5, 6, 7, 8]])
-    program = load_program(files / "any.pt2", ["at.relu__16"], (SIDE, SIDE))
-    seen = []
-    for source, layer in ((network(), "layer4"), (program, "at.relu__16")):
-        with Capture(source, (Layer(layer),)) as capture:
-            (each,) = capture.forward(pixels, tape=True)
-            seen.append((each.scores, METHODS["gradcam"].run(each, targets), METHODS["reciprocam"].run(each, targets)))
-    for ours, reference in zip(seen[1], seen[0]):
-        assert torch.allclose(ours, reference, atol=1e-6, rtol=1e-4)
+    objectives = objectives_for((0, 1), (1, 2), (2, 3), (2, 4))
+    program = load_program(files / "any.pt2", ["at.relu__10"], (SIDE, SIDE))
+    outputs = [
+        watch(Small(source, Layer(name)), pixels, tape=True)
+        for source, name in ((resnet(), "layer4"), (program, "at.relu__10"))
+    ]
+    assert torch.allclose(outputs[1].scores, outputs[0].scores, atol=1e-6, rtol=1e-4)
+    for method in ("gradcam", "reciprocam"):
+        expected, found = (METHODS[method].run(output, objectives) for output in outputs)
+        assert torch.allclose(found, expected, atol=1e-6, rtol=1e-4), method
 
 
 def test_the_weights_of_a_program_are_packed(files):
-    layer = Layer("at.relu__16")
+    layer = Layer("at.relu__10")
     program = ScoringNetwork(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
     pixels = torch.randn(3, 3, SIDE, SIDE)
     expected = program(pixels)
-    prepare(program, RuntimeSpec(), (layer,), (SIDE, SIDE))
-    assert sum(isinstance(each, PackedWeight) for each in program.parameters()) == 20
+    rewrite(program, (layer,), (SIDE, SIDE), RuntimeSpec())
+    assert sum(isinstance(parameter, PackedWeight) for parameter in program.parameters()) == 14
     assert torch.allclose(program(pixels), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -76,16 +74,11 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
         answers = [json.loads(answer.body) for answer in pipeline.answer([RawRequest(chelsea)] * 3)]
         layer = pipeline.settings.layers[0]
     assert layer.grid == (2, 2)
-    with Capture(network(), (Layer("layer4"),)) as capture:
-        from camserve.intake.decode import decode
-        from camserve.intake.preprocess import fit, normalise
-        from camserve.settings import Limits
-
-        pixels = normalise([fit(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
-        (seen,) = capture.forward(pixels)
-    best = int(seen.scores.argmax())
+    pixels = normalise([resize_and_crop(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
+    output = watch(Small(resnet(), Layer("layer4")), pixels)
+    best = int(output.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
-    expected = METHODS["gradcam"].run(seen, Objectives.weighing([0], torch.eye(1000)[[best]]))[0].clamp(min=0)
+    expected = METHODS["gradcam"].run(output, Objectives.of_top_classes(output.scores))[0].clamp(min=0)
     grid = np.array(answers[0]["explanations"][0]["grid"])
     assert np.abs(grid - (expected / expected.max()).numpy()).max() < 1e-3
 

@@ -1,18 +1,15 @@
 """The doctor's rules hold for what is shipped, and each of them finds what it is about."""
 
-import json
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-
-from camserve.build.unpack import read_contents
-from camserve.cli import main
+from camserve.build.archive import SERVING
+from camserve.build.recipe import load_recipe
 from camserve.operate.doctor.files import check_model, check_properties, read_properties
 from camserve.operate.doctor.findings import ADVICE, UNSAFE
 from camserve.operate.doctor.rules import KEYS, RULES
-from camserve.operate.server import SHIPPED_CONFIG
+from camserve.operate.shipped import CONFIG_FOLDER, SHIPPED_CONFIG
 
 WRONG = {
     "inference_address": "http://0.0.0.0:8080",
@@ -37,20 +34,21 @@ WRONG = {
 }
 
 
-def test_the_shipped_configuration_has_no_finding(imagenet):
+def test_the_shipped_configuration_has_no_finding():
     assert check_properties(read_properties(SHIPPED_CONFIG), "shipped") == []
-    assert check_model(read_contents(imagenet).config, "shipped") == []
+    for recipe in (CONFIG_FOLDER / "models").glob("*.yaml"):
+        assert check_model({**SERVING, **load_recipe(recipe).serving}, recipe.name) == []
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.key)
-def test_each_rule_finds_its_key_and_the_line_to_write_heals_it(rule):
+def test_each_rule_finds_its_key_and_the_line_to_write_heals_it():
     shipped = read_properties(SHIPPED_CONFIG)
-    (found,) = check_properties({**shipped, rule.key: WRONG[rule.key]}, "x")
-    assert (found.level, found.where) == (rule.level, "x")
-    assert found.risk.startswith(f"{rule.key}: ")
-    key, _, value = found.line.partition("=")
-    assert key == rule.key
-    assert check_properties({**shipped, key: value}, "x") == []
+    for rule in RULES:
+        (found,) = check_properties({**shipped, rule.key: WRONG[rule.key]}, "x")
+        assert (found.level, found.where) == (rule.level, "x"), rule.key
+        assert found.risk.startswith(f"{rule.key}: ")
+        key, _, value = found.line.partition("=")
+        assert key == rule.key
+        assert check_properties({**shipped, key: value}, "x") == [], rule.key
 
 
 def test_an_empty_file_gets_torchserves_own_defaults():
@@ -66,7 +64,7 @@ def test_a_misspelled_key_is_named_with_its_neighbour():
 
 
 def test_torchserve_knows_every_key_of_the_rules():
-    """TorchServe passes over keys that it does not know: its own class file is asked."""
+    """TorchServe passes over keys that it does not know: its own class file lists what it reads."""
     jar = Path(find_spec("ts").origin).parent / "frontend" / "model-server.jar"
     with zipfile.ZipFile(jar) as archive:
         read = archive.read("org/pytorch/serve/util/ConfigManager.class")
@@ -77,22 +75,8 @@ def test_torchserve_knows_every_key_of_the_rules():
 
 def test_a_models_own_keys_are_checked():
     found = check_model({"responseTimeout": 600, "maxBatchDelay": 10, "batchSize": 8}, "m")
-    assert [each.line for each in found] == ["responseTimeout: 30"]
+    assert [finding.line for finding in found] == ["responseTimeout: 30"]
     assert len(check_model({}, "m")) == 3  # TorchServe's defaults
-
-
-def test_the_command_prints_and_exits_by_what_it_found(tmp_path, capsys):
-    config = tmp_path / "config.properties"
-    config.write_text(SHIPPED_CONFIG.read_text() + "\nenable_model_api=true\n")
-    assert main(["doctor", "--config", str(SHIPPED_CONFIG)]) == 0
-    assert capsys.readouterr().out == "0 unsafe, 0 advice\n"
-    assert main(["doctor", "--config", str(config)]) == 1
-    assert "write: enable_model_api=false" in capsys.readouterr().out
-    assert main(["doctor", "--config", str(config), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)[0]["level"] == UNSAFE
-    assert main(["doctor"]) == 1
-    assert main(["doctor", "--url", "http://127.0.0.1:9"]) == 1
-    assert "nothing answers at http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_the_shipped_pattern_of_secrets_is_one_that_java_reads():

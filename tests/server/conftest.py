@@ -1,5 +1,8 @@
-"""Real TorchServes, started once for the whole run."""
+"""Real TorchServes on ports of their own, each started once for all its tests."""
 
+import os
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,16 +11,47 @@ import torch
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
-from camserve.operate.server import Server, free_ports
+from camserve.operate.ports import PORTS_NEEDED, free_ports
+from camserve.operate.server import Server
+from camserve.settings import RuntimeSpec
+from conftest import RECIPE
 
 HERE = Path(__file__).parent
+FIRST_PORT, PORTS_EACH = 18_000, 200  # of a process of the run
+COMPILED_METHODS = ("gradcam", "layercam", "ablationcam", "guided_gradcam")
 
 
 @pytest.fixture(scope="session")
-def server(imagenet, tmp_path_factory):
+def next_ports():
+    """Find free neighbouring ports that no other process of the run takes."""
+    first = FIRST_PORT + PORTS_EACH * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+    def next_ports():
+        nonlocal first
+        found = free_ports(first)
+        first = found + PORTS_NEEDED
+        return found
+
+    return next_ports
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory, next_ports):
+    """Serve archives while a block runs."""
+
+    @contextmanager
+    def serve(*archives, **properties):
+        with Server(archives, tmp_path_factory.mktemp("server"), next_ports(), **properties) as server:
+            yield server
+
+    return serve
+
+
+@pytest.fixture(scope="session")
+def server(imagenet, serve):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "for the server, not for its workers")
-        with Server([imagenet], tmp_path_factory.mktemp("server"), free_ports(18080)) as running:
+        with serve(imagenet) as running:
             yield running
 
 
@@ -35,27 +69,39 @@ def post(server):
 
 
 @pytest.fixture(scope="session")
-def faulty_archive(tmp_path_factory):
-    """The archive of a network that fails on pictures of certain colours."""
-    import faulty_network
+def compiled(build_once):
+    """Build the shipped model ahead of time, with weights of one precision."""
 
-    folder = tmp_path_factory.mktemp("faulty")
-    torch.manual_seed(5)
-    torch.save(faulty_network.Net().state_dict(), folder / "net.pt")
-    (folder / "labels.txt").write_text("cat\ndog\nbird\n")
-    (folder / "faulty.yaml").write_text(
-        f"name: faulty\nfactory: Net\nmodel_file: {HERE / 'faulty_network.py'}\nweights: net.pt\nlabels: labels.txt\n"
-        "preprocess: {resize: 64, crop: 64, mean: [0, 0, 0], std: [1, 1, 1]}\nlayer: features\n"
-        "methods: [gradcam, layercam]\n"
-        "serving: {responseTimeout: 10, batchSize: 8, maxBatchDelay: 200, minWorkers: 1, maxWorkers: 1}\n"
-    )
-    return build_archive(load_recipe(folder / "faulty.yaml"), folder / "store", lambda line: None)
+    def compiled(precision):
+        runtime = RuntimeSpec(mode="aot", precision=precision)
+        recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS)
+        return build_once(f"compiled-{precision}", lambda folder: build_archive(recipe, folder, lambda line: None))
+
+    return compiled
 
 
 @pytest.fixture(scope="session")
-def unsafe(faulty_archive, tmp_path_factory):
+def faulty_archive(build_once):
+    """The archive of a network that fails on pictures of certain colours."""
+    import faulty_network
+
+    def build(folder):
+        torch.manual_seed(5)
+        torch.save(faulty_network.Net().state_dict(), folder / "net.pt")
+        (folder / "labels.txt").write_text("cat\ndog\nbird\n")
+        (folder / "faulty.yaml").write_text(
+            f"name: faulty\nfactory: Net\nmodel_file: {HERE / 'faulty_network.py'}\nweights: net.pt\n"
+            "labels: labels.txt\npreprocess: {resize: 64, crop: 64, mean: [0, 0, 0], std: [1, 1, 1]}\n"
+            "layer: features\nmethods: [gradcam, layercam]\n"
+            "serving: {responseTimeout: 6, batchSize: 8, maxBatchDelay: 200, minWorkers: 1, maxWorkers: 1}\n"
+        )
+        return build_archive(load_recipe(folder / "faulty.yaml"), folder / "store", lambda line: None)
+
+    return build_once("faulty", build)
+
+
+@pytest.fixture(scope="session")
+def unsafe(faulty_archive, serve):
     """A server of the faulty network without tokens and with the model API."""
-    folder = tmp_path_factory.mktemp("unsafe")
-    asked = {"disable_token_authorization": "true", "enable_model_api": "true"}
-    with Server([faulty_archive], folder, free_ports(18280), **asked) as running:
+    with serve(faulty_archive, disable_token_authorization="true", enable_model_api="true") as running:
         yield running

@@ -11,7 +11,7 @@ from torch import nn
 (FINE, RAISES, NOT_A_NUMBER, CUDA_MEMORY, HOST_MEMORY, SLEEPS, BACKWARD_MEMORY, BACKWARD_NAN, PRINTS, SLOW) = range(
     200, 210
 )
-SLEEP_SECONDS = 14
+SLEEP_SECONDS = 8  # longer than the response timeout of the archive
 SLOW_SECONDS = 0.5  # for each backward pass
 PLANTED = (
     b"cam_batches_total.Count:31337|#ModelVersion:1.0,ModelName:faulty,Level:Model|#type:COUNTER|#hostname:h,1700000000"
@@ -29,13 +29,13 @@ class Trap(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (reds,) = ctx.saved_tensors
-        asked = gradient.flatten(1).abs().sum(1) > 0
-        if (asked & (reds == BACKWARD_MEMORY)).any():
+        explained = gradient.flatten(1).abs().sum(1) > 0
+        if (explained & (reds == BACKWARD_MEMORY)).any():
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        if (asked & (reds == SLOW)).any():
+        if (explained & (reds == SLOW)).any():
             time.sleep(SLOW_SECONDS)
         gradient = gradient.clone()
-        gradient[asked & (reds == BACKWARD_NAN)] = torch.nan
+        gradient[explained & (reds == BACKWARD_NAN)] = torch.nan
         return gradient, None
 
 

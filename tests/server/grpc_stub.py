@@ -43,8 +43,8 @@ def generated(folder):
     with zipfile.ZipFile(jar) as archive:
         for name in PROTOS:
             archive.extract(name, folder)
-    asked = [f"-I{folder}", f"--python_out={folder}", f"--grpc_python_out={folder}", "inference.proto"]
-    assert protoc.main(["protoc", *asked]) == 0
+    arguments = [f"-I{folder}", f"--python_out={folder}", f"--grpc_python_out={folder}", "inference.proto"]
+    assert protoc.main(["protoc", *arguments]) == 0
     assert protoc.main(["protoc", f"-I{folder}", f"--python_out={folder}", "google/rpc/status.proto"]) == 0
     sys.path.insert(0, str(folder))
     try:

@@ -9,31 +9,20 @@ import pytest
 import requests
 import torch
 
-from camserve.build.archive import build_archive
-from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive, read_contents
 from camserve.fast.split import Split
-from camserve.operate.server import Server, free_ports
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest
-from conftest import RECIPE
 
 pytestmark = pytest.mark.server
 
-METHODS = ("gradcam", "layercam", "ablationcam", "guided_gradcam")
 
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    recipe = replace(load_recipe(RECIPE), name="compiled", runtime=RuntimeSpec(mode="aot"), methods=METHODS)
-    return build_archive(recipe, tmp_path_factory.mktemp("compiled"), lambda line: None)
-
-
-def test_a_compiled_archive_is_served_with_the_answers_of_an_eager_one(compiled, imagenet, tmp_path, coffee, chelsea):
-    with open_archive(imagenet) as eager, Server([compiled], tmp_path, free_ports(18880)) as server:
+def test_a_compiled_archive_is_served_with_the_answers_of_an_eager_one(compiled, serve, imagenet, coffee, chelsea):
+    archive = compiled("fp32")
+    with open_archive(imagenet) as eager, serve(archive) as server:
         for photo in (coffee, chelsea):
-            for method in METHODS:
+            for method in read_contents(archive).settings.methods:
                 options = {"method": method, "target": "top:2"}
                 side = server.inference
                 served = requests.post(
@@ -41,15 +30,15 @@ def test_a_compiled_archive_is_served_with_the_answers_of_an_eager_one(compiled,
                 )
                 (alone,) = eager.answer([RawRequest(photo, options)])
                 assert_alike(served.json(), json.loads(alone.body))
-    log = (tmp_path / "logs" / "model_log.log").read_text()
+    log = (server.folder / "logs" / "model_log.log").read_text()
     assert "runs eager" not in log
 
 
-def assert_alike(told, expected):
-    for got, wanted in zip(told["predictions"], expected["predictions"], strict=True):
+def assert_alike(answer, expected):
+    for got, wanted in zip(answer["predictions"], expected["predictions"], strict=True):
         assert got["index"] == wanted["index"]
         assert got["probability"] == pytest.approx(wanted["probability"], abs=1e-4)
-    for got, wanted in zip(told["explanations"], expected["explanations"], strict=True):
+    for got, wanted in zip(answer["explanations"], expected["explanations"], strict=True):
         assert got["status"] == wanted["status"] == "ok"
         assert np.abs(np.array(got["grid"]) - np.array(wanted["grid"])).max() <= 1e-3
 

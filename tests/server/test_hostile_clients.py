@@ -15,7 +15,6 @@ from grpc_stub import Client
 
 import hostile
 from camserve.cli import main
-from camserve.operate.doctor.findings import UNSAFE
 from camserve.operate.doctor.live import check_server
 
 pytestmark = pytest.mark.server
@@ -86,7 +85,7 @@ class Peak:
 
 
 def scores(answer):
-    return [(each["index"], each["probability"]) for each in answer.json()["predictions"]]
+    return [(prediction["index"], prediction["probability"]) for prediction in answer.json()["predictions"]]
 
 
 def assert_same(answer, expected):
@@ -112,7 +111,7 @@ def test_bombs_are_refused_and_cost_neither_memory_nor_time(send, post, worker, 
         undisturbed.append(time.perf_counter() - start)
     with Peak(worker) as peak:
         for number in range(7):
-            eight = [bombs[(number + each) % len(bombs)] for each in range(BATCH)]
+            eight = [bombs[(number + row) % len(bombs)] for row in range(BATCH)]
             with ThreadPoolExecutor(1) as pool:
                 thrown = pool.submit(send, eight)
                 start = time.perf_counter()
@@ -195,7 +194,7 @@ def ways(post, rpc, small, text):
 
 
 def test_no_text_of_a_client_is_taken_for_a_metric_or_a_pid(server, post, small, warm, worker, tmp_path):
-    """36 texts, each by a third of the ways, so that every way sees every mark and line break nearby."""
+    """36 texts, each by a third of the ways, so that every way carries every mark and line break."""
     assert len(hostile.INJECTIONS) >= 30
     before, _ = counted(server)
     rpc = Client(server, tmp_path)
@@ -212,7 +211,7 @@ def test_no_text_of_a_client_is_taken_for_a_metric_or_a_pid(server, post, small,
     after, forged = counted(server)
     assert forged == []
     assert before <= after <= before + sent + BATCH
-    assert [int(each["pid"]) for each in server.workers("imagenet")] == [worker.pid]
+    assert [int(running["pid"]) for running in server.workers("imagenet")] == [worker.pid]
 
 
 def test_an_oversized_body_is_refused_and_the_server_goes_on(post, send, small, warm):
@@ -257,13 +256,6 @@ def test_the_doctor_finds_a_server_with_the_shipped_configuration_clean(server, 
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_the_doctor_finds_what_is_unsafe_about_a_running_server(unsafe, server):
-    found = check_server(unsafe.management.url, "", "http://127.0.0.1:9/metrics")
-    assert {each.line for each in found if each.level == UNSAFE} == {
-        "disable_token_authorization=false",
-        "enable_model_api=false",
-    }
-    assert "the metrics side does not answer" in {each.risk for each in found}
-    assert "maxBatchDelay: 10" in {each.line for each in found}
+def test_the_doctor_says_that_it_needs_a_token(server):
     (locked,) = check_server(server.management.url, "", server.metrics_url)
     assert "--token" in locked.line

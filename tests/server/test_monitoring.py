@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +14,13 @@ import requests
 import torch
 import yaml
 
-from camserve.build.archive import build_archive
+from camserve.build.archive import add_baseline, build_archive
 from camserve.build.recipe import Recipe
 from camserve.cli import main
+from camserve.monitor.baseline import BASELINE
 from camserve.monitor.counters import MAX_SERIES
-from camserve.operate.server import Server, free_ports
 from camserve.settings import InputSpec
-from model_file import NET
+from model_file import NET, quiet
 from synthetic_photos import photo, write_photos
 
 pytestmark = pytest.mark.server
@@ -47,7 +48,7 @@ def store(tmp_path_factory):
     exec(NET, scope)
     torch.manual_seed(3)
     torch.save(scope["Net"]().state_dict(), folder / "net.pt")
-    photos = write_photos(folder / "photos", 500)
+    archives = {}
     for workers, name in enumerate(("one", "two"), start=1):
         recipe = Recipe(
             name=name,
@@ -59,15 +60,17 @@ def store(tmp_path_factory):
             # Alone in its batch, a picture gets the same scores to the last bit.
             serving={"minWorkers": workers, "maxWorkers": workers, "batchSize": 1},
         )
-        path = build_archive(recipe, folder / "store", lambda line: None)
-        assert main(["baseline", str(path), "--images", str(photos), "--date", "2026-01-01"]) == 0
-    return folder / "store"
+        archives[name] = build_archive(recipe, folder / "store", quiet)
+    photos = write_photos(folder / "photos", 500)
+    assert main(["baseline", str(archives["one"]), "--images", str(photos), "--date", "2026-01-01"]) == 0
+    with zipfile.ZipFile(archives["one"]) as archive:
+        add_baseline(archives["two"], archives["two"], archive.read(BASELINE))
+    return archives
 
 
 @pytest.fixture(scope="module")
-def monitored(store, tmp_path_factory):
-    archives = [store / "one.mar", store / "two.mar"]
-    with Server(archives, tmp_path_factory.mktemp("monitored-server"), free_ports(18180)) as server:
+def monitored(store, serve):
+    with serve(*store.values()) as server:
         deadline = time.monotonic() + RECOVER_SECONDS
         while any(worker["status"] != "READY" for worker in server.workers("two")) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -81,7 +84,7 @@ def read(server, model, metric=r"cam_\w+"):
     for name, labels, value in re.findall(rf"^({metric})\{{(.*)\}} (\S+)$", text, re.MULTILINE):
         pairs = dict(re.findall(r'(\w+)="([^"]*)"', labels))
         if pairs.pop("ModelName") == model:
-            own = tuple(sorted((key, each) for key, each in pairs.items() if key not in ("Level", "Hostname")))
+            own = tuple(sorted((key, text) for key, text in pairs.items() if key not in ("Level", "Hostname")))
             found[name, own] = float(value)
     return found
 
@@ -111,9 +114,9 @@ def test_two_workers_count_what_one_counts(monitored):
     before = {model: read(monitored, model) for model in ("one", "two")}
     for model in ("one", "two"):
         assert sorted(set(send(monitored, model, bodies))) == [200, 415]
-        await_count(
-            monitored, model, sum(v for (n, _), v in before[model].items() if n == "cam_requests_total") + REQUESTS
-        )
+    for model, series in before.items():
+        count = sum(value for (name, _), value in series.items() if name == "cam_requests_total")
+        await_count(monitored, model, count + REQUESTS)
     counted = {}
     for model in ("one", "two"):
         after = read(monitored, model)
@@ -140,12 +143,13 @@ def test_series_are_few_and_carry_the_model(monitored):
     ]
     assert sum(reference) == 500
     assert "ts_inference_requests_total" in text
-    assert "cat" not in {each for _, own in series for _, each in own}
+    assert "cat" not in {label for _, own in series for _, label in own}
 
 
 def test_counts_survive_a_killed_worker(monitored):
+    count = answered(monitored, "one") + 3
     send(monitored, "one", [photo(1)] * 3)
-    time.sleep(6)  # the timer flushes what no later batch would
+    await_count(monitored, "one", count)  # a timer flushes what no later batch would
     before = read(monitored, "one")
     (worker,) = monitored.workers("one")
     os.kill(int(worker["pid"]), signal.SIGKILL)
@@ -156,8 +160,7 @@ def test_counts_survive_a_killed_worker(monitored):
             break
         time.sleep(0.2)
     assert send(monitored, "one", [photo(2)] * 2) == [200, 200]
-    total = sum(value for (name, _), value in before.items() if name == "cam_requests_total")
-    await_count(monitored, "one", total + 2)
+    await_count(monitored, "one", count + 2)
     after = read(monitored, "one")
     assert all(after[key] >= before[key] for key in before if key[0].endswith("_total"))
 
@@ -173,7 +176,7 @@ def test_the_other_worker_of_a_killed_one_loses_nothing(monitored):
     deadline = time.monotonic() + RECOVER_SECONDS
     while time.monotonic() < deadline:
         workers = monitored.workers("two")
-        if all(each["status"] == "READY" and int(each["pid"]) != killed for each in workers):
+        if all(worker["status"] == "READY" and int(worker["pid"]) != killed for worker in workers):
             break
         time.sleep(0.2)
     assert send(monitored, "two", [photo(1)] * 4) == [200] * 4
@@ -193,22 +196,22 @@ def test_nothing_that_a_caller_sends_moves_a_counter(monitored):
         {"data": {"target": f"x\x85{line}"}},
         {"data": {"target": f"\r{line}"}},
     ]
-    for each in tries:
-        told = requests.post(url, headers=side.headers, files={"data": photo(5)}, timeout=30, **each)
-        assert told.status_code == 400
+    for body in tries:
+        answer = requests.post(url, headers=side.headers, files={"data": photo(5)}, timeout=30, **body)
+        assert answer.status_code == 400
     assert requests.post(url, headers=side.headers, data=line.encode(), timeout=30).status_code in (400, 415)
     await_count(monitored, "one", before + len(tries) + 1)
 
 
-def test_a_server_that_does_not_know_our_metrics_says_so_once_and_serves(store, tmp_path):
-    with Server([store / "one.mar"], tmp_path / "s", free_ports(18280), metrics_config=str(STANDARD)) as server:
+def test_a_server_that_does_not_know_our_metrics_says_so_once_and_serves(store, serve):
+    with serve(store["one"], metrics_config=str(STANDARD)) as server:
         assert send(server, "one", [photo(3)] * 3) == [200] * 3
         log = (server.folder / "logs" / "model_log.log").read_text()
         assert log.count("does not declare cam_audit_dropped_total") == 1
         assert read(server, "one") == {}
 
 
-def test_metrics_of_ones_own_are_kept_beside_ours(store, tmp_path, capsys):
+def test_metrics_of_ones_own_are_kept_beside_ours(store, serve, tmp_path, capsys):
     own = {"name": "own_total", "unit": "Count", "dimensions": ["ModelName", "Level"]}
     block = yaml.safe_load(STANDARD.read_text())
     block["model_metrics"]["counter"] = [own]
@@ -217,11 +220,11 @@ def test_metrics_of_ones_own_are_kept_beside_ours(store, tmp_path, capsys):
     joined = tmp_path / "joined.yaml"
     joined.write_text(capsys.readouterr().out)
     assert main(["metrics", str(joined)]) == 0
-    told = yaml.safe_load(capsys.readouterr().out)
-    assert told == yaml.safe_load(joined.read_text())
-    assert told["ts_metrics"] == block["ts_metrics"]
-    assert told["model_metrics"]["counter"][0] == own
-    with Server([store / "one.mar"], tmp_path / "s", free_ports(18380), metrics_config=str(joined)) as server:
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed == yaml.safe_load(joined.read_text())
+    assert printed["ts_metrics"] == block["ts_metrics"]
+    assert printed["model_metrics"]["counter"][0] == own
+    with serve(store["one"], metrics_config=str(joined)) as server:
         assert send(server, "one", [photo(3)] * 3) == [200] * 3
         await_count(server, "one", 3)
         assert "does not declare" not in (server.folder / "logs" / "model_log.log").read_text()
@@ -235,6 +238,6 @@ def test_the_shipped_metrics_are_torchserves_and_ours():
     shipped = yaml.safe_load((Path(__file__).parents[2] / "config" / "metrics.yaml").read_text())
     assert shipped["ts_metrics"] == theirs["ts_metrics"]
     for kind, ours in (("counter", COUNTERS), ("gauge", GAUGES)):
-        told = {each["name"]: tuple(each["dimensions"]) for each in shipped["model_metrics"][kind]}
-        standard = {each["name"]: tuple(each["dimensions"]) for each in theirs["model_metrics"].get(kind, [])}
-        assert told == {**standard, **{name: (*labels, *MODEL_LABELS) for name, labels in ours.items()}}
+        declared = {metric["name"]: tuple(metric["dimensions"]) for metric in shipped["model_metrics"][kind]}
+        standard = {metric["name"]: tuple(metric["dimensions"]) for metric in theirs["model_metrics"].get(kind, [])}
+        assert declared == {**standard, **{name: (*labels, *MODEL_LABELS) for name, labels in ours.items()}}

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -15,16 +16,16 @@ import torch
 import yaml
 from PIL import Image
 
-from camserve.build.archive import add_baseline, build_archive
+from camserve.build.archive import build_archive
+from camserve.build.baseline import measure_baseline
+from camserve.build.pack import add_baseline
 from camserve.build.recipe import load_recipe
 from camserve.cli import main
-from camserve.cli.baseline import measure_baseline
-from camserve.cli.watch import Board, serve
 from camserve.drift.calibration import from_prometheus
 from camserve.drift.counts import Version, query, read_counts, references
+from camserve.drift.exporter import EvidencePage, serve_page
 from camserve.drift.statistics import ALARM_WINDOWS
 from camserve.drift.watcher import Watcher
-from camserve.operate.server import Server, free_ports
 
 pytestmark = [
     pytest.mark.server,
@@ -36,7 +37,9 @@ pytestmark = [
 FOLDER = Path(__file__).parents[2] / "config" / "monitoring"
 LOOPBACK = "127.0.0.1"
 PATIENCE = 90  # seconds
+CLIENTS = 8
 CLEAN, SHIFTED = 240, 300  # requests
+SETTLED = 5  # seconds: longer than an alert waits, so that any other would fire too
 SIDE = 64  # pixels
 MOVED = 8  # pixels: one stride of the network, so that scores stay as they are
 
@@ -92,20 +95,20 @@ def archive(tmp_path_factory):
         "preprocess: {resize: 64, crop: 64, mean: [0, 0, 0], std: [1, 1, 1]}\nsamples: [photos/000.png]\n"
     )
     built = build_archive(load_recipe(folder / "spots.yaml"), folder / "out", lambda line: None)
-    baseline = measure_baseline(built, photos, folder / "labels.csv", "2026-01-01")
+    baseline = measure_baseline(built, photos, folder / "labels.csv", "2026-01-01", lambda line: None)
     add_baseline(built, built, baseline.write())
     return built
 
 
 @pytest.fixture(scope="module")
-def served(archive, tmp_path_factory):
-    with Server([archive], tmp_path_factory.mktemp("server"), free_ports(18180)) as running:
+def served(archive, serve):
+    with serve(archive) as running:
         yield running
 
 
 def hurried(text):
     """Make minutes of the hours in the rules, and seconds of the minutes that an alert waits."""
-    text = re.sub(r"for: \d+m", "for: 3s", text)
+    text = re.sub(r"for: \d+m", "for: 2s", text)
     for long, short in (
         ("[1h]", "[1m]"),
         ("[24h]", "[2m]"),
@@ -119,15 +122,15 @@ def hurried(text):
 
 @pytest.fixture(scope="module")
 def board():
-    return Board(ALARM_WINDOWS)
+    return EvidencePage(ALARM_WINDOWS)
 
 
 @pytest.fixture(scope="module")
-def prometheus(served, board, tmp_path_factory):
+def prometheus(served, board, next_ports, tmp_path_factory):
     """Scrape every second, with the shipped rules in a hurry; the address."""
     folder = tmp_path_factory.mktemp("prometheus")
-    port = free_ports(19090)
-    watch = serve(board, port + 1)
+    port = next_ports()
+    watch = serve_page(board, port + 1)
     for name in ("rules.yml", "signals.yml"):
         (folder / name).write_text(hurried((FOLDER / name).read_text()))
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
@@ -167,20 +170,20 @@ def until(holds, what):
 
 def send(served, photos):
     side = served.inference
-    with requests.Session() as session:
-        for data in photos:
-            answer = session.post(f"{side.url}/predictions/spots", headers=side.headers, data=data, timeout=60)
-            assert answer.status_code == 200
+    url = f"{side.url}/predictions/spots"
+    with requests.Session() as session, ThreadPoolExecutor(CLIENTS) as pool:
+        answers = pool.map(lambda data: session.post(url, headers=side.headers, data=data, timeout=60), photos)
+        assert {answer.status_code for answer in answers} == {200}
 
 
-def seen(url):
+def counted(url):
     """Return the requests that Prometheus has counted by now."""
-    return sum(float(each["value"][1]) for each in query(url, 'sum(cam_bin_total{feature="centroid_x"})'))
+    return sum(float(series["value"][1]) for series in query(url, 'sum(cam_bin_total{feature="centroid_x"})'))
 
 
 def firing(url):
-    told = query(url, 'ALERTS{alertstate="firing"}')
-    return {(each["metric"]["alertname"], each["metric"].get("feature")) for each in told}
+    alerts = query(url, 'ALERTS{alertstate="firing"}')
+    return {(alert["metric"]["alertname"], alert["metric"].get("feature")) for alert in alerts}
 
 
 def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, prometheus, board, tmp_path, capsys):
@@ -190,16 +193,16 @@ def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, promet
     started = time.time()
 
     send(served, [photo(random)[0] for _ in range(CLEAN)])
-    until(lambda: seen(prometheus) == CLEAN, "every clean request is counted")
+    until(lambda: counted(prometheus) == CLEAN, "every clean request is counted")
     until(lambda: query(prometheus, 'cam:drift_z:1h{feature="centroid_x"}'), "the clean hour is judged")
-    time.sleep(8)
+    time.sleep(SETTLED)
     assert firing(prometheus) == set()
     assert main(watch) == 0
     assert capsys.readouterr().out.startswith("quiet spots 1.0: evidence")
 
     send(served, [photo(random, MOVED)[0] for _ in range(SHIFTED)])
     until(lambda: firing(prometheus), "an alert fires")
-    time.sleep(8)
+    time.sleep(SETTLED)
     assert firing(prometheus) == {("ExplanationDrift", "centroid_x")}
     assert main(watch) == 3
     said = capsys.readouterr().out
@@ -218,17 +221,17 @@ def test_a_moved_camera_raises_the_explanation_alert_and_no_other(served, promet
 
 def check_panels(url):
     """Ask every query of the dashboard; each is answered, and with data."""
-    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
     now = time.time()
     empty = []
-    for panel in told["panels"]:
+    for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
-            asked = target["expr"]
+            expression = target["expr"]
             for variable, value in (("$model", "spots"), ("$version", ".*"), ("$__rate_interval", "1m")):
-                asked = asked.replace(variable, value)
-            query(url, asked)
-            if not query(url, asked, "query_range", start=now - 60, end=now, step=5):
-                empty.append(f"{panel['title']}: {asked}")
+                expression = expression.replace(variable, value)
+            query(url, expression)
+            if not query(url, expression, "query_range", start=now - 60, end=now, step=5):
+                empty.append(f"{panel['title']}: {expression}")
     assert empty == []
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from camserve.build.unpack import open_archive
 from camserve.intake.decode import decode
-from camserve.intake.preprocess import fit, normalise
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server
@@ -27,9 +27,9 @@ def pipeline(imagenet):
 
 
 def comparable(body):
-    told = json.loads(body)
-    told.pop("request_id")
-    return told
+    answer = json.loads(body)
+    answer.pop("request_id")
+    return answer
 
 
 @pytest.mark.parametrize("options", [{}, {"target": "lynx", "format": "grid,overlay,boxes"}, {"explain": "false"}])
@@ -43,12 +43,12 @@ def test_the_server_answers_what_the_archive_answers_alone(post, pipeline, coffe
 
 
 def test_coffee_is_espresso_and_the_map_lies_on_the_cup(post, coffee):
-    told = post(PREDICT, data=coffee).json()
-    assert told["predictions"][0]["label"] == "espresso"
-    assert told["predictions"][0]["probability"] == pytest.approx(0.95, abs=0.02)
-    (explanation,) = told["explanations"]
+    answer = post(PREDICT, data=coffee).json()
+    assert answer["predictions"][0]["label"] == "espresso"
+    assert answer["predictions"][0]["probability"] == pytest.approx(0.95, abs=0.02)
+    (explanation,) = answer["explanations"]
     assert explanation["status"] == "ok"
-    left, top, right, bottom = told["input"]["region"]
+    left, top, right, bottom = answer["input"]["region"]
     grid = explanation["grid"]
     strongest = max((value, row, column) for row, line in enumerate(grid) for column, value in enumerate(line))
     x = left + (strongest[2] + 0.5) * (right - left) / len(grid[0])
@@ -63,14 +63,15 @@ def test_a_compatible_answer_is_the_map_that_pytorch_grad_cam_returns(post, pipe
         warnings.simplefilter("ignore")  # its own imports
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    told = post(PREDICT, files={"data": chelsea}, data={"compat": "pytorch-grad-cam", "target": "tiger cat"}).json()
-    (explanation,) = told["explanations"]
+    options = {"compat": "pytorch-grad-cam", "target": "tiger cat"}
+    answer = post(PREDICT, files={"data": chelsea}, data=options).json()
+    (explanation,) = answer["explanations"]
     assert explanation["compat"] == "pytorch-grad-cam"
     network = pipeline.network
     spec = pipeline.settings.input
-    cut = normalise([fit(decode(chelsea, pipeline.settings.limits), spec)[0]], spec, torch.device("cpu"))
+    cut = normalise([resize_and_crop(decode(chelsea, pipeline.settings.limits), spec)[0]], spec, torch.device("cpu"))
     cut.requires_grad_()  # the parameters are frozen
-    # The target layer is the second call of a shared module, which they cannot name: they look at what it hands on.
+    # The target layer is the second call of a shared module, which they cannot name: they read its output behind it.
     layer = torch.nn.Identity()
     handle = network.get_submodule("_avg_pooling").register_forward_pre_hook(lambda _, given: layer(*given))
     with GradCAM(network, [layer]) as theirs:
@@ -101,7 +102,7 @@ def test_every_row_of_a_mixed_batch_gets_its_own_answer(post, server, coffee, ch
     jpeg = BytesIO()
     Image.open(BytesIO(chelsea)).save(jpeg, "JPEG")
     cut = jpeg.getvalue()[:2000]
-    asked = [
+    rows = [
         ({"data": coffee}, {}, 200, None),
         ({"data": chelsea}, {"explain": "false"}, 200, None),
         ({"data": cut}, {}, 400, "bad_image"),
@@ -112,17 +113,17 @@ def test_every_row_of_a_mixed_batch_gets_its_own_answer(post, server, coffee, ch
         ({"data": coffee}, {"target": "top:2"}, 200, None),
     ] * 4
     pids = {worker["pid"] for worker in server.workers("imagenet")}
-    with ThreadPoolExecutor(len(asked)) as pool:
-        answers = list(pool.map(lambda each: post(PREDICT, files=each[0], data=each[1]), asked))
-    for (_, options, status, code), answer in zip(asked, answers, strict=True):
+    with ThreadPoolExecutor(len(rows)) as pool:
+        answers = list(pool.map(lambda row: post(PREDICT, files=row[0], data=row[1]), rows))
+    for (_, options, status, code), answer in zip(rows, answers, strict=True):
         assert answer.status_code == status, answer.text
-        told = answer.json()
+        body = answer.json()
         if code:
-            assert told["error"]["code"] == code
-            assert told["error"]["request_id"]
+            assert body["error"]["code"] == code
+            assert body["error"]["request_id"]
         if status == 200:
             maps = 0 if options.get("explain") == "false" else 2 if "target" in options else 1
-            assert len(told["explanations"]) == maps
+            assert len(body["explanations"]) == maps
     assert {worker["pid"] for worker in server.workers("imagenet")} == pids
 
 
@@ -131,12 +132,12 @@ def test_good_rows_beside_bad_ones_are_unchanged(post, coffee):
     with ThreadPoolExecutor(8) as pool:
         both = list(pool.map(lambda body: post(PREDICT, data=body), [coffee, b"bad", coffee, b"\xff\xd8\xff"] * 2))
     for answer in both[::2]:
-        told = answer.json()
-        assert told["predictions"][0]["probability"] == pytest.approx(alone["predictions"][0]["probability"], abs=1e-4)
-        assert told["explanations"][0]["scale"] == pytest.approx(alone["explanations"][0]["scale"], rel=1e-3)
+        body = answer.json()
+        assert body["predictions"][0]["probability"] == pytest.approx(alone["predictions"][0]["probability"], abs=1e-4)
+        assert body["explanations"][0]["scale"] == pytest.approx(alone["explanations"][0]["scale"], rel=1e-3)
 
 
-def test_a_lost_body_is_told_how_to_send_it(post):
+def test_a_request_without_a_body_gets_the_right_command(post):
     answer = post(PREDICT)
     assert answer.status_code == 400
     assert "curl -T photo.jpg" in answer.json()["error"]["message"]

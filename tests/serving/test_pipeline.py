@@ -1,5 +1,6 @@
 """Each row stands alone: whatever one of them is, its neighbours are answered as if it were not there."""
 
+import base64
 import json
 import os
 from dataclasses import replace
@@ -17,9 +18,10 @@ from camserve.build.unpack import open_archive
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.network.output import ScoringNetwork
-from camserve.serving.engines.torchserve import give_back
+from camserve.serving.heap import trim_heap
 from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
+from camserve.serving.warm_up import warm_up
 from camserve.settings import load_settings
 from camserve.values import RawRequest
 
@@ -138,6 +140,23 @@ def test_evidence_that_is_not_there_is_said_not_hidden(pipeline, photo):
     assert np.array(signed["explanations"][0]["grid"]).min() == -1
 
 
+@pytest.mark.parametrize("name", ["heatmap", "overlay"])
+def test_a_signed_map_without_negative_values_is_drawn_with_the_diverging_palette(pipeline, encoded, name):
+    pixels = np.zeros((160, 160, 3), np.uint8)
+    pixels[:40, 40:80] = (100, 0, 0)
+    pixels[80:] = (0, 100, 200)
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    options = {"target": "red", "evidence": "signed", "format": f"grid,{name}", "opacity": "1"}
+    ((_, answer),) = told(pipeline, RawRequest(buffer.getvalue(), options))
+    (explanation,) = answer["explanations"]
+    assert np.array(explanation["grid"]).min() == 0
+    drawn = np.asarray(Image.open(BytesIO(base64.b64decode(explanation["images"][name].partition(",")[2]))), int)
+    without_evidence = drawn[120, 120]  # white in a heatmap, the photo's own grey in an overlay
+    assert np.ptp(without_evidence) < 12
+    assert (without_evidence.min() > 230) == (name == "heatmap")
+
+
 def test_a_contrast_is_the_difference_of_two_classes(pipeline, photo):
     ((_, answer),) = told(pipeline, RawRequest(photo(50, 100, 200), {"contrast": "next", "evidence": "signed"}))
     (explanation,) = answer["explanations"]
@@ -181,6 +200,21 @@ def test_pictures_come_as_data_uris_and_timing_on_request(pipeline, photo):
     assert explanation["boxes"] == [[0, 0, 16, 16]]
     assert explanation["grid"] is None
     assert {"decode", "preprocess", "forward", "explain"} <= set(answer["timing_ms"])
+
+
+def test_a_legend_stands_below_the_picture_and_says_what_one_stands_for(pipeline, photo):
+    def picture(**options):
+        options = {"size": "224", **options}
+        (answer,) = pipeline.answer([RawRequest(photo(50, 100, 200), options, {"accept": "image/png"})])
+        return Image.open(BytesIO(answer.body))
+
+    bare, framed = picture(), picture(legend="true")
+    assert framed.crop((0, 0, *bare.size)).tobytes() == bare.tobytes()
+    captions = {options: picture(legend="true", **dict([options])).tobytes() for options in CAPTIONS}
+    assert len(set(captions.values())) == len(CAPTIONS)
+
+
+CAPTIONS = (("target", "red"), ("target", "blue"), ("contrast", "blue"), ("compat", "pytorch-grad-cam"))
 
 
 def test_the_network_is_given_back_as_it_was(pipeline, photo):
@@ -253,7 +287,7 @@ def test_a_reduced_jpeg_changes_its_answer_by_less_than_the_stated_tolerance(ima
 def test_a_warm_pipeline_has_run_every_batch_size_that_can_come(pipeline):
     sizes = []
     handle = pipeline.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    pipeline.warm_up(20)
+    warm_up(pipeline, 20)
     handle.remove()
     assert sizes == [1, 2, 3, 4, 5, 6, 7, 8, 16, 20]
 
@@ -267,6 +301,6 @@ def test_free_memory_below_what_is_in_use_is_given_back():
     above = bytes([1]) * 50_000
     del blocks
     before = resident()
-    give_back()
+    trim_heap()
     assert before - resident() > 50_000_000
     assert above

@@ -83,8 +83,8 @@ def test_a_builder_with_the_wrong_normalisation_is_stopped_by_what_is_expected(t
         build_archive(replace(load_recipe(RECIPE), preprocess="imagenet"), tmp_path, lambda line: None)
 
 
-def test_golden_answers_are_what_the_archive_answers(unpacked):
+def test_the_archive_holds_the_answers_of_its_samples(unpacked):
     folder, settings = unpacked
-    golden = json.loads((folder / "golden.json").read_text())
-    assert set(golden) == set(settings.samples)
-    assert golden["samples/coffee.png"]["predictions"][0]["label"] == "espresso"
+    answers = json.loads((folder / "selftest.json").read_text())
+    assert set(answers) == set(settings.samples)
+    assert answers["samples/coffee.png"]["predictions"][0]["label"] == "espresso"

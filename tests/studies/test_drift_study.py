@@ -7,8 +7,9 @@ from PIL import Image
 from camserve.errors import ConfigError
 from camserve.monitor.measure import NAMES
 from camserve.settings import InputSpec
-from drift_measure import Condition, load, read_photos, save
+from drift_measure import Condition, load, save
 from drift_power import FAMILIES, Design, clean_month, estimate_accuracy, power, table
+from labelled_photos import read_photos
 from shifts import HIDDEN, MOVED, SHIFTS
 
 DESIGN = Design(repeats=60, windows=(50, 100))

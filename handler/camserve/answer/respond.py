@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from camserve.choices import JSON_TYPE
 from camserve.errors import RequestError
 from camserve.values import Answer, Explanation, Prediction, Response
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
-JSON_TYPE = "application/json"
 KEYS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
 GRID_DIGITS = 4
 COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6
@@ -30,11 +30,11 @@ class ModelName:
 
 
 def respond(answer: Answer, model: ModelName, limit: int) -> Response:
-    """Write an answer as compact JSON of at most ``limit`` bytes; see ``fit``."""
-    return Response(200, JSON_TYPE, fit([_answer(answer, model)], lambda answers: answers[0], limit))
+    """Write an answer as compact JSON of at most ``limit`` bytes; see ``shrink_to_limit``."""
+    return Response(200, JSON_TYPE, shrink_to_limit([_answer(answer, model)], lambda answers: answers[0], limit))
 
 
-def fit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any], limit: int) -> bytes:
+def shrink_to_limit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any], limit: int) -> bytes:
     """Put answers together as compact JSON of at most ``limit`` bytes: a longer body would end the worker.
 
     Where they are longer, all lose their pictures, then their grids, and say so in a warning.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import channel_weights
 from camserve.attribution.objectives import Objectives
 
@@ -57,9 +57,9 @@ def share_of_score(output: LayerOutput, objectives: Objectives, maps: Tensor) ->
     linear layer (Draelos and Carin 2020). None where the tail is anything else, so that nobody can say, or where
     there is nothing to divide by.
     """
-    head = output.linear_head
+    head = output.head
     if head is None:
-        return [None] * len(objectives.numbers)
-    rises = output.targeted(objectives) - (head.bias[objectives.classes] * objectives.signs).sum(dim=1)
+        return [None] * len(objectives.rows)
+    rises = objectives.values(output.scores - head.bias)
     sums = maps.sum(dim=(1, 2))
     return [total / rise if rise != 0 else None for total, rise in torch.stack([sums, rises], dim=1).tolist()]

@@ -25,7 +25,7 @@ class Map(NamedTuple):
         return self.scale == 0.0
 
 
-def measure(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
+def normalise_maps(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
     """Turn signed maps (T, h, w) into the grids that are shown: ReLU, then division by the maximum.
 
     A map without evidence stays all zero with scale 0; nothing is added that would hide it. What is not finite is not

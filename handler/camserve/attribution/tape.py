@@ -1,100 +1,18 @@
-"""What comes after the target layer, computed again without the part of the network before it.
-
-``Tape`` works for any network: it keeps the operators that ran on the layer's output in the one
-watched forward pass and runs them again on another output. ``Head`` is the closed form where the
-tail is pooling and one linear layer, or two.
-"""
+"""The operators after the target layer, recorded in one forward pass and run again on another activation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
-
-from camserve.attribution.objectives import Objectives
-from camserve.fast.products import picked, product, whole_product
-
-aten: Any = torch.ops.aten
 
 
 class NotReplayable(Exception):
     """The tail does something that cannot be run again on another activation."""
-
-
-@dataclass(frozen=True)
-class Function:
-    """What a hidden layer does to each of its outputs."""
-
-    run: Callable[[Tensor], Tensor]
-    sparse: bool  # much of the gradient before it is zero
-    pull_back: Callable[[Tensor, Tensor], Tensor]  # the gradient behind it, what it was given -> the gradient before it
-
-
-FUNCTIONS: Mapping[str, Function] = {  # by the name that autograd has for the way back
-    "ReluBackward0": Function(torch.relu, True, lambda gradient, given: aten.threshold_backward(gradient, given, 0)),
-    "HardtanhBackward0": Function(
-        functional.relu6, True, lambda gradient, given: aten.hardtanh_backward(gradient, given, 0, 6)
-    ),
-    "HardswishBackward0": Function(functional.hardswish, False, aten.hardswish_backward),
-    "SiluBackward0": Function(functional.silu, False, aten.silu_backward),
-    "GeluBackward0": Function(functional.gelu, False, aten.gelu_backward),
-    "TanhBackward0": Function(torch.tanh, False, lambda gradient, given: aten.tanh_backward(gradient, given.tanh())),
-}
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """A linear layer and a function of each of its outputs, between pooling and the last layer."""
-
-    module: str  # dotted name of the linear layer, whose output (N, M) must be watched
-    weight: Tensor  # (M, K)
-    bias: Tensor  # (M,)
-    function: str  # of ``FUNCTIONS``
-
-    def run(self, pooled: Tensor) -> Tensor:
-        """Return what the layer makes, (N, M), of pooled activations (N, K)."""
-        return FUNCTIONS[self.function].run(pooled @ self.weight.T + self.bias)
-
-    def pull_back(self, gradients: Tensor, given: Tensor) -> Tensor:
-        """Return the gradients (T, K) before the layer of those (T, M) behind it, where it gave (T, M)."""
-        function = FUNCTIONS[self.function]
-        return (product if function.sparse else whole_product)(function.pull_back(gradients, given), self.weight)
-
-
-@dataclass(frozen=True)
-class Head:
-    """Global average pooling and one linear layer: scores = weight . mean(activation) + bias.
-
-    With ``hidden`` it is two: scores = weight . function(hidden.weight . mean(activation) + hidden.bias) + bias.
-    """
-
-    weight: Tensor  # (C, K), or (C, M) behind a hidden layer
-    bias: Tensor  # (C,)
-    residual: float  # completeness: the largest |scores - closed form| over the largest |score|, where it was probed
-    hidden: Hidden | None = None
-    intact: bool = False  # nothing in the tail writes into the activation, so that no copy of it need be kept
-
-    def scores(self, activations: Tensor) -> Tensor:
-        """Return the scores (N, C) of activations (N, K, h, w)."""
-        pooled = activations.mean(dim=(2, 3))
-        return (pooled if self.hidden is None else self.hidden.run(pooled)) @ self.weight.T + self.bias
-
-    def mean_gradients(self, targets: Objectives, positions: int, given: Tensor | None = None) -> Tensor:
-        """Return d target / d activation, (T, K), the same at each of h * w = ``positions``.
-
-        ``given`` (T, M) is what the hidden layer's module gave.
-        """
-        gradients = picked(self.weight, targets.classes, targets.signs)
-        if self.hidden is not None:
-            assert given is not None
-            gradients = self.hidden.pull_back(gradients, given)
-        return gradients / positions
 
 
 @dataclass(frozen=True)
@@ -174,7 +92,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
     def close(self, scores: Tensor) -> None:
-        """End the recording with what it is all for, and let go of what only recording needs."""
+        """Mark ``scores`` as the result and free what only recording needs."""
         if self._known(scores):
             name = self._name(scores)
             assert not isinstance(name, _Fixed)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from camserve.bench.contenders import OURS, Parts, build_ours
-from camserve.bench.load import Load, closed_loop
-from camserve.bench.photos import jpegs
-from camserve.bench.report import Report, Table
-from camserve.bench.served import CONNECTIONS, EXPLAINED, PHOTOS, WARM_SECONDS, running
+from camserve.bench.contenders import CAMSERVE, Parts, build_camserve
+from camserve.bench.load import Load, run_closed_loop
+from camserve.bench.photos import encode_jpegs
+from camserve.bench.report import BenchReport, Table
+from camserve.bench.served import PHOTOS, WARM_UP_LOAD_SECONDS, run_servers
+from camserve.bench.workloads import CONNECTIONS, EXPLAINED
+from camserve.values import Progress
 
 SIZES, DELAYS = (1, 4, 8, 16), (1, 5, 10, 20)
 USUAL_SIZE, USUAL_DELAY = 8, 10
-FEW = 2  # connections of a server that is hardly used
+FEW_CONNECTIONS = 2  # connections of a server that is hardly used
 
 
 @dataclass(frozen=True)
-class Choice:
+class BatchingResult:
     """One setting, and what it led to."""
 
     batch_size: int
@@ -32,47 +34,52 @@ class Choice:
     alone_p50: float  # milliseconds, one request at a time
 
 
-def choices() -> list[tuple[int, int]]:
+def list_settings() -> list[tuple[int, int]]:
     """Return the settings that are tried: every size at the usual delay, every delay at the usual size."""
     pairs = [(size, USUAL_DELAY) for size in SIZES] + [(USUAL_SIZE, delay) for delay in DELAYS]
     return list(dict.fromkeys(pairs))
 
 
-def measure(model: str, seconds: float, say: Callable[[str], None]) -> list[Choice]:
+def measure_batching(model: str, seconds: float, report: Progress) -> list[BatchingResult]:
     """Serve one archive under every setting, one server after the other."""
-    photos, found = jpegs(PHOTOS), []
-    for size, delay in choices():
-        say(f"batchSize {size}, maxBatchDelay {delay} ms")
+    photos, found = encode_jpegs(PHOTOS), []
+    for size, delay in list_settings():
+        report(f"batchSize {size}, maxBatchDelay {delay} ms")
         serving: dict[str, Any] = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 120}
         serving.update(batchSize=size, maxBatchDelay=delay)
         with tempfile.TemporaryDirectory(prefix="camserve-batching-") as name:
-            archive = build_ours(Parts(model, Path(name) / "store", serving))
-            with running({OURS: archive}, Path(name) / "servers", lambda _: None) as contenders:
-                client = contenders[OURS].client(EXPLAINED)
-                closed_loop(client, photos, CONNECTIONS, WARM_SECONDS)
-                loads = [closed_loop(client, photos, connections, seconds) for connections in (CONNECTIONS, FEW, 1)]
-        found.append(_choice(size, delay, loads))
+            archive = build_camserve(Parts(model, Path(name) / "store", serving))
+            with run_servers({CAMSERVE: archive}, Path(name) / "servers", lambda _: None) as contenders:
+                client = contenders[CAMSERVE].client(EXPLAINED)
+                run_closed_loop(client, photos, CONNECTIONS, WARM_UP_LOAD_SECONDS)
+                loads = [
+                    run_closed_loop(client, photos, connections, seconds)
+                    for connections in (CONNECTIONS, FEW_CONNECTIONS, 1)
+                ]
+        found.append(_result(size, delay, loads))
     return found
 
 
-def _choice(size: int, delay: int, loads: Sequence[Load]) -> Choice:
+def _result(size: int, delay: int, loads: Sequence[Load]) -> BatchingResult:
     many, few, alone = loads
     middles = (few.percentile(50), alone.percentile(50))
-    return Choice(size, delay, many.throughput, many.percentile(50), many.percentile(99), *middles)
+    return BatchingResult(size, delay, many.throughput, many.percentile(50), many.percentile(99), *middles)
 
 
-def batching_report(found: Sequence[Choice], model: str, command: str, setting: dict[str, str]) -> Report:
-    """Tell what was measured."""
+def make_batching_report(
+    found: Sequence[BatchingResult], model: str, command: str, setting: dict[str, str]
+) -> BenchReport:
+    """Return the table of the results."""
     usual = ("batchSize", "maxBatchDelay ms", "answers a second", "p50 ms", "p99 ms")
-    head = (*usual, f"p50 ms, {FEW} connections", "p50 ms, one at a time")
+    head = (*usual, f"p50 ms, {FEW_CONNECTIONS} connections", "p50 ms, one at a time")
     rows = [
         (
-            str(each.batch_size),
-            str(each.delay),
-            f"{each.throughput:.2f}",
-            *(f"{ms:.0f}" for ms in (each.p50, each.p99, each.few_p50, each.alone_p50)),
+            str(result.batch_size),
+            str(result.delay),
+            f"{result.throughput:.2f}",
+            *(f"{ms:.0f}" for ms in (result.p50, result.p99, result.few_p50, result.alone_p50)),
         )
-        for each in found
+        for result in found
     ]
     table = Table(f"{model}, explained, {CONNECTIONS} connections where nothing else is said", head, rows)
-    return Report("batching", command, setting, [table], [], list(found))
+    return BenchReport("batching", command, setting, [table], [], list(found))

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,22 @@ import torch
 import yaml
 from torch import nn
 
-from camserve.bench.networks import SIDE, build, settle, tell_apart
+from camserve.bench.networks import SIDE, build_classifier, separate_photos, settle_statistics
 from camserve.build.archive import build_archive
 from camserve.build.probe import find_layer
 from camserve.build.recipe import Recipe
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
+from camserve.values import Progress
 
-OURS, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
-AOT, BF16, AOT_BF16 = "camserve-aot", "camserve-bf16", "camserve-aot-bf16"
+CAMSERVE, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
+CAMSERVE_AOT, CAMSERVE_BF16, CAMSERVE_AOT_BF16 = "camserve-aot", "camserve-bf16", "camserve-aot-bf16"
 RUNTIMES = {
-    OURS: RuntimeSpec(),
-    AOT: RuntimeSpec(mode="aot"),
-    BF16: RuntimeSpec(precision="bf16"),
-    AOT_BF16: RuntimeSpec(mode="aot", precision="bf16"),
+    CAMSERVE: RuntimeSpec(),
+    CAMSERVE_AOT: RuntimeSpec(mode="aot"),
+    CAMSERVE_BF16: RuntimeSpec(precision="bf16"),
+    CAMSERVE_AOT_BF16: RuntimeSpec(mode="aot", precision="bf16"),
 }
 
 MODEL_FILE = """\
@@ -46,7 +46,7 @@ class Network(torch.nn.Module):
         return self.network(pixels)
 """
 
-# What a person writes who follows the two projects' documentation: predict the batch, then explain its rows.
+# A handler as the documentation of the two projects suggests: predict the batch, then explain its rows.
 NAIVE_HANDLER = """\
 import base64
 import io
@@ -69,7 +69,7 @@ class ExplainingClassifier(ImageClassifier):
     def postprocess(self, scores):
         answers = super().postprocess(scores)
         maps = [self.cam(input_tensor=row[None], targets=None)[0] for row in self.pixels]
-        return [{{"classes": answer, "map": png(each)}} for answer, each in zip(answers, maps)]
+        return [{{"classes": answer, "map": png(heatmap)}} for answer, heatmap in zip(answers, maps)]
 
 
 def png(values):
@@ -81,7 +81,7 @@ def png(values):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the archives are built from."""
+    """The model, the folder and the settings that the archives are built from."""
 
     model: str  # torchvision's name
     folder: Path
@@ -98,39 +98,39 @@ class Parts:
         return self.folder / "network.pt"
 
 
-def build_archives(parts: Parts, say: Callable[[str], None]) -> dict[str, Path]:
+def build_archives(parts: Parts, report: Progress) -> dict[str, Path]:
     """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
     network = _write_parts(parts)
     layer = f"network.{find_layer(ScoringNetwork(network).eval(), (SIDE, SIDE)).name}"
     handler = parts.folder / "naive_handler.py"
     handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
-    archives = {STOCK: pack(STOCK, "image_classifier", parts), NAIVE: pack(NAIVE, str(handler), parts)}
+    archives = {STOCK: pack_stock(STOCK, "image_classifier", parts), NAIVE: pack_stock(NAIVE, str(handler), parts)}
     for name, runtime in RUNTIMES.items():
         try:
-            archives[name] = _ours(name, parts, runtime)
+            archives[name] = _build_camserve(name, parts, runtime)
         except ConfigError as error:
             if runtime.mode == "eager":
                 raise
-            say(f"{name} is left out: {error}")
+            report(f"{name} is left out: {error}")
     return archives
 
 
-def build_ours(parts: Parts) -> Path:
-    """Write our eager archive alone. ConfigError: the builder failed."""
+def build_camserve(parts: Parts) -> Path:
+    """Write camserve's eager archive alone. ConfigError: the builder failed."""
     _write_parts(parts)
-    return _ours(OURS, parts, RUNTIMES[OURS])
+    return _build_camserve(CAMSERVE, parts, RUNTIMES[CAMSERVE])
 
 
 def _write_parts(parts: Parts) -> nn.Module:
     """Write the model file and the weights, and return the network."""
     parts.folder.mkdir(parents=True, exist_ok=True)
     parts.model_file.write_text(MODEL_FILE.format(model=parts.model), encoding="utf-8")
-    network = tell_apart(settle(build(parts.model)))
+    network = separate_photos(settle_statistics(build_classifier(parts.model)))
     torch.save({f"network.{name}": value for name, value in network.state_dict().items()}, parts.weights)
     return network
 
 
-def _ours(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
+def _build_camserve(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
     recipe = Recipe(
         name,
         str(parts.weights),
@@ -142,12 +142,12 @@ def _ours(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
     return build_archive(recipe, parts.folder, lambda _: None)
 
 
-def pack(name: str, handler: str, parts: Parts) -> Path:
+def pack_stock(name: str, handler: str, parts: Parts) -> Path:
     """Build an archive for one of TorchServe's own handlers, or a handler file. ConfigError: the archiver failed."""
     config = parts.folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(parts.serving), encoding="utf-8")
     names = parts.folder / "index_to_name.json"
-    # Its own number is a class's name: equal names would hide one another.
+    # The name of a class is its index: equal names would overwrite one another.
     names.write_text(json.dumps({str(index): str(index) for index in range(1000)}), encoding="utf-8")
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name, "--version", "1.0"]
     command += ["--model-file", str(parts.model_file), "--serialized-file", str(parts.weights)]

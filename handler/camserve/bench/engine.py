@@ -1,35 +1,35 @@
-"""What an explanation costs as a library: on top of the same network's plain forward pass."""
+"""The cost of an explanation as a library, relative to a plain forward pass of the same network."""
 
 from __future__ import annotations
 
 import functools
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from camserve.bench.memory import cuda_peak, fresh_peak
-from camserve.bench.networks import SIDE, Subject, build, ready, settle
-from camserve.bench.pairs import Effort, Spread, Work, interleave, paired, spread
-from camserve.bench.peers import ready_peers
-from camserve.bench.photos import pixels
+from camserve.bench.memory import measure_cuda_peak, measure_fresh_peak
+from camserve.bench.networks import SIDE, Subject, build_classifier, make_subject, settle_statistics
+from camserve.bench.pairs import Effort, Spread, Work, summarise, summarise_ratios, time_in_turns
+from camserve.bench.peers import make_peers
+from camserve.bench.photos import load_pixels
 from camserve.errors import ConfigError
 from camserve.labels import Labels
 from camserve.settings import RuntimeSpec
+from camserve.values import Progress
 
 TableName = Literal["overhead", "targets", "memory", "peers"]
-Say = Callable[[str], None]
 
-AT_ONCE = 8  # photos a batch, where it is not the batch that is varied
-MOST = 32  # photos a batch, for memory
-TOO_DEAR = "not measured: too slow for --quick"
+COMPARED_BATCH = 8  # photos a batch, where it is not the batch that is varied
+MEMORY_BATCH = 32  # photos a batch, for memory
+TOO_SLOW = "not measured: too slow for --quick"
 
 
 @dataclass(frozen=True)
-class Cell:
+class EngineCell:
     """One ratio, or why there is none."""
 
     table: TableName
@@ -42,8 +42,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured, and how long."""
+class EnginePlan:
+    """What the engine benchmark measures, and for how long."""
 
     models: Sequence[str]
     batches: Sequence[int]
@@ -59,88 +59,103 @@ class Plan:
         return self.effort.allows(seconds) and time.monotonic() + self.effort.least(seconds) < self.deadline
 
 
-def measure_all(plan: Plan, say: Say) -> Iterator[Cell]:
+def measure_models(plan: EnginePlan, report: Progress) -> Iterator[EngineCell]:
     """Measure one model after the other."""
     for name in plan.models:
-        say(f"{name}: building and probing")
-        subject = ready(name, settle(build(name)), plan.runtime, plan.device)
-        yield from measure(subject, plan, say)
+        report(f"{name}: building and probing")
+        subject = make_subject(name, settle_statistics(build_classifier(name)), plan.runtime, plan.device)
+        yield from measure_model(subject, plan, report)
         if name in plan.in_depth:
-            say(f"{name}: peak memory")
-            yield memory(subject, plan.device)
+            report(f"{name}: peak memory")
+            yield measure_memory(subject, plan.device)
         del subject
         gc.collect()
 
 
-def measure(subject: Subject, plan: Plan, say: Say, side: int = SIDE) -> Iterator[Cell]:
+def measure_model(subject: Subject, plan: EnginePlan, report: Progress, side: int = SIDE) -> Iterator[EngineCell]:
     """Measure the speed of one model."""
     pace = 0.0  # seconds a photo
     for batch in plan.batches:
-        say(f"{subject.name}: explained / plain, batch {batch}")
-        cell = overhead(subject, batch, plan, pace, side)
+        report(f"{subject.name}: explained / plain, batch {batch}")
+        cell = measure_overhead(subject, batch, plan, pace, side)
         if cell.base is not None:
             pace = cell.base.median / batch
         yield cell
-    say(f"{subject.name}: {plan.classes[-1]} targets / 1 target")
-    yield from targets(subject, plan, pace, side)
+    report(f"{subject.name}: {plan.classes[-1]} targets / 1 target")
+    yield from measure_targets(subject, plan, pace, side)
     if subject.name in plan.in_depth:
-        say(f"{subject.name}: other libraries")
-        yield from peers(subject, plan, side)
+        report(f"{subject.name}: other libraries")
+        yield from measure_peers(subject, plan, side)
 
 
-def overhead(subject: Subject, batch: int, plan: Plan, pace: float, side: int) -> Cell:
+def measure_overhead(subject: Subject, batch: int, plan: EnginePlan, pace: float, side: int) -> EngineCell:
     """Measure an explained forward pass against a plain one."""
     name = "explained / plain"
     if not plan.allows(2 * batch * pace):
-        return Cell("overhead", subject.name, batch, name, reason=TOO_DEAR)
-    photos = pixels(batch, side, plan.device)
-    works = {"plain": lambda: subject.plain(photos), "explained": lambda: subject.explained(photos)}
-    times = interleave(works, plan.effort)
-    return Cell("overhead", subject.name, batch, name, paired(times, "explained", "plain"), spread(times["plain"]))
+        return EngineCell("overhead", subject.name, batch, name, reason=TOO_SLOW)
+    photos = load_pixels(batch, side, plan.device)
+    works = {"plain": lambda: subject.predict(photos), "explained": lambda: subject.explain(photos)}
+    times = time_in_turns(works, plan.effort)
+    return EngineCell(
+        "overhead", subject.name, batch, name, summarise_ratios(times, "explained", "plain"), summarise(times["plain"])
+    )
 
 
-def targets(subject: Subject, plan: Plan, pace: float, side: int) -> Iterator[Cell]:
+def measure_targets(subject: Subject, plan: EnginePlan, pace: float, side: int) -> Iterator[EngineCell]:
     """Measure what further classes of the same rows cost."""
-    names = {classes: f"{classes} / 1" for classes in plan.classes}
+    names = {count: f"{count} / 1" for count in plan.classes}
     further = plan.classes[1:]
     # Twice: an explained pass may cost more than the plain one, which sets the pace.
-    if not plan.allows(2 * len(names) * AT_ONCE * pace):
-        yield from (Cell("targets", subject.name, AT_ONCE, names[each], reason=TOO_DEAR) for each in further)
+    if not plan.allows(2 * len(names) * COMPARED_BATCH * pace):
+        yield from (
+            EngineCell("targets", subject.name, COMPARED_BATCH, names[count], reason=TOO_SLOW) for count in further
+        )
         return
-    photos = pixels(AT_ONCE, side, plan.device)
-    works = {names[each]: functools.partial(subject.explained, photos, each) for each in plan.classes}
-    times = interleave(works, plan.effort)
+    photos = load_pixels(COMPARED_BATCH, side, plan.device)
+    works = {names[count]: functools.partial(subject.explain, photos, count) for count in plan.classes}
+    times = time_in_turns(works, plan.effort)
     one = names[plan.classes[0]]
-    for each in further:
-        yield Cell("targets", subject.name, AT_ONCE, names[each], paired(times, names[each], one), spread(times[one]))
+    base = summarise(times[one])
+    for count in further:
+        ratio = summarise_ratios(times, names[count], one)
+        yield EngineCell("targets", subject.name, COMPARED_BATCH, names[count], ratio, base)
 
 
-def peers(subject: Subject, plan: Plan, side: int) -> Iterator[Cell]:
+def measure_peers(subject: Subject, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
     """Measure what other libraries cost for predictions and maps of the same batch."""
-    photos = pixels(AT_ONCE, side, plan.device).to(subject.dtype)
-    working, reasons = ready_peers(subject.network.classifier, subject.layer, photos)
-    labels = Labels([f"class {number}" for number in range(subject.plain(photos).shape[1])])
+    photos = load_pixels(COMPARED_BATCH, side, plan.device).to(subject.dtype)
+    working, reasons = make_peers(subject.network.classifier, subject.layer, photos)
+    labels = Labels([f"class {number}" for number in range(subject.predict(photos).shape[1])])
     works: dict[str, Work] = {
-        "plain": lambda: subject.plain(photos),
-        "camserve": lambda: subject.explained(photos),
-        "camserve, with its measures": lambda: subject.served(photos, labels),
+        "plain": lambda: subject.predict(photos),
+        "camserve": lambda: subject.explain(photos),
+        "camserve, with its measures": lambda: subject.answer(photos, labels),
         **{name: functools.partial(explain, photos) for name, explain in working.items()},
     }
-    times = interleave(works, plan.effort)
+    times = time_in_turns(works, plan.effort)
     for name in list(works)[1:]:
-        yield Cell("peers", subject.name, AT_ONCE, name, paired(times, name, "plain"), spread(times["plain"]))
+        yield EngineCell(
+            "peers",
+            subject.name,
+            COMPARED_BATCH,
+            name,
+            summarise_ratios(times, name, "plain"),
+            summarise(times["plain"]),
+        )
     for name, reason in reasons.items():
-        yield Cell("peers", subject.name, AT_ONCE, name, reason=reason)
+        yield EngineCell("peers", subject.name, COMPARED_BATCH, name, reason=reason)
 
 
-def memory(subject: Subject, device: torch.device) -> Cell:
+def measure_memory(subject: Subject, device: torch.device) -> EngineCell:
     """Measure the peak of an explained pass against a plain one, beyond the loaded model."""
     name = "explained / plain"
     try:
         plain, explained = (
-            cuda_peak(subject, MOST, classes, device) if device.type == "cuda" else fresh_peak(subject, MOST, classes)
+            measure_cuda_peak(subject, MEMORY_BATCH, classes, device)
+            if device.type == "cuda"
+            else measure_fresh_peak(subject, MEMORY_BATCH, classes)
             for classes in (0, 1)
         )
     except ConfigError as error:
-        return Cell("memory", subject.name, MOST, name, reason=str(error))
-    return Cell("memory", subject.name, MOST, name, spread([explained / plain]), spread([plain]))
+        return EngineCell("memory", subject.name, MEMORY_BATCH, name, reason=str(error))
+    return EngineCell("memory", subject.name, MEMORY_BATCH, name, summarise([explained / plain]), summarise([plain]))

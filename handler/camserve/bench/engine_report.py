@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from camserve.bench.engine import Cell, TableName
+from camserve.bench.engine import EngineCell, TableName
 from camserve.bench.plots import plot_bars, plot_curves
-from camserve.bench.report import NOT_MEASURED, Figure, Report, Table, told
+from camserve.bench.report import NOT_MEASURED, BenchReport, Figure, Table, format_spread
 
 TITLES: Mapping[TableName, str] = {
     "overhead": "Time of an explained forward pass / of a plain one: median of paired runs (quartiles)",
@@ -16,13 +16,13 @@ TITLES: Mapping[TableName, str] = {
 }
 
 
-def engine_report(name: str, cells: Sequence[Cell], command: str, setting: Mapping[str, str]) -> Report:
-    """Tell what was measured."""
-    tables = [table for each in TITLES for table in _tables(cells, each)]
-    return Report(name, command, setting, tables, list(_figures(name, cells)), cells)
+def make_engine_report(name: str, cells: Sequence[EngineCell], command: str, setting: Mapping[str, str]) -> BenchReport:
+    """Return the tables and the pictures of an engine benchmark."""
+    tables = [table for title in TITLES for table in _tables(cells, title)]
+    return BenchReport(name, command, setting, tables, list(_figures(name, cells)), cells)
 
 
-def _tables(cells: Sequence[Cell], name: TableName) -> Iterator[Table]:
+def _tables(cells: Sequence[EngineCell], name: TableName) -> Iterator[Table]:
     mine = [cell for cell in cells if cell.table == name]
     if not mine:
         return
@@ -33,7 +33,7 @@ def _tables(cells: Sequence[Cell], name: TableName) -> Iterator[Table]:
     head = [
         "model",
         *columns,
-        *(f"plain ms, {each}" if several else _base(name) for each in columns[: None if several else 1]),
+        *(f"plain ms, {column}" if several else _base(name) for column in columns[: None if several else 1]),
     ]
     rows = []
     for model in models:
@@ -43,7 +43,7 @@ def _tables(cells: Sequence[Cell], name: TableName) -> Iterator[Table]:
     yield Table(TITLES[name].format(batch=mine[0].batch), head, rows)
 
 
-def _column(cell: Cell, several: bool) -> str:
+def _column(cell: EngineCell, several: bool) -> str:
     return f"batch {cell.batch}" if several else cell.what
 
 
@@ -51,19 +51,19 @@ def _base(name: TableName) -> str:
     return {"memory": "plain MB", "targets": "1 class ms"}.get(name, "plain ms")
 
 
-def _ratio(cell: Cell | None) -> str:
+def _ratio(cell: EngineCell | None) -> str:
     if cell is None:
         return NOT_MEASURED
-    return cell.reason if cell.ratio is None else told(cell.ratio)
+    return cell.reason if cell.ratio is None else format_spread(cell.ratio)
 
 
-def _amount(name: TableName, cell: Cell | None) -> str:
+def _amount(name: TableName, cell: EngineCell | None) -> str:
     if cell is None or cell.base is None:
         return ""
     return f"{cell.base.median / 1e6:.0f}" if name == "memory" else f"{cell.base.median * 1000:.1f}"
 
 
-def _figures(name: str, cells: Sequence[Cell]) -> Iterator[Figure]:
+def _figures(name: str, cells: Sequence[EngineCell]) -> Iterator[Figure]:
     measured = [cell for cell in cells if cell.ratio is not None]
     overhead = [cell for cell in measured if cell.table == "overhead"]
     if overhead:
@@ -82,7 +82,7 @@ def _figures(name: str, cells: Sequence[Cell]) -> Iterator[Figure]:
         yield Figure(f"{name}-peers-{model}", title, plot_bars(ratios, "explained / plain", 1.0))
 
 
-def _by_model(cells: Sequence[Cell]) -> dict[str, list[tuple[float, float]]]:
+def _by_model(cells: Sequence[EngineCell]) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     for cell in cells:
         assert cell.ratio is not None
@@ -90,7 +90,7 @@ def _by_model(cells: Sequence[Cell]) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def _by_targets(cells: Sequence[Cell]) -> dict[str, list[tuple[float, float]]]:
+def _by_targets(cells: Sequence[EngineCell]) -> dict[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {}
     for cell in cells:
         assert cell.ratio is not None
@@ -98,5 +98,5 @@ def _by_targets(cells: Sequence[Cell]) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def _classes(cell: Cell) -> int:
+def _classes(cell: EngineCell) -> int:
     return int(cell.what.split()[0])

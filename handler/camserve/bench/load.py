@@ -20,7 +20,7 @@ PATIENCE = 120  # seconds for one answer
 
 @dataclass(frozen=True)
 class Client:
-    """How one kind of request is asked."""
+    """The address and the headers of one kind of request."""
 
     url: str  # with its path
     headers: Mapping[str, str]
@@ -28,8 +28,13 @@ class Client:
     def encode(self, photo: bytes) -> bytes:
         """Return the bytes of one POST."""
         parts = urlsplit(self.url)
-        told = {"Host": parts.netloc, "Content-Type": "image/jpeg", "Content-Length": str(len(photo)), **self.headers}
-        lines = [f"POST {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in told.items())]
+        headers = {
+            "Host": parts.netloc,
+            "Content-Type": "image/jpeg",
+            "Content-Length": str(len(photo)),
+            **self.headers,
+        }
+        lines = [f"POST {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + photo
 
 
@@ -43,7 +48,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of some seconds of requests."""
+    """The result of some seconds of requests."""
 
     latencies: tuple[float, ...]  # seconds, of good answers
     seconds: float  # from the first request to the last answer
@@ -61,7 +66,7 @@ class Load:
 
 
 class _Run:
-    """Connections to one server, and what they have seen."""
+    """Connections to one server, and the answers that they received."""
 
     def __init__(self, client: Client, photos: Sequence[bytes]) -> None:
         parts = urlsplit(client.url)
@@ -73,7 +78,7 @@ class _Run:
         self._failed = 0
 
     async def send(self, number: int, since: float) -> None:
-        """Ask once on an idle connection, or a new one; ``since`` is when the request was due."""
+        """Send one request on an idle connection, or a new one; ``since`` is when the request was due."""
         request = self._requests[number % len(self._requests)]
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
         writer.write(request)
@@ -87,7 +92,7 @@ class _Run:
             writer.close()
 
     def finish(self, start: float) -> Load:
-        """Hang up and tell."""
+        """Close the connections and return the result."""
         seconds = time.perf_counter() - start
         for _, writer in self._idle:
             writer.close()
@@ -101,35 +106,35 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
     return Reply(int(head[0].split()[1]), await reader.readexactly(int(fields["content-length"])))
 
 
-def closed_loop(client: Client, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
+def run_closed_loop(client: Client, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
     """Keep ``connections`` requests under way for so many seconds, then wait for the last answers.
 
     All the work is divided by all the time, so that whole batches are never cut.
     """
-    return asyncio.run(_closed_loop(client, photos, connections, seconds))
+    return asyncio.run(_run_closed_loop(client, photos, connections, seconds))
 
 
-async def _closed_loop(client: Client, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
+async def _run_closed_loop(client: Client, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
     run, start = _Run(client, photos), time.perf_counter()
 
-    async def keep_asking(number: int) -> None:
+    async def keep_sending(number: int) -> None:
         while (now := time.perf_counter()) < start + seconds:
             await run.send(number, now)
             number += connections
 
-    await asyncio.gather(*(keep_asking(number) for number in range(connections)))
+    await asyncio.gather(*(keep_sending(number) for number in range(connections)))
     return run.finish(start)
 
 
-def fixed_rate(client: Client, photos: Sequence[bytes], rate: float, seconds: float) -> Load:
+def run_fixed_rate(client: Client, photos: Sequence[bytes], rate: float, seconds: float) -> Load:
     """Send ``rate`` requests a second at random instants, whether or not earlier ones are answered.
 
     Latency counts from when a request was due, so that a late generator hides nothing.
     """
-    return asyncio.run(_fixed_rate(client, photos, arrivals(rate, seconds)))
+    return asyncio.run(_run_fixed_rate(client, photos, draw_arrivals(rate, seconds)))
 
 
-def arrivals(rate: float, seconds: float) -> list[float]:
+def draw_arrivals(rate: float, seconds: float) -> list[float]:
     """Return the instants of a Poisson process, always the same, within so many seconds."""
     source = random.Random(0)
     instants = [source.expovariate(rate)]
@@ -138,7 +143,7 @@ def arrivals(rate: float, seconds: float) -> list[float]:
     return instants[:-1]
 
 
-async def _fixed_rate(client: Client, photos: Sequence[bytes], instants: Sequence[float]) -> Load:
+async def _run_fixed_rate(client: Client, photos: Sequence[bytes], instants: Sequence[float]) -> Load:
     run, start, under_way = _Run(client, photos), time.perf_counter(), []
     for number, instant in enumerate(instants):
         await asyncio.sleep(max(0.0, start + instant - time.perf_counter()))
@@ -147,12 +152,12 @@ async def _fixed_rate(client: Client, photos: Sequence[bytes], instants: Sequenc
     return run.finish(start)
 
 
-def ask(client: Client, photo: bytes) -> Reply:
-    """Ask once on a connection of its own."""
-    return asyncio.run(_ask(client, photo))
+def send_once(client: Client, photo: bytes) -> Reply:
+    """Send one request on a connection of its own."""
+    return asyncio.run(_send_once(client, photo))
 
 
-async def _ask(client: Client, photo: bytes) -> Reply:
+async def _send_once(client: Client, photo: bytes) -> Reply:
     parts = urlsplit(client.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(client.encode(photo))

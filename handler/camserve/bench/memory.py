@@ -18,23 +18,23 @@ from typing import Any
 
 import torch
 
-from camserve.bench.networks import SIDE, Subject, build, load
-from camserve.bench.photos import pixels
+from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject
+from camserve.bench.photos import load_pixels
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from camserve.values import Layer
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# Memory that is let go of goes back at once, so that the peak is that of what is needed, not of what is kept for later.
-HONEST = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+# Freed memory returns to the system at once: the peak is what the passes need, not what the allocator keeps.
+RELEASE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 PASSES = 2
 
 
-def fresh_peak(subject: Subject, batch: int, classes: int) -> int:
+def measure_fresh_peak(subject: Subject, batch: int, classes: int) -> int:
     """Return the bytes that passes over ``batch`` photos take beyond the loaded model; 0 classes: plain.
 
-    ConfigError: the process failed, or this system does not tell a process's peak.
+    ConfigError: the process failed, or this system does not report the peak of a process.
     """
     if not STATUS.is_file():
         raise ConfigError("not measured: only Linux tells the peak memory of one process")
@@ -47,15 +47,15 @@ def fresh_peak(subject: Subject, batch: int, classes: int) -> int:
         "threads": torch.get_num_threads(),
     }
     command = [sys.executable, "-m", __name__, json.dumps(task)]
-    done = subprocess.run(command, env={**os.environ, **HONEST}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env={**os.environ, **RELEASE_AT_ONCE}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"not measured: {(done.stderr.strip().splitlines() or ['no reason given'])[-1][:120]}")
     return int(done.stdout)
 
 
-def cuda_peak(subject: Subject, batch: int, classes: int, device: torch.device) -> int:
+def measure_cuda_peak(subject: Subject, batch: int, classes: int, device: torch.device) -> int:
     """Return the bytes that the same passes take on a GPU."""
-    photos = pixels(batch, SIDE, device)
+    photos = load_pixels(batch, SIDE, device)
     torch.cuda.empty_cache()
     loaded = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -66,17 +66,17 @@ def cuda_peak(subject: Subject, batch: int, classes: int, device: torch.device) 
 def _run(subject: Subject, photos: torch.Tensor, classes: int) -> None:
     for _ in range(PASSES):
         if classes:
-            subject.explained(photos, classes)
+            subject.explain(photos, classes)
         else:
-            subject.plain(photos)
+            subject.predict(photos)
 
 
 def _measure(task: Mapping[str, Any]) -> int:
     torch.set_num_threads(task["threads"])
     cpu = torch.device("cpu")
-    network = ScoringNetwork(build(task["name"])).eval()
-    subject = load(task["name"], network, Layer(**task["layer"]), RuntimeSpec(**task["runtime"]), cpu)
-    photos = pixels(task["batch"], SIDE, cpu)
+    network = ScoringNetwork(build_classifier(task["name"])).eval()
+    subject = load_subject(task["name"], network, Layer(**task["layer"]), RuntimeSpec(**task["runtime"]), cpu)
+    photos = load_pixels(task["batch"], SIDE, cpu)
     _run(subject, photos[:1], task["classes"])
     gc.collect()
     loaded = _resident("VmRSS")

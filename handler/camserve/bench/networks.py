@@ -1,4 +1,4 @@
-"""Classifiers with random weights that behave like trained ones, and what is timed of them."""
+"""Classifiers with random weights that behave like trained ones, and the work that is timed on them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from camserve.answer.predictions import read, row_scores
 from camserve.attribution.capture import Capture
-from camserve.attribution.explain import explain, map_requests
-from camserve.attribution.linear_head import find_head
+from camserve.attribution.explain import explain
+from camserve.attribution.find_head import find_linear_head
+from camserve.attribution.map_request import map_requests
 from camserve.attribution.methods import METHODS
-from camserve.attribution.normalise import Map, measure
-from camserve.attribution.tape import Head
-from camserve.bench.photos import pixels
+from camserve.attribution.normalise import Map, normalise_maps
+from camserve.attribution.objectives import Objectives
+from camserve.bench.photos import load_pixels
 from camserve.build.probe import find_layer
-from camserve.fast.prepare import DTYPES, prepare
+from camserve.fast.prepare import Prepared, prepare
 from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
+from camserve.network.precision import DTYPES
 from camserve.settings import RuntimeSpec
 from camserve.values import Explanation, Layer, Options
-from zoo_models import best, wake
 
 MODELS = (
     "resnet50",
@@ -38,7 +39,8 @@ MODELS = (
 )
 SIDE, RESIZE = 224, 256  # pixels: of the network, and of a photo's shorter side before it is cut
 SETTLING = 8  # photos
-SPREAD = 10.0  # of the scores that tell photos apart
+WAKING_SPREAD = 0.02  # standard deviation of weights that would start at zero
+SCORE_SPREAD = 10.0  # of the scores that separate photos
 
 
 @dataclass(frozen=True)
@@ -47,49 +49,52 @@ class Subject:
 
     name: str
     network: ScoringNetwork
+    prepared: Prepared
     layer: Layer
-    head: Head | None
     runtime: RuntimeSpec
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
+        """The type of weights and activations."""
         return DTYPES[self.runtime.precision]
 
-    def plain(self, batch: Tensor) -> np.ndarray:
+    def predict(self, batch: Tensor) -> np.ndarray:
         """Return the scores (N, C), on the host."""
         with torch.inference_mode():
-            scores: np.ndarray = self.network(batch.to(self.dtype)).cpu().numpy()
+            scores: np.ndarray = self.prepared.network(batch.to(self.dtype)).cpu().numpy()
         return scores
 
-    def explained(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
+    def explain(self, batch: Tensor, classes: int = 1) -> tuple[np.ndarray, list[Map]]:
         """Return the scores and Grad-CAM of the ``classes`` best classes of each row, on the host."""
         if len(batch) <= self._capture.pictures_at_once:
-            return self._explained(batch.to(self.dtype), classes)
+            return self._explain(batch.to(self.dtype), classes)
         groups = torch.split(batch.to(self.dtype), self._capture.pictures_at_once)
-        scores, maps = zip(*(self._explained(group, classes) for group in groups))
-        return np.concatenate(scores), [each for group in maps for each in group]
+        scores, maps = zip(*(self._explain(group, classes) for group in groups))
+        return np.concatenate(scores), [one for group in maps for one in group]
 
-    def _explained(self, group: Tensor, classes: int) -> tuple[np.ndarray, list[Map]]:
+    def _explain(self, group: Tensor, classes: int) -> tuple[np.ndarray, list[Map]]:
         with self._capture as capture:
-            (seen,) = capture.forward(group)
-            signed = METHODS["gradcam"].run(seen, best(seen.scores, classes)).cpu().numpy()
-            return seen.scores.cpu().numpy(), measure(signed, ["for"] * len(signed))
+            (output,) = capture.forward(group)
+            objectives = Objectives.of_top_classes(output.scores, classes)
+            signed = METHODS["gradcam"].run(output, objectives).cpu().numpy()
+            return output.scores.cpu().numpy(), normalise_maps(signed, ["for"] * len(signed))
 
-    def served(self, batch: Tensor, labels: Labels) -> list[Explanation]:
-        """Do what a worker does between pixels and answer: with warnings, shares and probabilities."""
+    def answer(self, batch: Tensor, labels: Labels) -> list[Explanation]:
+        """Return the explanations of a worker, with their warnings, shares and probabilities."""
         with self._capture as capture:
-            (seen,) = capture.forward(batch.to(self.dtype))
-            looks = enumerate(row_scores(*read(seen.scores, "multiclass"), labels, None))
-            asked = [each for row, one in looks for each in map_requests(row, one, Options(), self.layer.name)]
-            return explain({self.layer.name: seen}, asked)
+            (output,) = capture.forward(batch.to(self.dtype))
+            rows = enumerate(row_scores(*read(output.scores, "multiclass"), labels, None))
+            requests = [
+                request for row, scores in rows for request in map_requests(row, scores, Options(), self.layer.name)
+            ]
+            return explain({self.layer.name: output}, requests)
 
     @cached_property
     def _capture(self) -> Capture:
-        return Capture(self.network, (self.layer,), {self.layer.name: self.head} if self.head else {})
+        return Capture(self.prepared.network, (self.layer,), self.prepared.tails)
 
 
-def build(name: str) -> nn.Module:
+def build_classifier(name: str) -> nn.Module:
     """Build one of torchvision's classifiers, in eval mode."""
     from torchvision import models
 
@@ -97,47 +102,61 @@ def build(name: str) -> nn.Module:
     return wake(models.get_model(name)).eval()
 
 
-@torch.no_grad()
-def settle(network: nn.Module) -> nn.Module:
-    """Let batch normalisation see photos: random weights would else shrink or blow up the activations."""
-    normalising = [each for each in network.modules() if isinstance(each, _BatchNorm)]
-    usual = [each.momentum for each in normalising]
-    for module in normalising:
-        module.train()
-        module.momentum = 1.0
-    network(pixels(SETTLING, SIDE, torch.device("cpu")))
-    for module, momentum in zip(normalising, usual):
-        module.eval()
-        module.momentum = momentum
+def wake(network: nn.Module) -> nn.Module:
+    """Give random values to weights that start at zero; a score that depends on nothing has no map."""
+    for name, parameter in network.named_parameters():
+        if "bias" not in name.rsplit(".", 1)[-1] and not parameter.detach().any():
+            nn.init.normal_(parameter, std=WAKING_SPREAD)
     return network
 
 
 @torch.no_grad()
-def tell_apart(network: nn.Module) -> nn.Module:
-    """Let the last linear layer give each photo a class of its own: random weights leave all but ties."""
-    last = [each for each in network.modules() if isinstance(each, nn.Linear)][-1]
-    given: list[Tensor] = []
-    handle = last.register_forward_hook(lambda _module, inputs, _output: given.append(inputs[0]))
-    network(pixels(SETTLING, SIDE, torch.device("cpu"), RESIZE))
+def settle_statistics(network: nn.Module, batch: Tensor | None = None) -> nn.Module:
+    """Take the statistics of batch normalisation from ``batch`` (N, C, H, W), or from photos.
+
+    With those of a new network, random weights let the activations vanish or explode.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    network(load_pixels(SETTLING, SIDE, torch.device("cpu")) if batch is None else batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.eval()
+        norm.momentum = momentum
+    return network
+
+
+@torch.no_grad()
+def separate_photos(network: nn.Module) -> nn.Module:
+    """Set the last linear layer so that each photo gets a class of its own; random scores are nearly equal."""
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    inputs: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _module, arguments: inputs.append(arguments[0]))
+    network(load_pixels(SETTLING, SIDE, torch.device("cpu"), RESIZE))
     handle.remove()
-    middle = given[0].mean(dim=0)
-    distinct = SPREAD * nn.functional.normalize(given[0] - middle, dim=1)
+    middle = inputs[0].mean(dim=0)
+    distinct = SCORE_SPREAD * nn.functional.normalize(inputs[0] - middle, dim=1)
     last.weight[: len(distinct)] = distinct
     last.bias[: len(distinct)] = -distinct @ middle
     return network
 
 
-def ready(name: str, network: nn.Module, runtime: RuntimeSpec, device: torch.device, side: int = SIDE) -> Subject:
-    """Find the target layer and the tail's closed form, as building and loading an archive do."""
+def make_subject(
+    name: str, network: nn.Module, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
+) -> Subject:
+    """Return a subject with its target layer and closed form, found as building and loading an archive do."""
     scores = ScoringNetwork(network).eval()
-    return load(name, scores, find_layer(scores, (side, side)), runtime, device, side)
+    return load_subject(name, scores, find_layer(scores, (side, side)), runtime, device, side)
 
 
-def load(
+def load_subject(
     name: str, network: ScoringNetwork, layer: Layer, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
 ) -> Subject:
-    """Bring a network whose layer is known into the form in which it is served."""
+    """Return a subject whose target layer is known, in the form in which it is served."""
     network.requires_grad_(False).to(device)
-    head = find_head(network, layer, (side, side))
-    prepare(network, runtime, (layer,), (side, side))
-    return Subject(name, network, layer, head, runtime)
+    head = find_linear_head(network, layer, (side, side))
+    heads = {} if head is None else {layer.name: head}
+    prepared = prepare(network, (layer,), (side, side), runtime, heads)
+    return Subject(name, network, prepared, layer, runtime)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 WARM_ROUNDS = 3
-WARM_SECONDS = 1.0  # after which no further warm-up round begins
+WARM_UP_SECONDS = 1.0  # after which no further warm-up round begins
 
 Work = Callable[[], object]
 
@@ -32,12 +32,12 @@ class Effort:
         return self.least(seconds) <= self.longest
 
 
-QUICK = Effort(rounds=3, seconds=2.0, longest=28.0)
+QUICK_EFFORT = Effort(rounds=3, seconds=2.0, longest=28.0)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Some measurements: their median and quartiles."""
+    """The median and the quartiles of some measurements."""
 
     median: float
     low: float
@@ -45,21 +45,21 @@ class Spread:
     count: int
 
 
-def spread(values: Sequence[float]) -> Spread:
+def summarise(values: Sequence[float]) -> Spread:
     """Return the median and the quartiles of at least one value, linear between neighbours."""
-    low, median, high = (float(each) for each in np.percentile(values, (25, 50, 75)))
+    low, median, high = (float(value) for value in np.percentile(values, (25, 50, 75)))
     return Spread(median, low, high, len(values))
 
 
-def paired(times: Mapping[str, Sequence[float]], one: str, other: str) -> Spread:
+def summarise_ratios(times: Mapping[str, Sequence[float]], one: str, other: str) -> Spread:
     """Return the spread of ``one`` / ``other``, each ratio taken within one round."""
-    return spread([mine / theirs for mine, theirs in zip(times[one], times[other])])
+    return summarise([mine / theirs for mine, theirs in zip(times[one], times[other])])
 
 
-def interleave(works: Mapping[str, Work], effort: Effort) -> dict[str, list[float]]:
+def time_in_turns(works: Mapping[str, Work], effort: Effort) -> dict[str, list[float]]:
     """Run every work once a round and return its times in seconds, by round.
 
-    Every other round runs in reverse, so that what follows what averages out.
+    Every other round runs in reverse, so that effects of the order average out.
     """
     _warm_up(works)
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -77,7 +77,7 @@ def _warm_up(works: Mapping[str, Work]) -> None:
     for _ in range(WARM_ROUNDS):
         for work in works.values():
             work()
-        if time.perf_counter() - start > WARM_SECONDS:
+        if time.perf_counter() - start > WARM_UP_SECONDS:
             break
 
 

@@ -1,4 +1,4 @@
-"""Other libraries, used as their documentation says: what each needs to give predictions and maps."""
+"""Predictions and maps by other libraries, used as their documentation says."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from camserve.attribution.capture import on_grid
+from camserve.attribution.grid import on_grid
 from camserve.errors import ConfigError
 from camserve.values import Layer
 
 Explainer = Callable[[Tensor], object]  # (N, 3, H, W) pixels -> scores and maps of the predicted classes
 
 
-def captum(network: nn.Module, layer: Layer) -> Explainer:
+def make_captum(network: nn.Module, layer: Layer) -> Explainer:
     """LayerGradCam of captum: it needs the class first, so the prediction is a pass of its own."""
     _only_channels_first(layer)
     gradcam = import_module("captum.attr").LayerGradCam(network, network.get_submodule(layer.name))
@@ -31,7 +31,7 @@ def captum(network: nn.Module, layer: Layer) -> Explainer:
     return explain
 
 
-def pytorch_grad_cam(network: nn.Module, layer: Layer) -> Explainer:
+def make_pytorch_grad_cam(network: nn.Module, layer: Layer) -> Explainer:
     """GradCAM of pytorch-grad-cam: one forward and backward pass, maps at the input's size."""
     gradcam = import_module("pytorch_grad_cam").GradCAM
     target_layers = [network.get_submodule(layer.name)]
@@ -45,7 +45,7 @@ def pytorch_grad_cam(network: nn.Module, layer: Layer) -> Explainer:
     return explain
 
 
-def torch_cam(network: nn.Module, layer: Layer) -> Explainer:
+def make_torch_cam(network: nn.Module, layer: Layer) -> Explainer:
     """GradCAM of torch-cam: one forward and backward pass, maps at the layer's size."""
     _only_channels_first(layer)
     gradcam = import_module("torchcam.methods").GradCAM
@@ -60,17 +60,17 @@ def torch_cam(network: nn.Module, layer: Layer) -> Explainer:
 
 
 PEERS: Mapping[str, tuple[str, Callable[[nn.Module, Layer], Explainer]]] = {
-    "captum": ("captum", captum),
-    "pytorch-grad-cam": ("pytorch_grad_cam", pytorch_grad_cam),
-    "torch-cam": ("torchcam", torch_cam),
+    "captum": ("captum", make_captum),
+    "pytorch-grad-cam": ("pytorch_grad_cam", make_pytorch_grad_cam),
+    "torch-cam": ("torchcam", make_torch_cam),
 }
 
 
-def ready_peers(classifier: nn.Module, layer: Layer, pixels: Tensor) -> tuple[dict[str, Explainer], dict[str, str]]:
+def make_peers(classifier: nn.Module, layer: Layer, pixels: Tensor) -> tuple[dict[str, Explainer], dict[str, str]]:
     """Try each library once on a classifier of its own; return those that work, and why the others do not."""
     working: dict[str, Explainer] = {}
     reasons: dict[str, str] = {}
-    # These libraries follow gradients through the whole network: its parameters must want them.
+    # These libraries take gradients through the whole network: its parameters must require them.
     network = copy.deepcopy(classifier).requires_grad_(True)
     for name, (module, make) in PEERS.items():
         if find_spec(module) is None:

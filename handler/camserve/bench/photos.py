@@ -1,4 +1,4 @@
-"""The photos that every benchmark looks at: scikit-image's cat and coffee, cut differently each time."""
+"""The photos of every benchmark: scikit-image's cat and coffee, each cut differently."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camserve.build.recipe import find_file
-from camserve.intake.preprocess import fit, normalise
+from camserve.build.sources import find_file
+from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.settings import InputSpec
 from camserve.values import Picture
 
@@ -19,7 +19,7 @@ QUALITY = 90
 CUT = 8  # pixels off the edges, more with each picture
 
 
-def pictures(count: int) -> list[Image.Image]:
+def cut_pictures(count: int) -> list[Image.Image]:
     """Return different photos of one size."""
     return [_cut(number) for number in range(count)]
 
@@ -31,17 +31,19 @@ def _cut(number: int) -> Image.Image:
         return photo.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC, box=box)
 
 
-def jpegs(count: int) -> list[bytes]:
+def encode_jpegs(count: int) -> list[bytes]:
     """Return different photos, encoded."""
     encoded = []
-    for picture in pictures(count):
+    for picture in cut_pictures(count):
         buffer = BytesIO()
         picture.save(buffer, "JPEG", quality=QUALITY)
         encoded.append(buffer.getvalue())
     return encoded
 
 
-def pixels(count: int, side: int, device: torch.device, resize: int | None = None) -> Tensor:
+def load_pixels(count: int, side: int, device: torch.device, resize: int | None = None) -> Tensor:
     """Return the same photos as a network wants them, (N, 3, side, side) float32."""
     spec = InputSpec(resize=resize or side, crop=side)
-    return normalise([fit(Picture(each, "JPEG", *each.size), spec)[0] for each in pictures(count)], spec, device)
+    return normalise(
+        [resize_and_crop(Picture(photo, "JPEG", *photo.size), spec)[0] for photo in cut_pictures(count)], spec, device
+    )

@@ -1,4 +1,4 @@
-"""What a benchmark tells: where it ran, its tables and pictures, as text, JSON and files for the docs."""
+"""The report of a benchmark: machine, tables and pictures, as text, JSON and files for the docs."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Report:
-    """One benchmark, told."""
+class BenchReport:
+    """One benchmark: its command, machine, tables, pictures and data."""
 
     name: str
     command: str
@@ -71,19 +71,19 @@ class Report:
 
 
 def _section(table: Table, command: str) -> str:
-    return f"## {table.title}\n\n{grid(table)}\nMade by `{command}`.\n"
+    return f"## {table.title}\n\n{format_table(table)}\nMade by `{command}`.\n"
 
 
-def grid(table: Table) -> str:
+def format_table(table: Table) -> str:
     """Write a Markdown table with its columns aligned."""
-    rows = [[str(each) for each in row] for row in (table.head, *table.rows)]
+    rows = [[str(cell) for cell in row] for row in (table.head, *table.rows)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(table.head))]
-    lines = ["| " + " | ".join(each.ljust(width) for each, width in zip(row, widths)) + " |" for row in rows]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
-def told(value: Spread | None, digits: int = 3) -> str:
+def format_spread(value: Spread | None, digits: int = 3) -> str:
     """Write a median with its quartiles."""
     if value is None:
         return NOT_MEASURED
@@ -92,35 +92,36 @@ def told(value: Spread | None, digits: int = 3) -> str:
     return f"{value.median:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
-def write_json(report: Report, path: Path) -> None:
-    """Write every figure; what was not measured is null."""
+def write_report_json(report: BenchReport, path: Path) -> None:
+    """Write every number; one that was not measured is null."""
     block = {
         "benchmark": report.name,
         "command": report.command,
         "setting": dict(report.setting),
-        "data": plain(report.data),
+        "data": to_plain(report.data),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(block, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value as JSON has it: dataclasses as objects, numbers that are none as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): to_plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [to_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_docs(report: Report, folder: Path) -> list[Path]:
+def write_docs(report: BenchReport, folder: Path) -> list[Path]:
     """Write NAME.md and the pictures that it shows."""
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{report.name}.md"
     shown = [
-        f"![{each.title}]({each.name}.svg)\n\n{each.title}. Made by `{report.command}`.\n" for each in report.figures
+        f"![{figure.title}]({figure.name}.svg)\n\n{figure.title}. Made by `{report.command}`.\n"
+        for figure in report.figures
     ]
     page.write_text("\n".join([report.text(), *shown]), encoding="utf-8")
     for figure in report.figures:
@@ -128,8 +129,8 @@ def write_docs(report: Report, folder: Path) -> list[Path]:
     return [page, *(folder / f"{figure.name}.svg" for figure in report.figures)]
 
 
-def setting(device: torch.device) -> dict[str, str]:
-    """Return what the figures depend on: the machine, how busy it was, and versions."""
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Return what the numbers depend on: the machine, its load, and versions."""
     found = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "processor": f"{_processor()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",

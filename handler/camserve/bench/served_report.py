@@ -5,46 +5,57 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from camserve.bench.plots import plot_bars, plot_curves, plot_stages
-from camserve.bench.report import NOT_MEASURED, Figure, Report, Table, told
-from camserve.bench.served import CONNECTIONS, EXPLAINED, PLAIN, Findings
+from camserve.bench.report import NOT_MEASURED, BenchReport, Figure, Table, format_spread
+from camserve.bench.served import ServerFindings
+from camserve.bench.workloads import CONNECTIONS, EXPLAINED, PLAIN
 
 RATIO = f"{EXPLAINED.name} / {PLAIN.name}"
 
 
-def served_report(findings: Findings, model: str, command: str, setting: Mapping[str, str]) -> Report:
-    """Tell what was measured."""
+def make_server_report(findings: ServerFindings, model: str, command: str, setting: Mapping[str, str]) -> BenchReport:
+    """Return the tables and the pictures of a server benchmark."""
     tables = list(_tables(findings, model))
-    return Report("server", command, setting, tables, list(_figures(findings, model)), findings)
+    return BenchReport("server", command, setting, tables, list(_figures(findings, model)), findings)
 
 
-def _tables(found: Findings, model: str) -> Iterator[Table]:
+def _tables(found: ServerFindings, model: str) -> Iterator[Table]:
     yield Table(
         f"{model}, {CONNECTIONS} connections: median of rounds (quartiles)",
         ("requests", "answers a second", "p50 ms", "p99 ms", "bytes an answer", "failed"),
         [
-            (name, told(each.throughput, 2), told(each.p50, 0), told(each.p99, 0), f"{each.size:.0f}", str(each.failed))
-            for name, each in found.turns.items()
+            (
+                name,
+                format_spread(turn.throughput, 2),
+                format_spread(turn.p50, 0),
+                format_spread(turn.p99, 0),
+                f"{turn.size:.0f}",
+                str(turn.failed),
+            )
+            for name, turn in found.turns.items()
         ],
     )
     yield Table(
         "Ratios of throughput, each within one round",
         ("ratio", "median (quartiles)"),
         [
-            *((name, told(each)) for name, each in found.ratios.items()),
+            *((name, format_spread(ratio)) for name, ratio in found.ratios.items()),
             ("photos of which all handlers predict the same class", f"{found.agreement:.3f}"),
         ],
     )
     yield Table(
         "One request at a time: median latency",
         ("requests", "ms"),
-        [*((name, told(each, 1)) for name, each in found.alone.items()), (RATIO, told(found.alone_ratio))],
+        [
+            *((name, format_spread(latency, 1)) for name, latency in found.alone.items()),
+            (RATIO, format_spread(found.alone_ratio)),
+        ],
     )
     yield Table(
         "Latency at fixed rates of arrival",
         ("requests", "a second", "p50 ms", "p99 ms", "failed"),
         [
-            (each.workload, f"{each.rate:.2f}", _milliseconds(each.p50), _milliseconds(each.p99), str(each.failed))
-            for each in found.loaded
+            (point.workload, f"{point.rate:.2f}", _milliseconds(point.p50), _milliseconds(point.p99), str(point.failed))
+            for point in found.loaded
         ],
     )
     yield Table(
@@ -53,19 +64,19 @@ def _tables(found: Findings, model: str) -> Iterator[Table]:
         [
             (
                 name,
-                f"{each['ready_seconds']:.1f}",
-                *(f"{each[key] / 1e6:.0f}" for key in ("resident_bytes", "archive_bytes")),
+                f"{server['ready_seconds']:.1f}",
+                *(f"{server[key] / 1e6:.0f}" for key in ("resident_bytes", "archive_bytes")),
             )
-            for name, each in found.servers.items()
+            for name, server in found.servers.items()
         ],
     )
     yield Table(
         "Stages of one explained request on its own (details=timing)",
         ("stage", "ms"),
-        [(name, f"{each:.2f}") for name, each in found.stages.items()],
+        [(name, f"{duration:.2f}") for name, duration in found.stages.items()],
     )
-    asked = found.stock_explanation
-    row = (f"{asked['seconds']:.1f}", f"{asked['bytes']:.0f}", f"{asked['status']:.0f}")
+    call = found.stock_explanation
+    row = (f"{call['seconds']:.1f}", f"{call['bytes']:.0f}", f"{call['status']:.0f}")
     yield Table("One call of image_classifier's own /explanations", ("s", "bytes", "status"), [row])
 
 
@@ -73,14 +84,18 @@ def _milliseconds(value: float) -> str:
     return f"{value:.0f}" if value > 0 else NOT_MEASURED
 
 
-def _figures(found: Findings, model: str) -> Iterator[Figure]:
-    speeds = {name: each.throughput for name, each in found.turns.items()}
+def _figures(found: ServerFindings, model: str) -> Iterator[Figure]:
+    speeds = {name: turn.throughput for name, turn in found.turns.items()}
     title = f"Answers a second, {model}, {CONNECTIONS} connections"
     yield Figure("server-throughput", title, plot_bars(speeds, "answers per second"))
-    names = dict.fromkeys(each.workload for each in found.loaded)
+    names = dict.fromkeys(point.workload for point in found.loaded)
     middle, tail = (
         {
-            name: [(each.rate, getattr(each, which)) for each in found.loaded if each.workload == name and each.p50 > 0]
+            name: [
+                (point.rate, getattr(point, which))
+                for point in found.loaded
+                if point.workload == name and point.p50 > 0
+            ]
             for name in names
         }
         for which in ("p50", "p99")

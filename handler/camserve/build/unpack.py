@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
+from camserve.drift.counts import Version
 from camserve.errors import ConfigError
-from camserve.serving.load import load_archive
-from camserve.serving.pipeline import Pipeline
+from camserve.monitor.baseline import Baseline, read_baseline
 from camserve.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from camserve.serving.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a .mar says of itself."""
+    """The manifest and settings of a .mar."""
 
     name: str
     version: str
@@ -32,7 +34,7 @@ class Contents:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read a .mar's manifest and settings. ConfigError: it is no archive of camserve's."""
+    """Return a .mar's manifest and settings. ConfigError: it is no archive of camserve's."""
     try:
         with zipfile.ZipFile(path) as archive:
             model = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
@@ -45,12 +47,27 @@ def read_contents(path: Path) -> Contents:
     return Contents(model["modelName"], model["modelVersion"], load_settings(config.get("camserve")), config, sizes)
 
 
+def baseline_of(path: Path) -> tuple[Version, Baseline]:
+    """Return an archive's version and its baseline. ConfigError: it has none."""
+    contents = read_contents(path)
+    name = contents.settings.monitoring.baseline
+    if name is None:
+        raise ConfigError(f"{path} has no baseline: camserve baseline {path} --images DIR")
+    with zipfile.ZipFile(path) as archive:
+        return Version(contents.name, contents.version), read_baseline(archive.read(name))
+
+
 @contextmanager
 def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
-    """Load a .mar in this process, on a GPU if there is one. ConfigError: one line says what is wrong.
+    """Yield the pipeline of a .mar, loaded in this process, on a GPU if there is one.
 
-    Without ``baseline`` the one that it may carry is not read, so that another can be made.
+    Without ``baseline`` its own baseline is not read, so that another can be made. ConfigError: it does not load.
     """
+    # Reading what an archive says needs no torch.
+    import torch
+
+    from camserve.serving.load import load_archive
+
     contents = read_contents(path)
     settings = contents.settings
     if not baseline:

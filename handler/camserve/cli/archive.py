@@ -1,20 +1,20 @@
-"""camserve archive."""
+"""Build a .mar, after trying every sample photo with every method."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from camserve.build.archive import add_baseline, build_archive
+from camserve.build.archive import build_archive
+from camserve.build.baseline import measure_baseline
+from camserve.build.pack import add_baseline
 from camserve.build.recipe import Recipe, load_recipe
-from camserve.cli.baseline import measure_baseline
+from camserve.cli.terminal import say
 from camserve.errors import ConfigError
 from camserve.strict import read
 
@@ -25,15 +25,8 @@ EXAMPLE = """examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Describe the subcommand."""
-    parser = commands.add_parser(
-        "archive",
-        help="build a .mar that predicts and explains",
-        description="Build a .mar, after trying every sample photo with every method.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("recipe", nargs="?", type=Path, help="a model yaml, instead of the options below")
     parser.add_argument("--name", help="name of the archive and of the served model")
     parser.add_argument("--factory", help="MODULE:CALLABLE, or the callable's name in --model-file")
@@ -50,42 +43,37 @@ def add(commands: Any) -> None:
     parser.add_argument("--sample", nargs="+", metavar="IMAGE", dest="samples", help="photos to try and to carry along")
     parser.add_argument("--version", help="version of the served model")
     parser.add_argument("--out", type=Path, default=Path("model_store"), help="folder of the archive (model_store)")
-    parser.add_argument("--baseline", type=Path, metavar="DIR", help="photos that teach it what is normal")
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help="photos to measure a baseline over")
     parser.add_argument("--baseline-labels", type=Path, metavar="FILE.csv", help="their classes: see camserve baseline")
-    parser.set_defaults(run=run, parser=parser)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Build the archive."""
-    recipe = load_recipe(asked.recipe) if asked.recipe else _recipe(asked)
-    if asked.baseline is None:
-        build_archive(recipe, asked.out, _say)
+    recipe = load_recipe(args.recipe) if args.recipe else _recipe(args)
+    if args.baseline is None:
+        build_archive(recipe, args.out, say)
         return 0
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as folder:
-        built = build_archive(recipe, Path(folder), _say)
-        baseline = measure_baseline(built, asked.baseline, asked.baseline_labels, date.today().isoformat())
-        add_baseline(built, asked.out / built.name, baseline.write())
-    _say(f"wrote {asked.out / built.name} with a baseline of {baseline.provenance.images} photos")
+        built = build_archive(recipe, Path(folder), say)
+        baseline = measure_baseline(built, args.baseline, args.baseline_labels, date.today().isoformat(), say)
+        add_baseline(built, args.out / built.name, baseline.write())
+    say(f"wrote {args.out / built.name} with a baseline of {baseline.provenance.images} photos")
     return 0
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _recipe(asked: argparse.Namespace) -> Recipe:
+def _recipe(args: argparse.Namespace) -> Recipe:
     names = ("name", "factory", "model_file", "weights", "labels", "layer", "bundle", "samples", "version")
-    block = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    block = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in ("name", "weights"):
         if name not in block:
-            asked.parser.error(f"--{name} is missing (or give a model yaml)")
-    if asked.factory_args:
+            args.parser.error(f"--{name} is missing (or give a model yaml)")
+    if args.factory_args:
         try:
-            block["args"] = json.loads(asked.factory_args)
+            block["args"] = json.loads(args.factory_args)
         except ValueError as error:
             raise ConfigError(f"--factory-args is not JSON: {error}") from None
-    if asked.preprocess:
-        path = Path(asked.preprocess)
+    if args.preprocess:
+        path = Path(args.preprocess)
         is_file = path.suffix in (".yaml", ".yml", ".json")
-        block["preprocess"] = yaml.safe_load(path.read_text(encoding="utf-8")) if is_file else asked.preprocess
+        block["preprocess"] = yaml.safe_load(path.read_text(encoding="utf-8")) if is_file else args.preprocess
     return read(Recipe, block, "archive")

@@ -1,17 +1,13 @@
-"""camserve audit."""
+"""Read the records that a server wrote with the setting monitoring.audit."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 from pathlib import Path
-from typing import Any
 
-from camserve.drift.audit_log import Record, read_audit
-from camserve.drift.records import Score, flatten, read_truth, score
-from camserve.errors import ConfigError
+from camserve.drift.records import Score, read_records, read_truth, score, write_parquet
 
 EXAMPLE = """examples:
   camserve audit to-parquet /var/log/camserve --out requests.parquet
@@ -19,66 +15,50 @@ EXAMPLE = """examples:
 """
 
 
-def add(commands: Any) -> None:
-    """Describe the subcommand."""
-    parser = commands.add_parser(
-        "audit",
-        help="read an audit log: as a table, or held against labels",
-        description="Read the records that a server wrote with the setting monitoring.audit.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of both actions."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    table = actions.add_parser("to-parquet", help="write all records as one Parquet file (needs pyarrow)")
+    table = actions.add_parser("to-parquet", help="write all records as one Parquet file")
     table.add_argument("folder", type=Path)
     table.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     table.add_argument("--labels", type=Path, metavar="FILE.csv", help="adds the column truth, joined by request id")
-    table.set_defaults(run=to_parquet)
+    table.set_defaults(act=write_table)
     scored = actions.add_parser("score", help="true accuracy and calibration of the sampled requests")
     scored.add_argument("folder", type=Path)
     scored.add_argument("--labels", type=Path, required=True, metavar="FILE.csv", help="request_id and class_index")
     scored.add_argument("--json", action="store_true", help="print one JSON object")
-    scored.set_defaults(run=to_score)
+    scored.set_defaults(act=print_score)
 
 
-def to_parquet(asked: argparse.Namespace) -> int:
-    """Write the table."""
-    try:
-        pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise ConfigError("this needs pyarrow: pip install pyarrow") from None
-    truth = {} if asked.labels is None else read_truth(asked.labels)
-    rows = [flatten(record) for record in _records(asked.folder)]
-    columns = sorted({name for row in rows for name in row})
-    table = {name: [row.get(name) for row in rows] for name in columns}
-    if truth:
-        table["truth"] = [truth.get(row["request_id"]) for row in rows]
-    parquet.write_table(pyarrow.table(table), asked.out)
-    print(f"wrote {asked.out}: {len(rows)} records, {len(table)} columns")
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    args.act(args)
     return 0
 
 
-def to_score(asked: argparse.Namespace) -> int:
+def write_table(args: argparse.Namespace) -> None:
+    """Write the records as a table."""
+    truth = {} if args.labels is None else read_truth(args.labels)
+    rows, columns = write_parquet(read_records(args.folder), truth, args.out)
+    print(f"wrote {args.out}: {rows} records, {columns} columns")
+
+
+def print_score(args: argparse.Namespace) -> None:
     """Print accuracy and calibration."""
-    found = score(_records(asked.folder), read_truth(asked.labels))
-    print(json.dumps(dataclasses.asdict(found)) if asked.json else "\n".join(lines(found)))
-    return 0
+    found = score(read_records(args.folder), read_truth(args.labels))
+    print(json.dumps(dataclasses.asdict(found)) if args.json else "\n".join(score_lines(found)))
 
 
-def _records(folder: Path) -> list[Record]:
-    return read_audit(sorted(folder.glob("audit-*.jsonl")))
-
-
-def lines(found: Score) -> list[str]:
-    """Return the report as text."""
+def score_lines(found: Score) -> list[str]:
+    """Return the lines that show a score."""
     low, high = found.interval
-    told = [
+    lines = [
         f"accuracy {found.accuracy:.3f} ({low:.3f} to {high:.3f}) over {found.labelled} labelled requests",
         f"expected calibration error {found.calibration_error:.3f}",
         "confidence      requests  mean confidence  accuracy",
     ]
-    told += [
-        f"{each.low:.1f} to {each.high:.1f} {each.count:14d} {each.confidence:16.3f} {each.accuracy:9.3f}"
-        for each in found.slices
+    lines += [
+        f"{part.low:.1f} to {part.high:.1f} {part.count:14d} {part.confidence:16.3f} {part.accuracy:9.3f}"
+        for part in found.slices
     ]
-    return told
+    return lines

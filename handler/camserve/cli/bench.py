@@ -1,11 +1,13 @@
-"""camserve bench."""
+"""Measure explained against plain, side by side: as a library, on a GPU, or on a real TorchServe.
+
+Leave the machine alone meanwhile.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,11 +17,12 @@ import torch
 
 from camserve.bench import batching, engine, served
 from camserve.bench.contenders import Parts, build_archives
-from camserve.bench.engine_report import engine_report
+from camserve.bench.engine_report import make_engine_report
 from camserve.bench.networks import MODELS
-from camserve.bench.pairs import QUICK, Effort
-from camserve.bench.report import Report, Table, setting, write_docs, write_json
-from camserve.bench.served_report import served_report
+from camserve.bench.pairs import QUICK_EFFORT, Effort
+from camserve.bench.report import BenchReport, Table, describe_machine, write_docs, write_report_json
+from camserve.bench.served_report import make_server_report
+from camserve.cli.terminal import say
 from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import PRECISIONS, RuntimeSpec
 
@@ -32,7 +35,7 @@ NOT_ON_A_GPU = Table("On a GPU", ("explained / plain",), [("not measured: no CUD
 DOCS = Path("docs/bench")
 QUICK_SECONDS = 300.0
 TURN, QUICK_TURN = 15.0, 6.0  # seconds of one load with --batching
-QUICK_MODELS = MODELS[:1]  # whose memory, and other libraries, a quick run looks at
+QUICK_MODELS = MODELS[:1]  # of which a quick run measures memory and other libraries
 CLASSES, QUICK_CLASSES = (1, 3, 5), (1, 5)
 DEFAULTS: dict[str, Any] = {
     "models": "",
@@ -45,16 +48,8 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def add(commands: Any) -> None:
-    """Describe the subcommand."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure what explaining costs on this machine",
-        description="Measure explained against plain, side by side: as a library, on a GPU, or on a real TorchServe. "
-        "Leave the machine alone meanwhile.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--engine", action="store_true", help="as a library, beside captum, pytorch-grad-cam, torch-cam")
     which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
@@ -72,61 +67,61 @@ def add(commands: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 8 with --server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--docs", action="store_true", help=f"write tables and pictures into {DOCS}")
-    parser.set_defaults(run=run, **DEFAULTS)
+    parser.set_defaults(**DEFAULTS)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Measure and tell."""
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-        os.environ["OMP_NUM_THREADS"] = str(asked.threads)  # what the workers go by
-    report = bench_server(asked) if asked.server else bench_batching(asked) if asked.batching else bench_engine(asked)
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the report."""
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the workers
+    report = bench_server(args) if args.server else bench_batching(args) if args.batching else bench_engine(args)
     print(report.text(), flush=True)
-    if asked.json:
-        write_json(report, asked.json)
-    if asked.docs:
+    if args.json:
+        write_report_json(report, args.json)
+    if args.docs:
         say("wrote " + ", ".join(map(str, write_docs(report, DOCS))))
     return 0
 
 
-def bench_engine(asked: argparse.Namespace) -> Report:
+def bench_engine(args: argparse.Namespace) -> BenchReport:
     """Measure as a library. ConfigError: a model is unknown."""
-    name = "gpu" if asked.gpu else "engine"
-    if asked.gpu and not torch.cuda.is_available():
-        return Report(name, command_of(asked), setting(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
-    device = torch.device("cuda" if asked.gpu else "cpu")
-    models = models_of(asked.models, MODELS)
-    effort = QUICK if asked.quick else Effort(asked.pairs)
-    deadline = time.monotonic() + QUICK_SECONDS if asked.quick else float("inf")
-    where = setting(device)
-    classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if asked.quick else (CLASSES, models)
-    runtime = RuntimeSpec(precision=asked.precision)
-    plan = engine.Plan(models, asked.batches, effort, classes, in_depth, runtime, device, deadline)
-    cells = list(engine.measure_all(plan, say))
-    return engine_report(name, cells, command_of(asked), where)
+    name = "gpu" if args.gpu else "engine"
+    if args.gpu and not torch.cuda.is_available():
+        return BenchReport(name, command_of(args), describe_machine(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
+    device = torch.device("cuda" if args.gpu else "cpu")
+    models = models_of(args.models, MODELS)
+    effort = QUICK_EFFORT if args.quick else Effort(args.pairs)
+    deadline = time.monotonic() + QUICK_SECONDS if args.quick else float("inf")
+    where = describe_machine(device)
+    classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if args.quick else (CLASSES, models)
+    runtime = RuntimeSpec(precision=args.precision)
+    plan = engine.EnginePlan(models, args.batches, effort, classes, in_depth, runtime, device, deadline)
+    cells = list(engine.measure_models(plan, say))
+    return make_engine_report(name, cells, command_of(args), where)
 
 
-def bench_server(asked: argparse.Namespace) -> Report:
+def bench_server(args: argparse.Namespace) -> BenchReport:
     """Measure on a real TorchServe. ConfigError: the handlers' predictions differ, or a server does not start."""
-    (model,) = models_of(asked.models, MODELS[:1])[:1]
+    (model,) = models_of(args.models, MODELS[:1])[:1]
     workers = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 120}
-    serving = {**workers, "batchSize": asked.batch_size, "maxBatchDelay": asked.delay}
-    where = {**setting(torch.device("cpu")), **{name: str(each) for name, each in serving.items()}}
-    plan = served.QUICK if asked.quick else served.FULL
+    serving = {**workers, "batchSize": args.batch_size, "maxBatchDelay": args.delay}
+    where = {**describe_machine(torch.device("cpu")), **{name: str(value) for name, value in serving.items()}}
+    plan = served.QUICK_PLAN if args.quick else served.FULL_PLAN
     with tempfile.TemporaryDirectory(prefix="camserve-bench-") as folder:
         say(f"building archives of {model}")
         archives = build_archives(Parts(model, Path(folder) / "store", serving), say)
-        with served.running(archives, Path(folder) / "servers", say) as contenders:
-            findings = served.measure(contenders, plan, say)
-    return served_report(findings, model, command_of(asked), where)
+        with served.run_servers(archives, Path(folder) / "servers", say) as contenders:
+            findings = served.measure_servers(contenders, plan, say)
+    return make_server_report(findings, model, command_of(args), where)
 
 
-def bench_batching(asked: argparse.Namespace) -> Report:
+def bench_batching(args: argparse.Namespace) -> BenchReport:
     """Measure our own archive on a real TorchServe under several settings of its queue."""
-    (model,) = models_of(asked.models, MODELS[:1])[:1]
-    where = setting(torch.device("cpu"))
-    found = batching.measure(model, QUICK_TURN if asked.quick else TURN, say)
-    return batching.batching_report(found, model, command_of(asked), where)
+    (model,) = models_of(args.models, MODELS[:1])[:1]
+    where = describe_machine(torch.device("cpu"))
+    found = batching.measure_batching(model, QUICK_TURN if args.quick else TURN, say)
+    return batching.make_batching_report(found, model, command_of(args), where)
 
 
 def count(text: str) -> int:
@@ -138,11 +133,11 @@ def count(text: str) -> int:
 
 def counts(text: str) -> tuple[int, ...]:
     """Read several such numbers, with commas between them."""
-    return tuple(count(each) for each in text.split(","))
+    return tuple(count(part) for part in text.split(","))
 
 
 def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the models that are asked for. ConfigError: torchvision has none of that name."""
+    """Return the requested models. ConfigError: torchvision has none of that name."""
     from torchvision import models
 
     chosen = tuple(names.split(",")) if names else default
@@ -153,17 +148,12 @@ def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
     return chosen
 
 
-def command_of(asked: argparse.Namespace) -> str:
+def command_of(args: argparse.Namespace) -> str:
     """Return the command line that measures the same again."""
     words = ["camserve", "bench"]
-    words += [f"--{name}" for name in ("engine", "gpu", "server", "batching", "quick") if getattr(asked, name)]
+    words += [f"--{name}" for name in ("engine", "gpu", "server", "batching", "quick") if getattr(args, name)]
     for name, usual in DEFAULTS.items():
-        given = getattr(asked, name)
+        given = getattr(args, name)
         if given != usual:
             words += [f"--{name.replace('_', '-')}", ",".join(map(str, given)) if name == "batches" else str(given)]
     return shlex.join(words)
-
-
-def say(line: str) -> None:
-    """Tell progress, beside the results on standard output."""
-    print(line, file=sys.stderr, flush=True)

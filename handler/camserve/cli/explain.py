@@ -1,4 +1,4 @@
-"""camserve explain."""
+"""Predict and explain photos, with an archive in this process or with a running server."""
 
 from __future__ import annotations
 
@@ -25,23 +25,16 @@ EXAMPLE = """examples:
   camserve explain photo.jpg --url http://127.0.0.1:8080/predictions/imagenet --token TOKEN --target espresso
 """
 
-Told = dict[str, Any]
-Ask = Callable[[Path, dict[str, object]], Told]
+Answer = dict[str, Any]
+Ask = Callable[[Path, dict[str, object]], Answer]
 
 
 class ExplainFailed(CamserveError):
     """The answer is a refusal, or none came."""
 
 
-def add(commands: Any) -> None:
-    """Describe the subcommand."""
-    parser = commands.add_parser(
-        "explain",
-        help="ask an archive or a server about photos",
-        description="Predict and explain photos, with an archive in this process or with a running server.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--archive", type=Path, help="a .mar; needs no server")
@@ -51,23 +44,22 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the answer, or a list of answers")
     for name in PARSERS:
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"request option {name}")
-    parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Ask about every photo and show the answers."""
-    options = {name: getattr(asked, name) for name in PARSERS if getattr(asked, name) is not None}
-    if asked.out:
+    options = {name: getattr(args, name) for name in PARSERS if getattr(args, name) is not None}
+    if args.out:
         options["format"] = ",".join(dict.fromkeys([*options.get("format", "grid").split(","), "overlay"]))
-    with _archive(asked.archive) if asked.archive else _server(asked.url, asked.token) as ask:
-        answers = [ask(path, options) for path in asked.images]
-    if asked.json:
+    with _archive(args.archive) if args.archive else _server(args.url, args.token) as ask:
+        answers = [ask(path, options) for path in args.images]
+    if args.json:
         print(json.dumps(answers[0] if len(answers) == 1 else answers))
-    for path, told in zip(asked.images, answers):
-        if not asked.json:
-            print("\n".join(table(path, told)))
-        if asked.out:
-            _draw(told, _target(asked.out, path, len(answers)))
+    for path, answer in zip(args.images, answers):
+        if not args.json:
+            print("\n".join(answer_lines(path, answer)))
+        if args.out:
+            _save_overlay(answer, _target(args.out, path, len(answers)))
     return 0
 
 
@@ -75,9 +67,9 @@ def run(asked: argparse.Namespace) -> int:
 def _archive(path: Path) -> Iterator[Ask]:
     with open_archive(path) as pipeline:
 
-        def ask(image: Path, options: dict[str, object]) -> Told:
+        def ask(image: Path, options: dict[str, object]) -> Answer:
             row = RawRequest(_read(image), options, must_explain=True, request_id=image.name)
-            return _answer(image, json.loads(pipeline.answer([row])[0].body))
+            return _checked(image, json.loads(pipeline.answer([row])[0].body))
 
         yield ask
 
@@ -88,12 +80,11 @@ def _server(url: str, token: str | None) -> Iterator[Ask]:
         if token:
             session.headers["Authorization"] = f"Bearer {token}"
 
-        def ask(image: Path, options: dict[str, object]) -> Told:
+        def ask(image: Path, options: dict[str, object]) -> Answer:
+            body = {**options, "explain": "true"}
             try:
-                answer = session.post(
-                    url, files={"data": _read(image)}, data={**options, "explain": "true"}, timeout=60
-                )
-                return _answer(image, answer.json())
+                response = session.post(url, files={"data": _read(image)}, data=body, timeout=60)
+                return _checked(image, response.json())
             except requests.RequestException as error:
                 raise ExplainFailed(f"{url} does not answer: {error}") from None
 
@@ -107,26 +98,31 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _answer(image: Path, told: Told) -> Told:
-    if "predictions" in told:
-        return told
-    refusal = told.get("error", told)
+def _checked(image: Path, answer: Answer) -> Answer:
+    if "predictions" in answer:
+        return answer
+    refusal = answer.get("error", answer)
     raise ExplainFailed(f"{image}: {refusal.get('message', refusal)}")
 
 
-def table(path: Path, told: Told) -> list[str]:
-    """Return the lines that show one answer: classes, then where each map looked."""
+def answer_lines(path: Path, answer: Answer) -> list[str]:
+    """Return the lines that show one answer: its classes, then the peak of each map."""
     lines = [f"{path}"]
-    lines += [f"  {each['probability']:7.4f}  {each['label']} ({each['index']})" for each in told["predictions"]]
-    for each in told["explanations"]:
-        target = each["target"]["label"] + (f" rather than {each['contrast']['label']}" if each["contrast"] else "")
-        lines.append(f"  {each['method']} {each['evidence']} {target}: {where(each, told['input'])}")
-    lines += [f"  {each['code']}: {each['message']}" for each in told["warnings"]]
+    lines += [
+        f"  {prediction['probability']:7.4f}  {prediction['label']} ({prediction['index']})"
+        for prediction in answer["predictions"]
+    ]
+    for explanation in answer["explanations"]:
+        target, contrast = explanation["target"]["label"], explanation["contrast"]
+        subject = target + (f" rather than {contrast['label']}" if contrast else "")
+        peak = describe_peak(explanation, answer["input"])
+        lines.append(f"  {explanation['method']} {explanation['evidence']} {subject}: {peak}")
+    lines += [f"  {warning['code']}: {warning['message']}" for warning in answer["warnings"]]
     return lines
 
 
-def where(explanation: Told, source: Told) -> str:
-    """Say where a map is strongest, in pixels of the uploaded picture."""
+def describe_peak(explanation: Answer, source: Answer) -> str:
+    """Return where a map is strongest, in pixels of the uploaded picture, or the status of one that is not there."""
     if not explanation.get("grid") or explanation["status"] != "ok":
         return str(explanation["status"])
     grid = np.abs(np.array(explanation["grid"]))
@@ -144,13 +140,15 @@ def _target(out: Path, image: Path, count: int) -> Path:
     return out / f"{image.stem}.jpg"
 
 
-def _draw(told: Told, path: Path) -> None:
-    drawn = [each["images"]["overlay"] for each in told["explanations"] if "overlay" in each["images"]]
-    if not drawn:
+def _save_overlay(answer: Answer, path: Path) -> None:
+    overlays = [
+        explanation["images"]["overlay"] for explanation in answer["explanations"] if "overlay" in explanation["images"]
+    ]
+    if not overlays:
         raise ExplainFailed(f"there is no map to draw into {path}")
-    data = base64.b64decode(drawn[0].partition(",")[2])
+    content = base64.b64decode(overlays[0].partition(",")[2])
     try:
-        Image.open(BytesIO(data)).save(path)
+        Image.open(BytesIO(content)).save(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write {path}: {error}") from None
     print(f"  {path}")

@@ -1,4 +1,4 @@
-"""camserve inspect."""
+"""Show a .mar's model, target layers, methods, input, sizes and hashes."""
 
 from __future__ import annotations
 
@@ -16,33 +16,25 @@ EXAMPLE = """example:
 """
 
 
-def add(commands: Any) -> None:
-    """Describe the subcommand."""
-    parser = commands.add_parser(
-        "inspect",
-        help="show what a .mar holds",
-        description="Show a .mar's model, target layers, methods, input, sizes and hashes.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("archive", type=Path)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("archive", type=Path, metavar="N.mar")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Print what the archive says of itself."""
-    contents = read_contents(asked.archive)
-    told = _told(contents, asked.archive)
-    if asked.json:
-        print(json.dumps(told))
+def run(args: argparse.Namespace) -> int:
+    """Print the archive's description."""
+    description = describe_contents(read_contents(args.archive), args.archive)
+    if args.json:
+        print(json.dumps(description))
     else:
-        for name, value in told.items():
+        for name, value in description.items():
             print(f"{name:<10} {value if isinstance(value, str) else json.dumps(value)}")
     return 0
 
 
-def _told(contents: Contents, path: Path) -> dict[str, Any]:
+def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
+    """Return what an archive holds, by name."""
     settings = contents.settings
     return {
         "model": f"{contents.name} {contents.version}",

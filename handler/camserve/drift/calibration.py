@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camserve.drift.audit_log import CLASSES
+from camserve.drift.audit_log import CLASSES, Record, count_bins, reference_bins, sample_of, windows_of
 from camserve.drift.counts import Bins, Version, aligned, query
 from camserve.drift.statistics import MINIMUM_REQUESTS, compare
 from camserve.drift.watcher import can_drift
 from camserve.errors import ConfigError
+from camserve.monitor.baseline import Baseline
 
 FEWEST_WINDOWS = 24
 COUNTERS = "sum by (ModelName, ModelVersion, feature, bin, instance) (cam_bin_total)"
 REFERENCE = "max by (ModelName, ModelVersion, feature, bin) (cam_ref_count)"
+
+History = dict[Version, tuple[Bins, list[Bins]]]  # each version's reference and windows
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,16 @@ def _feature(feature: str, reference: Mapping[str, float], windows: Sequence[Bin
     return Calibration(feature, len(pairs), dispersions, *before_and_after)
 
 
-def from_prometheus(url: str, start: float, end: float, step: float) -> dict[Version, tuple[Bins, list[Bins]]]:
+def from_audit(records: Sequence[Record], version: Version, baseline: Baseline, seconds: float) -> History:
+    """Return a version's reference and its windows of ``seconds``. ConfigError: no sampled record is the model's."""
+    sample = [record for record in sample_of(records) if record.model == version.model]
+    if not sample:
+        raise ConfigError(f"the audit files hold no sampled records of {version.model}")
+    windows = [count_bins(window, baseline) for window in windows_of(sample, seconds).values()]
+    return {version: (reference_bins(baseline), windows)}
+
+
+def from_prometheus(url: str, start: float, end: float, step: float) -> History:
     """Return each version's reference and its windows between two instants, in seconds since 1970."""
     references: dict[Version, Bins] = {}
     for series in query(url, REFERENCE, "query", time=end):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from camserve.drift.audit_log import Record, sample_of
+from camserve.drift.audit_log import Record, read_audit, sample_of
+from camserve.drift.counts import Version
 from camserve.errors import ConfigError
 
 CONFIDENCE_BINS = 10
@@ -38,6 +39,19 @@ class Score:
     calibration_error: float  # expected; Naeini et al. 2015, in equal steps of confidence
     slices: tuple[Slice, ...]
     classes: Mapping[int, tuple[int, int]]  # true class index -> requests, right ones
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return the records of an audit log's folder, oldest first. ConfigError: it holds none."""
+    return read_audit(sorted(folder.glob("audit-*.jsonl")))
+
+
+def records_of(records: Sequence[Record], version: Version) -> list[Record]:
+    """Return the records of one version. ConfigError: none of them is sampled."""
+    found = [record for record in records if Version(record.model, record.version) == version]
+    if not sample_of(found):
+        raise ConfigError(f"the audit files hold no sampled records of {version}")
+    return found
 
 
 def read_truth(path: Path) -> dict[str, int]:
@@ -114,3 +128,17 @@ def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = json.dumps(value) if isinstance(value, list) else value
     return flat
+
+
+def write_parquet(records: Sequence[Record], truth: Mapping[str, int], path: Path) -> tuple[int, int]:
+    """Write records as a Parquet table, with a column ``truth`` where there is any; return its rows and columns."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [flatten(record) for record in records]
+    columns = sorted({name for row in rows for name in row})
+    table = {name: [row.get(name) for row in rows] for name in columns}
+    if truth:
+        table["truth"] = [truth.get(row["request_id"]) for row in rows]
+    parquet.write_table(pyarrow.table(table), path)
+    return len(rows), len(table)

@@ -6,24 +6,8 @@ import importlib
 from functools import lru_cache
 from typing import Any
 
-from camserve.errors import ConfigError
-
-
-class Extra:
-    """A library of an optional dependency, imported at the first use. ConfigError: it is not installed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        try:
-            return getattr(importlib.import_module(self._name), attribute)
-        except ImportError as error:
-            raise ConfigError(f"charts need {error.name}: pip install 'camserve[monitor]'") from None
-
-
-alt: Any = Extra("altair")
-vl_convert: Any = Extra("vl_convert")
+alt: Any = importlib.import_module("altair")  # as Any: its stubs know less than its schema, which checks every chart
+vl_convert: Any = importlib.import_module("vl_convert")
 
 Json = dict[str, Any]
 Chart = Any  # an altair.Chart, or several of them layered or side by side

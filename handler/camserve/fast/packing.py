@@ -124,7 +124,7 @@ def order(packed: Tensor) -> bytes:
     return bytes(ONEDNN._get_mkldnn_serialized_md(packed).tolist())
 
 
-def packable(network: ScoringNetwork, layers: tuple[Layer, ...], pixels: Tensor) -> dict[str, Tensor | None]:
+def packable(network: ScoringNetwork, layers: Sequence[Layer], pixels: Tensor) -> dict[str, Tensor | None]:
     """Name the weights of convolutions that no gradient passes when maps of ``layers`` are made; to each its bias.
 
     ``pixels`` (N, 3, H, W) are what the network may see.

@@ -1,52 +1,104 @@
-"""A network brought into the form in which it is to run."""
+"""A loaded network brought into the form in which it runs soonest."""
 
 from __future__ import annotations
 
-import copy
-import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from camserve.attribution.capture import Tail
+from camserve.attribution.linear_head import LinearHead
 from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.compiled import TAIL, TRUNK, machine, read_halves, write_halves
+from camserve.fast.closed_form import ClosedForm, find_closed_form
+from camserve.fast.compiled import TAIL, TRUNK, name_machine, read_halves, write_halves
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
 from camserve.fast.split import example, split
 from camserve.files import inside, sha256
 from camserve.network.output import ScoringNetwork
+from camserve.network.precision import DTYPES, cast, full_precision
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings
 from camserve.values import Layer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that is ready to be asked, and what is known of it after each target layer."""
+
+    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    tails: Mapping[str, Tail]  # by layer name
 
 
-def accelerate(network: ScoringNetwork, folder: Path, settings: Settings, device: torch.device) -> nn.Module:
-    """Return a prepared network with a compiled trunk if the settings ask for one.
+@dataclass(frozen=True)
+class CompiledFiles:
+    """The compiled halves of an archive, known to be for this machine."""
 
-    CompilationUnavailable: that does not work here.
+    folder: Path
+
+
+def prepare(
+    network: ScoringNetwork,
+    layers: Sequence[Layer],
+    size: tuple[int, int],
+    runtime: RuntimeSpec,
+    heads: Mapping[str, LinearHead],
+    compiled: CompiledFiles | None = None,
+) -> Prepared:
+    """Return a frozen float32 network, which is changed in place, in the form in which it runs soonest.
+
+    What ``layers`` give stays the same, but for rounding; ``heads`` are the linear heads known by layer name.
+    CompilationUnavailable: the ``compiled`` files cannot be loaded here.
     """
-    (layer, *_), mode = settings.layers, settings.runtime.mode
-    if mode == "eager":
-        return network
-    if mode == "aot":
-        return read_halves(network, layer, folder)
-    with tempfile.TemporaryDirectory(prefix="camserve-compiled-") as made:
-        write_compiled(network, settings, device, Path(made))
-        return read_halves(network, layer, Path(made))
+    forms = {layer.name: find_closed_form(network, layer, size, heads.get(layer.name)) for layer in layers}
+    rewrite(network, layers, size, runtime)
+    if compiled is None:
+        return Prepared(network, _tails(layers, heads, forms))
+    # An exported tail has no modules: a hidden layer of it cannot be watched.
+    known = {name: None if form is None or form.watched else form for name, form in forms.items()}
+    return Prepared(read_halves(network, layers[0], compiled.folder), _tails(layers, heads, known))
+
+
+def _tails(
+    layers: Sequence[Layer], heads: Mapping[str, LinearHead], forms: Mapping[str, ClosedForm | None]
+) -> dict[str, Tail]:
+    return {layer.name: Tail(heads.get(layer.name), forms[layer.name]) for layer in layers}
+
+
+@full_precision()
+def rewrite(network: ScoringNetwork, layers: Sequence[Layer], size: tuple[int, int], runtime: RuntimeSpec) -> None:
+    """Fold batch normalisation, shorten numbers and pack weights of a frozen float32 network, in place."""
+    dtype = DTYPES[runtime.precision]
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    pixels = example(size, torch.float32, device)
+    packs = runtime.mode == "eager" and runtime.channels_last and can_pack(dtype, device)
+    kept = {layer.name for layer in layers}
+    if dtype != torch.float32:  # packed weights keep an exact bias; elsewhere a folded one would be rounded
+        exact = packable(network, layers, pixels) if packs else {}
+        kept |= {name for name, _ in network.named_modules() if f"{name}.weight" not in exact}
+    fold(network, kept, pixels)
+    biases = packable(network, layers, pixels) if packs else {}
+    cast(network, dtype)
+    if runtime.channels_last:
+        network.to(memory_format=torch.channels_last)
+    pack(network, biases, pixels.to(dtype))
 
 
 def write_compiled(network: ScoringNetwork, settings: Settings, device: torch.device, folder: Path) -> CompiledSpec:
-    """Compile a prepared network into ``folder``. CompilationUnavailable: it cannot be compiled on this machine."""
+    """Compile a frozen float32 network, which is changed in place, into ``folder``.
+
+    CompilationUnavailable: it cannot be compiled on this machine.
+    """
+    rewrite(network, settings.layers, settings.input.size, settings.runtime)
     pixels = example(settings.input.size, DTYPES[settings.runtime.precision], device)
     write_halves(*split(network, settings.layers[0], pixels), pixels, folder)
-    return CompiledSpec(machine(device), sha256(folder / TRUNK), sha256(folder / TAIL))
+    return CompiledSpec(name_machine(device), sha256(folder / TRUNK), sha256(folder / TAIL))
 
 
-def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> None:
-    """Check an archive's compiled files before anything takes its time.
+def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> CompiledFiles:
+    """Return an archive's compiled files, checked before anything takes its time.
 
     CompilationUnavailable: they are for another machine. ConfigError: they are not those that the archive was built
     with.
@@ -56,33 +108,6 @@ def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device
     for name, expected in ((TRUNK, spec.trunk_sha256), (TAIL, spec.tail_sha256)):
         if (found := sha256(inside(folder, name))) != expected:
             raise ConfigError(f"{name} has the SHA-256 {found[:12]}..., not {expected[:12]}...")
-    if (here := machine(device)) != spec.machine:
+    if (here := name_machine(device)) != spec.machine:
         raise CompilationUnavailable(f"it was compiled for {spec.machine}, and this is {here}")
-
-
-def prepare(network: ScoringNetwork, runtime: RuntimeSpec, layers: tuple[Layer, ...], size: tuple[int, int]) -> None:
-    """Bring a frozen float32 network into the form in which it is to run; what ``layers`` give stays what it is."""
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    dtype = DTYPES[runtime.precision]
-    device = next((each.device for each in network.parameters()), torch.device("cpu"))
-    pixels = example(size, torch.float32, device)
-    packs = runtime.mode == "eager" and runtime.channels_last and can_pack(dtype, device)
-    kept = {layer.name for layer in layers}
-    if dtype != torch.float32:  # packed weights keep an exact bias; elsewhere a folded one would be rounded
-        exact = packable(network, layers, pixels) if packs else {}
-        kept |= {name for name, _ in network.named_modules() if f"{name}.weight" not in exact}
-    fold(network, kept, pixels)
-    biases = packable(network, layers, pixels) if packs else {}
-    _cast(network, dtype)
-    if runtime.channels_last:
-        network.to(memory_format=torch.channels_last)
-    pack(network, biases, pixels.to(dtype))
-
-
-def _cast(network: ScoringNetwork, dtype: torch.dtype) -> None:
-    """Shorten all numbers of a network but those of normalisations: rounding these costs accuracy."""
-    exact = [(each, copy.deepcopy(each.state_dict())) for each in network.modules() if isinstance(each, _BatchNorm)]
-    network.to(dtype)
-    for module, numbers in exact:
-        module.float().load_state_dict(numbers)
+    return CompiledFiles(folder)

@@ -15,8 +15,10 @@ from torch import Tensor, fx, nn
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.objectives import Objectives
-from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.errors import CompilationUnavailable, ConfigError, first_line
+from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
+from camserve.network.precision import full_precision
 from camserve.values import Layer
 
 MOST_ROWS = 64  # of a batch; more are answered group by group
@@ -69,6 +71,7 @@ def example(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> 
     return pixels.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
 
+@full_precision()
 def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut a frozen network in eval mode at one call of one module; ``pixels`` as from ``example``.
 
@@ -76,11 +79,11 @@ def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.Gra
     CompilationUnavailable: the network cannot be exported with a batch of any length, or cut there.
     """
     module = _export(network, pixels)
-    expected = _seen(network, layer, pixels)
+    expected = _observe(network, layer, pixels)
     for target in reversed(_places(module, network, layer, pixels)):
         try:
             halves = _halves(module, target)
-            if _agree(expected, _seen(Split(network, *halves, layer), layer, pixels), ROUNDING[pixels.dtype]):
+            if _agree(expected, _observe(Split(network, *halves, layer), layer, pixels), ROUNDING[pixels.dtype]):
                 return halves
         except (ConfigError, CompilationUnavailable):
             continue
@@ -105,7 +108,7 @@ def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
             program = torch.export.export(_Exportable(network), (pixels,), dynamic_shapes=({0: rows},))
         exported: Any = program.run_decompositions({}).module()  # without operators that work in place
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise CompilationUnavailable(f"the network cannot be exported by torch {torch.__version__}: {first}") from None
     module = fx.GraphModule(exported, exported.graph)
     for node in reversed(module.graph.nodes):
@@ -114,14 +117,14 @@ def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
     return module
 
 
-def _seen(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _observe(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return activation, scores, and the gradients of a fixed weighting of them."""
     with Capture(network, (layer,)) as capture:
-        (seen,) = capture.forward(pixels)
-        shape = seen.scores.shape
-        weights = torch.linspace(-1, 1, shape.numel(), device=seen.scores.device).reshape(shape)
-        targets = Objectives.weighing(range(shape[0]), weights)
-        return seen.activations, seen.scores, seen.gradients(targets)
+        (output,) = capture.forward(pixels)
+        shape = output.scores.shape
+        weights = torch.linspace(-1, 1, shape.numel(), device=output.scores.device).reshape(shape)
+        objectives = Objectives.weighing(range(shape[0]), weights)
+        return output.activations, output.scores, output.gradients(objectives)
 
 
 def _agree(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float) -> bool:
@@ -133,20 +136,12 @@ def _agree(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float)
 
 def _places(module: fx.GraphModule, network: nn.Module, layer: Layer, pixels: Tensor) -> list[fx.Node]:
     """Return the nodes whose value is the output of the layer, in the order of the program."""
-    outputs: list[Tensor] = []
-    watched = dict(network.named_modules())[layer.name]
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append((output if isinstance(output, Tensor) else output[0]).clone())
-
-    handle = watched.register_forward_hook(keep)
     found: list[fx.Node] = []
-    try:
-        with torch.no_grad():
-            network(pixels)
-            _Search(module, outputs[layer.call], found).run(pixels)
-    finally:
-        handle.remove()
+    with torch.no_grad(), calls_of({layer.name: dict(network.named_modules())[layer.name]}, copy=True) as calls:
+        network(pixels)
+        value = calls[layer.call].copy
+        assert value is not None
+        _Search(module, value, found).run(pixels)
     return found
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 
@@ -26,22 +25,14 @@ from camserve.errors import (
     UnsupportedFormat,
     quote,
 )
+from camserve.intake.containers import check_parts, sniff
 from camserve.settings import Limits
 from camserve.values import Picture
 
 HOW_TO_SEND = "send the picture as the body (curl -T photo.jpg URL) or as a form field (curl -F data=@photo.jpg URL)"
 
-MAGIC = (
-    ("JPEG", b"\xff\xd8\xff"),
-    ("PNG", b"\x89PNG\r\n\x1a\n"),
-    ("GIF", b"GIF87a"),
-    ("GIF", b"GIF89a"),
-    ("BMP", b"BM"),
-)
 MAX_ASPECT = 100  # longer side / shorter side
 MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
-MAX_PARTS = 30_000  # chunks, segments or blocks in one file; Pillow walks over them in Python
-MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pass over the whole picture
 BAND = 256  # rows converted at a time
 LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
 MAX_WEBP_PIXELS = 16_000_000  # each takes 16 bytes while a WebP is decoded, and there is no smaller way
@@ -49,10 +40,6 @@ ROTATION = 0x0112  # the EXIF tag
 ROTATED, SIDEWAYS = range(2, 9), (5, 6, 7, 8)  # its values for what is not upright, and that swap width and height
 GREY, DEEP = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's modes of 8 bits and less, and how those of 16 and 32 begin
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
-JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
-START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
-
 
 Enough = Callable[[int, int], tuple[int, int]]
 one_large = threading.Lock()
@@ -91,7 +78,7 @@ def decoding(image: object, limits: Limits, enough: Enough) -> Iterator[Picture]
 
 def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Picture:
     kind = sniff(data)
-    _check_parts(kind, data)
+    check_parts(kind, data)
     try:
         with Image.open(BytesIO(data), formats=[kind]) as opened:
             _check_size(kind, opened.width, opened.height, limits)
@@ -161,16 +148,6 @@ def _from_base64(text: str, limits: Limits) -> bytes:
     return _as_bytes(data, limits)
 
 
-def sniff(data: bytes) -> str:
-    """Return the picture format that the first bytes announce. UnsupportedFormat: none of ours."""
-    for kind, magic in MAGIC:
-        if data.startswith(magic):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    raise UnsupportedFormat("the picture is not JPEG, PNG, WebP, GIF or BMP; base64 goes into JSON as {'data': '...'}")
-
-
 def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
     if width < limits.min_side or height < limits.min_side:
         raise ImageTooSmall(f"the picture is {width} x {height} pixels; each side must have {limits.min_side} or more")
@@ -182,63 +159,6 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
-
-
-def _check_parts(kind: str, data: bytes) -> None:
-    """Refuse files whose many small parts would keep Pillow or libjpeg busy for seconds."""
-    count = COUNT_PARTS.get(kind)
-    if count is not None and count(data) > MAX_PARTS:
-        raise BadImage(f"the {kind} picture is made of more than {MAX_PARTS} parts or {MAX_SCANS} scans: save it anew")
-
-
-def _png_chunks(data: bytes) -> int:
-    at, chunks = 8, 0
-    while at < len(data) and chunks <= MAX_PARTS:
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-        chunks += 1
-    return chunks
-
-
-def _jpeg_parts(data: bytes) -> int:
-    """Count segments and stray bytes; too many scans count as too many parts."""
-    at, parts, scans = 2, 0, 0
-    while (found := JPEG_MARKER.search(data, at)) and parts <= MAX_PARTS:
-        # Before the first scan Pillow looks at every stray byte; after it libjpeg skips them.
-        parts += 1 if scans else 1 + found.start() - at
-        scans += found[0] == START_OF_SCAN
-        if scans > MAX_SCANS:
-            return MAX_PARTS + 1
-        if scans and found[0] == END_OF_IMAGE:
-            break
-        at = found.end()
-        if found[0] not in WITHOUT_LENGTH:
-            at += max(2, int.from_bytes(data[at : at + 2], "big"))
-    return parts
-
-
-def _gif_blocks(data: bytes) -> int:
-    """Count blocks, their sub-blocks and stray bytes."""
-    at, blocks = 13 + _gif_table(data[10:11]), 0
-    while at < len(data) and blocks <= MAX_PARTS:
-        blocks += 1
-        kind = data[at : at + 1]
-        if kind not in (b"!", b","):
-            at += 1
-            continue
-        at += 2 if kind == b"!" else 11 + _gif_table(data[at + 9 : at + 10])
-        while at < len(data) and data[at] and blocks <= MAX_PARTS:
-            at += 1 + data[at]
-            blocks += 1
-        at += 1
-    return blocks
-
-
-def _gif_table(flags: bytes) -> int:
-    """Return how many bytes of colours follow these flags."""
-    return 3 * (2 << (flags[0] & 7)) if flags and flags[0] & 0x80 else 0
-
-
-COUNT_PARTS: Mapping[str, Callable[[bytes], int]] = {"PNG": _png_chunks, "JPEG": _jpeg_parts, "GIF": _gif_blocks}
 
 
 def _check_codec(opened: ImageFile.ImageFile) -> None:

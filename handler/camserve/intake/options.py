@@ -150,10 +150,22 @@ def _whole(value: object, name: str, low: int, high: int) -> int:
     return int(number)
 
 
+def _flag(value: object, name: str) -> bool | str:
+    """Return whether a value says true or false; another text is returned."""
+    text = str(value) if isinstance(value, bool) else _text(value, name)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _legend(value: object, _menu: OptionSchema) -> dict[str, object]:
+    if isinstance(flag := _flag(value, "legend"), str):
+        raise BadOption(f"option 'legend' takes true or false, not {quote(flag)}")
+    return {"legend": flag}
+
+
 def _explain(value: object, menu: OptionSchema) -> dict[str, object]:
-    text = ("true" if value else "false") if isinstance(value, bool) else _text(value, "explain")
-    if text.lower() in ("true", "false"):
-        return {"explain": text.lower() == "true"}
+    text = _flag(value, "explain")
+    if isinstance(text, bool):
+        return {"explain": text}
     if found := CONDITION.fullmatch(text):
         return {"explain": Condition(found[1], found[2], float(found[3]))}
     if found := LABEL_CONDITION.fullmatch(text):
@@ -231,7 +243,7 @@ def _deadline_ms(value: object, _menu: OptionSchema) -> dict[str, object]:
 
 def _compat(value: object, _menu: OptionSchema) -> dict[str, object]:
     asked = _one_among(value, "compat", COMPATS)
-    return {"compat": None if asked == "none" else asked}
+    return {"compat": None if asked == COMPATS[0] else asked}
 
 
 def _details(value: object, _menu: OptionSchema) -> dict[str, object]:
@@ -256,6 +268,7 @@ PARSERS: Mapping[str, Parser] = {
     "compat": _compat,
     "palette": lambda value, _: {"palette": _one_among(value, "palette", PALETTES)},
     "opacity": lambda value, _: {"opacity": _number(value, "opacity", 0, 1)},
+    "legend": _legend,
 }
 
 

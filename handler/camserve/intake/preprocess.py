@@ -26,7 +26,7 @@ def enough(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
     return 2 * across, 2 * down
 
 
-def fit(picture: Picture, spec: InputSpec) -> tuple[np.ndarray, Box]:
+def resize_and_crop(picture: Picture, spec: InputSpec) -> tuple[np.ndarray, Box]:
     """Resize and crop: (H, W, 3) uint8 of the network's size, and the part of the uploaded picture that it shows.
 
     The geometry is torchvision's Resize and CenterCrop on PIL pictures.

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from camserve.choices import JSON_TYPE
 from camserve.errors import RequestError
 from camserve.monitor.measure import MeasuredRows
 from camserve.monitor.recorder import Finished
@@ -212,7 +213,7 @@ def _event(record: Record) -> Record:
         "source": f"/camserve/{model['name']}/{model['version']}",
         "type": EVENT_TYPE,
         "time": record["time"],
-        "datacontenttype": "application/json",
+        "datacontenttype": JSON_TYPE,
         "data": record,
     }
 

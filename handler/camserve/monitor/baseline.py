@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-
-from camserve.errors import ConfigError, RequestError
+from camserve.errors import ConfigError
 from camserve.files import sha256
-from camserve.monitor.measure import NAMES, MeasuredRows, Watch
-from camserve.monitor.recorder import Finished
+from camserve.monitor.measure import Watch
 from camserve.monitor.signals import SIGNALS, Predictions
 from camserve.settings import Settings
 from camserve.strict import read
 
 BASELINE = "baseline.json"
 SCHEMA = 1
-LEAST_IMAGES = 500
-ADVISED_IMAGES = 2000
-LEAST_VALUES = 100  # of one signal: maps are fewer than pictures where some are blank or not asked for
-FEWEST_OF_A_CLASS = 5  # the usual least count of a chi-square bin
-TOP_CLASSES = 14  # with one bin of their own; all others share one
-UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
 
 
 @dataclass(frozen=True)
@@ -168,110 +159,3 @@ def _bins(block: object, name: str) -> Bins:
     if not len(bins.edges) + 1 == len(bins.counts) == len(bins.means):
         raise ConfigError(f"{BASELINE}: {name} has {len(bins.edges)} edges for {len(bins.counts)} counts")
     return bins
-
-
-@dataclass
-class Collector:
-    """Remembers every signal of every row, for a reference small enough to keep."""
-
-    seen: list[MeasuredRows] = field(default_factory=list)
-    failures: int = 0
-
-    def record(self, finished: Finished) -> None:
-        """Keep the rows of one batch."""
-        self.seen.extend(finished.measured)
-
-    def refused(self, error: RequestError) -> None:
-        """Nothing: a row that is refused has no signals."""
-
-    def failed(self) -> None:
-        """Remember that the reference has a hole."""
-        self.failures += 1
-
-
-def make_baseline(
-    seen: Sequence[MeasuredRows], right: Mapping[str, bool], provenance: Provenance, low_confidence: float | None
-) -> Baseline:
-    """Summarise the reference; ``right`` says of request ids whether their labels agree with the prediction.
-
-    ConfigError: there are fewer than 500 pictures.
-    """
-    values = np.concatenate([each.values for each in seen]) if seen else np.zeros((0, len(SIGNALS)))
-    if len(values) < LEAST_IMAGES:
-        raise ConfigError(f"a baseline needs {LEAST_IMAGES} pictures or more; {len(values)} could be read")
-    columns = {name: column[np.isfinite(column)] for name, column in zip(NAMES, values.T)}
-    classes = np.concatenate([each.classes for each in seen])
-    blank = float(np.concatenate([each.material.blank for each in seen]).mean())
-    known = [name for name, column in columns.items() if len(column) >= LEAST_VALUES]
-    baseline = Baseline(
-        signals={name: quantile_bins(columns[name], SIGNALS[name].bins) for name in known},
-        classes=_class_bins(classes),
-        unusual=Unusual(
-            *(float(np.quantile(columns[name], UNUSUAL, method="lower")) for name in ("energy", "confidence"))
-        ),
-        shares={"blank": blank},
-        provenance=provenance,
-        accuracy=_accuracy(seen, right),
-        heatmap=_mean_map(seen),
-    )
-    flags = [
-        baseline.flags(each.material.predictions, row, best, low_confidence)
-        for each in seen
-        for row, best in enumerate(each.classes.tolist())
-    ]
-    shares = {
-        name: sum(name in each for each in flags) / len(flags) for name in baseline.possible_flags(low_confidence)
-    }
-    return dataclasses.replace(baseline, shares={**baseline.shares, **shares})
-
-
-def quantile_bins(values: np.ndarray, bins: int) -> Bins:
-    """Cut (M,) values into ``bins`` of equal counts, or fewer where many values are the same.
-
-    Edges lie halfway between two values: many pictures share one shape, and rounding must not send them elsewhere.
-    """
-    inner = np.quantile(values, np.arange(1, bins) / bins, method="higher")
-    known = np.unique(values)
-    above = np.searchsorted(known, np.unique(inner[inner > known[0]]))
-    edges = (known[above - 1] + known[above]) / 2
-    place = np.searchsorted(edges, values, side="right")
-    counts = np.bincount(place, minlength=len(edges) + 1)
-    means = np.bincount(place, values, minlength=len(edges) + 1) / np.maximum(counts, 1)
-    return Bins(
-        tuple(edges.tolist()), tuple(counts.tolist()), tuple(means.tolist()), float(values.mean()), float(values.std())
-    )
-
-
-def _class_bins(classes: np.ndarray) -> ClassBins:
-    """Choose the frequent classes on one half of the pictures and count them on the other.
-
-    Chosen and counted on the same pictures, those that are frequent by luck would seem to drift from then on.
-    """
-    chosen = np.bincount(classes[::2])
-    counts = np.bincount(classes[1::2], minlength=len(chosen))
-    top = np.argsort(-chosen, kind="stable")[:TOP_CLASSES]
-    top = top[chosen[top] >= FEWEST_OF_A_CLASS]
-    return ClassBins(tuple(top.tolist()), (*counts[top].tolist(), int(counts.sum() - counts[top].sum())))
-
-
-def _accuracy(seen: Sequence[MeasuredRows], right: Mapping[str, bool]) -> Accuracy | None:
-    pairs = [
-        (confidence, right[request.request_id])
-        for each in seen
-        for request, confidence in zip(each.requests, each.material.predictions.confidence.tolist())
-        if request.request_id in right
-    ]
-    if not pairs:
-        return None
-    wrong = sum(not correct for _, correct in pairs)
-    ordered = sorted(confidence for confidence, _ in pairs)
-    return Accuracy(1 - wrong / len(pairs), ordered[min(wrong, len(pairs) - 1)])
-
-
-def _mean_map(seen: Sequence[MeasuredRows]) -> tuple[tuple[float, ...], ...]:
-    maps = [each.material.maps for each in seen if each.material.maps is not None]
-    if not maps:
-        return ()
-    shape, shares = maps[0].raw.shape[1:], [each.shares for each in maps]
-    rows = np.concatenate(shares).mean(axis=0).reshape(shape)
-    return tuple(tuple(float(f"{cell:.6g}") for cell in row) for row in rows)

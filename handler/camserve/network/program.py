@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import fx, nn
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, first_line
 
 SUFFIX = ".pt2"
 PREFIX = "at."  # of the names of watchable tensors: at.relu_16
@@ -30,7 +30,7 @@ def load_program(path: Path, layers: Collection[str] | None, size: tuple[int, in
     try:
         module = torch.export.load(str(path)).module()
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise ConfigError(f"{path.name} is no exported program that torch {torch.__version__} reads: {first}") from None
     # A plain module with the same operators: an exported one refuses to be switched to eval mode.
     network = fx.GraphModule(module, module.graph)
@@ -68,7 +68,7 @@ def _check_batches(network: fx.GraphModule, path: Path, size: tuple[int, int]) -
             for rows in (1, 3):
                 network(torch.zeros(rows, 3, *size))
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:200]
+        first = first_line(error)
         raise ConfigError(
             f"{path.name} does not take batches of any length of {size[0]} x {size[1]} pictures ({first}); "
             f"export it with a dynamic first dimension: {HOW_TO_EXPORT}"

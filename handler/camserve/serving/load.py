@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from camserve.answer.respond import ModelName
-from camserve.attribution.linear_head import find_head
+from camserve.attribution.capture import Tail
+from camserve.attribution.find_head import find_linear_head
 from camserve.errors import CompilationUnavailable
-from camserve.fast.prepare import accelerate, check_compiled, prepare
+from camserve.fast.prepare import check_compiled, prepare
 from camserve.files import inside
 from camserve.intake.decode import harden_pillow
 from camserve.intake.options import OptionSchema
@@ -19,7 +20,9 @@ from camserve.labels import Labels, load_labels
 from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import Watch
 from camserve.network.load import load_network
-from camserve.serving.pipeline import Classifier, Pipeline
+from camserve.network.precision import DTYPES, cast
+from camserve.serving.batch import Classifier
+from camserve.serving.pipeline import Pipeline
 from camserve.serving.selftest import self_test
 from camserve.settings import Settings
 from camserve.values import RawRequest
@@ -40,17 +43,20 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    if settings.runtime.mode == "aot":  # known before anything takes its time
-        check_compiled(folder, settings.compiled, device)
+    runtime, layers, size = settings.runtime, settings.layers, settings.input.size
+    # Known before anything takes its time.
+    compiled = check_compiled(folder, settings.compiled, device) if runtime.mode == "aot" else None
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
     network = load_network(folder, settings, device)
     labels = load_labels(inside(folder, settings.labels))
-    probed = {layer.name: find_head(network, layer, settings.input.size) for layer in settings.layers}
-    heads = {name: head for name, head in probed.items() if head is not None}
-    prepare(network, settings.runtime, settings.layers, settings.input.size)
-    running = accelerate(network, folder, settings, device)
-    if running is not network:  # an exported tail has no modules: a hidden layer of it cannot be watched
-        heads = {name: head for name, head in heads.items() if head.hidden is None}
-    return Classifier(running, labels, device, heads)
+    found = {layer.name: find_linear_head(network, layer, size) for layer in layers}
+    heads = {name: head for name, head in found.items() if head is not None}
+    if runtime.fast:
+        prepared = prepare(network, layers, size, runtime, heads, compiled)
+        return Classifier(prepared.network, labels, device, prepared.tails)
+    cast(network, DTYPES[runtime.precision])
+    return Classifier(network, labels, device, {name: Tail(head) for name, head in heads.items()})
 
 
 def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:

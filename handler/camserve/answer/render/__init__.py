@@ -11,22 +11,22 @@ from PIL import Image
 from camserve.answer.render.boxes import boxes
 from camserve.answer.render.canvas import Scene
 from camserve.answer.render.heatmap import heatmap
+from camserve.answer.render.legend import add_legend
 from camserve.answer.render.mask import mask
 from camserve.answer.render.overlay import overlay
-from camserve.answer.render.palette import PALETTES
 from camserve.errors import choose
 
-__all__ = ["CONTENT_TYPES", "FORMATS", "PALETTES", "Scene", "boxes", "draw", "encode"]
+__all__ = ["DRAWERS", "Scene", "boxes", "draw", "encode"]
 
 Format = Callable[[Scene], Image.Image]
 
-FORMATS: Mapping[str, Format] = {
+DRAWERS: Mapping[str, Format] = {
     "overlay": overlay,
     "heatmap": heatmap,
     "mask": mask,
 }
 
-CONTENT_TYPES: Mapping[str, str] = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+COLOURED = ("overlay", "heatmap")  # those that show a palette
 
 ENCODING: Mapping[str, Mapping[str, Any]] = {
     "JPEG": {"quality": 90},
@@ -36,8 +36,12 @@ ENCODING: Mapping[str, Mapping[str, Any]] = {
 
 
 def draw(name: str, scene: Scene) -> Image.Image:
-    """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette."""
-    return choose(FORMATS, name, "format")(scene)
+    """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette.
+
+    A scene with a legend is drawn with a strip below it, where the format shows the palette.
+    """
+    drawn = choose(DRAWERS, name, "format")(scene)
+    return drawn if scene.legend is None or name not in COLOURED else add_legend(drawn, scene)
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

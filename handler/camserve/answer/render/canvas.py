@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from camserve.choices import PALETTES
 from camserve.values import Box
 
 Pixels = tuple[int, int, int, int]  # left, top, right, bottom; the last two are just outside
@@ -20,9 +21,16 @@ class Scene:
     image: Image.Image  # RGB, upright
     region: Box  # what the grid covers, in pixels of ``image``
     grid: np.ndarray  # (h, w) float32: 0..1, or -1..1 when signed
-    palette: str = "turbo"
+    palette: str = PALETTES[0]
     opacity: float = 0.6  # 0..1, of the map where it is strongest
     size: int | None = None  # longest side of the drawn picture in pixels; None: that of ``image``
+    signed: bool = False  # whether the grid may hold evidence against, even where it holds none
+    legend: str | None = None  # caption of a colour bar; None: no bar
+
+    @property
+    def drawn_palette(self) -> str:
+        """The palette of the map: a signed one is always diverging, whose middle is zero."""
+        return "diverging" if self.signed else self.palette
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from camserve.answer.render.canvas import Scene, place
-from camserve.answer.render.palette import colours, fitting, levels
+from camserve.answer.render.palette import colours, levels
 
 OUTSIDE = (128, 128, 128)
 
@@ -14,6 +14,5 @@ def heatmap(scene: Scene) -> Image.Image:
     """Draw the map in colour where it lies on the photo, and grey where the model saw nothing."""
     placement = place(scene)
     drawn = Image.new("RGB", placement.size, OUTSIDE)
-    palette = fitting(scene.palette, scene.grid)
-    drawn.paste(colours(levels(placement.values, palette), palette), placement.inside)
+    drawn.paste(colours(levels(placement.values, scene.drawn_palette), scene.drawn_palette), placement.inside)
     return drawn

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from camserve.answer.render.canvas import Pixels, Placement, Scene, photo, place
-from camserve.answer.render.palette import colours, fitting, level_values, levels
+from camserve.answer.render.palette import colours, level_values, levels
 
 OUTSIDE = 0.45  # of its brightness that the photo keeps where the model saw nothing
 LINE = (240, 240, 240)
@@ -41,9 +41,9 @@ def _subdued(part: Image.Image) -> Image.Image:
 
 
 def _blend(drawn: Image.Image, placement: Placement, scene: Scene) -> None:
-    palette = fitting(scene.palette, scene.grid)
+    palette = scene.drawn_palette
     at = levels(placement.values, palette)
-    if palette == "diverging":
+    if scene.signed:
         part = drawn.crop(placement.inside)
         drawn.paste(Image.blend(part, part.convert("L").convert("RGB"), scene.opacity), placement.inside)
     strength = np.abs(level_values(palette))

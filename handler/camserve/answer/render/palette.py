@@ -38,17 +38,12 @@ VIRIDIS = (
 JET = "0000800000ff0080ff00ffff80ff80ffff00ff8000ff0000800000"
 BLUE_WHITE_RED = "1f3f9f4f83d9a9c9eef5f5f5f2b49bdd6a4f9f1626"
 
-PALETTES: Mapping[str, Palette] = {
+PALETTE_OF: Mapping[str, Palette] = {
     "turbo": Palette(TURBO),
     "viridis": Palette(VIRIDIS),
     "jet": Palette(JET),
     "diverging": Palette(BLUE_WHITE_RED, lowest=-128 / 127),  # puts 0 on a level of its own
 }
-
-
-def fitting(palette: str, grid: np.ndarray) -> str:
-    """Return ``palette``, or the diverging one where the map has evidence against."""
-    return "diverging" if grid.min() < 0 else palette
 
 
 def colours(at: Image.Image, palette: str) -> Image.Image:
@@ -63,19 +58,19 @@ def levels(values: np.ndarray, palette: str) -> Image.Image:
 
     BadOption: no such palette.
     """
-    lowest = choose(PALETTES, palette, "palette").lowest
+    lowest = choose(PALETTE_OF, palette, "palette").lowest
     return Image.fromarray(np.rint((values - lowest) * ((LEVELS - 1) / (1 - lowest))).astype(np.uint8))
 
 
 def level_values(palette: str) -> np.ndarray:
     """Return the value that each entry of the palette's table stands for, (256,)."""
-    return np.linspace(choose(PALETTES, palette, "palette").lowest, 1, LEVELS)
+    return np.linspace(choose(PALETTE_OF, palette, "palette").lowest, 1, LEVELS)
 
 
 @cache
 def table(palette: str) -> np.ndarray:
     """Return the palette's colours from the lowest value to the highest, (256, 3) uint8, read-only."""
-    anchors = np.frombuffer(bytes.fromhex(choose(PALETTES, palette, "palette").anchors), np.uint8).reshape(-1, 3)
+    anchors = np.frombuffer(bytes.fromhex(choose(PALETTE_OF, palette, "palette").anchors), np.uint8).reshape(-1, 3)
     at = np.linspace(0, 1, len(anchors))
     wanted = np.linspace(0, 1, LEVELS)
     found = np.stack([np.interp(wanted, at, channel) for channel in anchors.T], axis=1)

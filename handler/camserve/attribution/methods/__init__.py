@@ -2,7 +2,7 @@
 
 A method maps what a layer showed and T objectives to signed float32 maps, (T, h, w) on the layer's own
 grid or (T, H, W) at the input's resolution. What the paper does after its weighted sum (ReLU,
-scaling) is done once, in ``measure``.
+scaling) is done once, in ``normalise_maps``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.ablationcam import ablationcam
 from camserve.attribution.methods.cam import cam
 from camserve.attribution.methods.eigencam import eigencam, eigengradcam, orientation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
 from camserve.attribution.objectives import Objectives
 
@@ -18,10 +18,10 @@ def ablationcam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """
     ablated = output.activations.clone()
     # Run again as well: the network itself may have rounded otherwise.
-    whole = output.targeted(objectives, output.rescore(output.activations))
+    whole = objectives.values(output.rescore(output.activations))
     falls = []
     for channel in range(ablated.shape[1]):
         ablated[:, channel] = 0
-        falls.append(whole - output.targeted(objectives, output.rescore(ablated)))
+        falls.append(whole - objectives.values(output.rescore(ablated)))
         ablated[:, channel] = output.activations[:, channel]
     return weigh(torch.stack(falls, dim=1), output, objectives)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
-from camserve.fast.products import picked
 
 
 def cam(output: LayerOutput, objectives: Objectives) -> Tensor:
@@ -16,10 +15,10 @@ def cam(output: LayerOutput, objectives: Objectives) -> Tensor:
 
     ConfigError: what follows the layer is more than pooling and one linear layer.
     """
-    head = output.linear_head
+    head = output.head
     if head is None:
         raise ConfigError(
             f"method 'cam' needs '{output.layer.name}' to be followed by average pooling and one linear layer alone; "
             "'gradcam' is the same map where that holds, and works elsewhere"
         )
-    return weigh(picked(head.weight, objectives.classes, objectives.signs), output, objectives)
+    return weigh(head.channel_weights(objectives), output, objectives)

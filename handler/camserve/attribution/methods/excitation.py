@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from camserve.attribution.capture import Capture, LayerOutput
+from camserve.attribution.capture import Capture
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
 
@@ -22,7 +23,7 @@ POOLS = {"avg_pool2d", "adaptive_avg_pool2d", "mean"}
 SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 # Their gradient already carries probability from each output to the inputs that made it.
 CARRIERS = {"max_pool2d", "adaptive_max_pool2d", "dropout", "flatten", "view", "reshape", "permute", "transpose"}
-CARRIERS |= {"pad", "squeeze", "unsqueeze", "contiguous", "clone", "cat", "chunk", "split", "__getitem__"}
+CARRIERS |= {"pad", "squeeze", "unsqueeze", "contiguous", "clone", "cat", "chunk", "split", "__getitem__", "float"}
 
 
 def cmwp(output: LayerOutput, objectives: Objectives) -> Tensor:
@@ -34,15 +35,16 @@ def cmwp(output: LayerOutput, objectives: Objectives) -> Tensor:
     pooling, ReLU, batch normalisation after a convolution, sums and concatenation: ConfigError
     names anything else.
     """
-    chunks = zip(torch.split(objectives.rows, TOGETHER), torch.split(objectives.weights, TOGETHER))
-    return torch.cat([_trace(output, rows, weights) for rows, weights in chunks])
+    starts = range(0, len(objectives.rows), TOGETHER)
+    return torch.cat([_trace(output, objectives, slice(start, start + TOGETHER)) for start in starts])
 
 
-def _trace(output: LayerOutput, rows: Tensor, weights: Tensor) -> Tensor:
+def _trace(output: LayerOutput, objectives: Objectives, part: slice) -> Tensor:
+    rows = objectives.row_index[part]
     with Capture(output.network, (output.layer,)) as capture:
         with _Winners() as winners:
             (again,) = capture.forward(output.pixels[rows])
-        # The rules put new tensors in the place of edited ones, which is output where an edit is made for its effect.
+        # The rules put new tensors in the place of edited ones, which shows where an edit is made for its effect.
         expected = output.scores[rows]
         if not torch.allclose(again.scores, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
             raise ConfigError("method 'cmwp' cannot follow this network's in-place operators")
@@ -50,7 +52,7 @@ def _trace(output: LayerOutput, rows: Tensor, weights: Tensor) -> Tensor:
             raise ConfigError(f"method 'cmwp' needs a weighted layer after '{output.layer.name}'")
         winners.weighted[-1].contrastive = True
         # Every operator of the tail now hands back probability instead of its gradient.
-        return again.gradients(Objectives.weighing(range(len(weights)), weights)).sum(dim=1)
+        return again.gradients(objectives.alone(part)).sum(dim=1)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 
 
@@ -33,6 +33,6 @@ def weigh(weights: Tensor, output: LayerOutput, objectives: Objectives) -> Tenso
     """Return the sum over channels of weights (T, K) times activation, (T, h, w)."""
     # Where each row has equally many objectives none of its activations is copied.
     grouped = objectives.per_row(len(output.activations)) > 0
-    shown = output.activations if grouped else output.activations[objectives.rows]
-    by_row = weights.view(len(shown), -1, weights.shape[1])
-    return torch.bmm(by_row, shown.flatten(2)).view(len(weights), *shown.shape[2:])
+    activations = output.activations if grouped else output.activations[objectives.row_index]
+    by_row = weights.view(len(activations), -1, weights.shape[1])
+    return torch.bmm(by_row, activations.flatten(2)).view(len(weights), *activations.shape[2:])

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import Capture, LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
+from camserve.attribution.passes import pixel_gradients
 
-TOGETHER = 8  # objectives in one pass
 STEPS = 50  # of the path of integrated gradients
 SAMPLES = 25  # noisy copies of a picture
 NOISE = 0.15  # standard deviation of the noise, as a share of the range of the picture's pixels
@@ -17,12 +17,12 @@ NOISE = 0.15  # standard deviation of the noise, as a share of the range of the 
 
 def gradient(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Return the gradient, summed over colours (Simonyan et al. 2014, arXiv:1312.6034, with its sign)."""
-    return pixel_gradients(output, objectives, output.pixels[objectives.rows]).sum(dim=1)
+    return pixel_gradients(output, objectives, output.pixels[objectives.row_index]).sum(dim=1)
 
 
 def input_x_gradient(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Return gradient times pixel, summed over colours (Shrikumar et al. 2016, arXiv:1605.01713)."""
-    pixels = output.pixels[objectives.rows]
+    pixels = output.pixels[objectives.row_index]
     return (pixels * pixel_gradients(output, objectives, pixels)).sum(dim=1)
 
 
@@ -32,7 +32,7 @@ def integrated_gradients(output: LayerOutput, objectives: Objectives) -> Tensor:
     Sundararajan et al. 2017, arXiv:1703.01365, equation 1 by Gauss-Legendre quadrature: the map
     sums to how much the target rises on that way.
     """
-    pixels = output.pixels[objectives.rows]
+    pixels = output.pixels[objectives.row_index]
     total = torch.zeros_like(pixels)
     for point, weight in zip(*np.polynomial.legendre.leggauss(STEPS)):
         total += weight / 2 * pixel_gradients(output, objectives, pixels * ((1 + point) / 2))
@@ -45,7 +45,7 @@ def smoothgrad(output: LayerOutput, objectives: Objectives) -> Tensor:
     Smilkov et al. 2017, arXiv:1706.03825. The noise is the same for every picture and every call,
     so that the same picture always gets the same map.
     """
-    pixels = output.pixels[objectives.rows]
+    pixels = output.pixels[objectives.row_index]
     total = torch.zeros_like(pixels)
     for noise in smoothing_noise(pixels):
         total += pixel_gradients(output, objectives, pixels + noise)
@@ -57,22 +57,3 @@ def smoothing_noise(pixels: Tensor) -> Tensor:
     drawn = torch.randn(SAMPLES, 1, *pixels.shape[1:], generator=torch.Generator().manual_seed(0))
     spread = pixels.amax(dim=(1, 2, 3), keepdim=True) - pixels.amin(dim=(1, 2, 3), keepdim=True)
     return NOISE * spread * drawn.to(pixels)
-
-
-def pixel_gradients(output: LayerOutput, objectives: Objectives, pixels: Tensor) -> Tensor:
-    """Return d target / d pixel, (T, 3, H, W) float32, at ``pixels`` (T, 3, H, W): a pass of the whole network.
-
-    OutOfTime: between two of its passes.
-    """
-    chunks = zip(torch.split(pixels, TOGETHER), torch.split(objectives.weights, TOGETHER))
-    with Capture(output.network, ()):
-        return torch.cat([_gradients(output, part, weights) for part, weights in chunks])
-
-
-def _gradients(output: LayerOutput, pixels: Tensor, weights: Tensor) -> Tensor:
-    output.check_time()
-    with torch.inference_mode(False), torch.enable_grad():
-        watched = pixels.detach().requires_grad_()
-        scores = output.network(watched.clone())  # whose first operator may work in place
-        (found,) = torch.autograd.grad((weights.to(scores) * scores).sum(), watched)
-    return found.float()

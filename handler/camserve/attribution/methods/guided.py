@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import gradcam
-from camserve.attribution.methods.gradient import pixel_gradients
 from camserve.attribution.objectives import Objectives
+from camserve.attribution.passes import pixel_gradients
 from camserve.errors import ConfigError
 
 BACKWARD = (torch.ops.aten.threshold_backward.default, torch.ops.aten.hardtanh_backward.default)
@@ -47,7 +47,7 @@ def guided_gradcam(output: LayerOutput, objectives: Objectives) -> Tensor:
 
 def _rectified(output: LayerOutput, objectives: Objectives, masked: bool) -> Tensor:
     with _RectifiedBackward(masked) as backward:
-        gradients = pixel_gradients(output, objectives, output.pixels[objectives.rows])
+        gradients = pixel_gradients(output, objectives, output.pixels[objectives.row_index])
     if not backward.met:
         raise ConfigError("guided_backprop and deconvnet change how gradients pass a ReLU, and this network has none")
     return gradients

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 
 ROUNDING = 1e-5  # of the mass of its terms: a sum that is nowhere larger is what rounding left

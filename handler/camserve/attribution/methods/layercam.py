@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
 
@@ -36,10 +36,8 @@ def vit_reciprocam(output: LayerOutput, objectives: Objectives) -> Tensor:
 
 def _masked(output: LayerOutput, objectives: Objectives, kernel: Tensor) -> Tensor:
     height, width = output.activations.shape[2:]
-    nothing = output.targeted(objectives, output.rescore(torch.zeros_like(output.activations)))
+    nothing = objectives.values(output.rescore(torch.zeros_like(output.activations)))
     positions = torch.eye(height * width).reshape(-1, 1, height, width)
     masks = functional.conv2d(positions, kernel[None, None], padding=kernel.shape[0] // 2)
-    scores = [
-        output.targeted(objectives, output.rescore(output.activations * mask)) for mask in masks.to(output.activations)
-    ]
+    scores = [objectives.values(output.rescore(output.activations * mask)) for mask in masks.to(output.activations)]
     return (torch.stack(scores, dim=1) - nothing[:, None]).reshape(-1, height, width)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
 from camserve.attribution.objectives import Objectives
+from camserve.attribution.passes import rerun_network
 
 CHANNELS = 64  # at most so many forward passes for one target; the paper has one for every channel
 
@@ -20,12 +21,12 @@ def scorecam(output: LayerOutput, objectives: Objectives) -> Tensor:
     ``CHANNELS`` channels only those that vary most over the positions take part.
     """
     weights = output.activations.new_zeros(len(objectives.rows), output.activations.shape[1])
-    for row in sorted(set(objectives.numbers)):
-        asked = torch.nonzero(objectives.rows == row).flatten()
+    for row in sorted(set(objectives.rows)):
+        chosen = torch.nonzero(objectives.row_index == row).flatten()
         channels = output.activations[row].std(dim=(1, 2), correction=0).topk(min(CHANNELS, weights.shape[1])).indices
         masked = output.pixels[row] * _masks(output.activations[row][channels], output.pixels.shape[2:])
-        values = objectives.weights[asked] @ output.rerun(masked).T
-        weights[asked[:, None], channels] = values.softmax(dim=1)
+        values = objectives.weights[chosen] @ rerun_network(output, masked).T
+        weights[chosen[:, None], channels] = values.softmax(dim=1)
     return weigh(weights, output, objectives)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from camserve.attribution.capture import LayerOutput
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import weigh
 from camserve.attribution.objectives import Objectives
 

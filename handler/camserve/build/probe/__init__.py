@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from camserve.errors import ConfigError, nearest
 from camserve.build.probe.search import Finding, Search
+from camserve.errors import ConfigError, nearest
 from camserve.values import Layer
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from camserve.attribution.capture import on_grid
+from camserve.attribution.grid import on_grid
 from camserve.build.probe.axes import Key
 from camserve.build.probe.watch import watch_values
 from camserve.values import Layer

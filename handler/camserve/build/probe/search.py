@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from camserve.attribution.capture import on_grid
-from camserve.errors import ConfigError
+from camserve.attribution.grid import on_grid
 from camserve.build.probe.axes import Key, Shape, lay_out
 from camserve.build.probe.graph import Graph, back_over_pooling
 from camserve.build.probe.places import in_place
 from camserve.build.probe.watch import Output, watch, watch_shapes
+from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 

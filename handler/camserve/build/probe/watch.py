@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from camserve.attribution.capture import Capture
-from camserve.errors import ConfigError
 from camserve.build.probe.axes import Key, Shape
+from camserve.errors import ConfigError
 
 Read = Callable[[str, int, Any], Any]  # what a module of this name handed on at this call; returns what it shall
 

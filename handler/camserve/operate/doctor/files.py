@@ -1,4 +1,4 @@
-"""Reading configuration files and holding them against the rules."""
+"""Configuration files, read and checked against the rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from camserve.operate.doctor.rules import KEYS, MODEL_RULES, RULES
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """Read a config.properties; of repeated keys the last counts. ConfigError: it cannot be read."""
+    """Return the pairs of a config.properties; of repeated keys the last counts. ConfigError: it cannot be read."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
@@ -21,7 +21,7 @@ def read_properties(path: Path) -> dict[str, str]:
 
 
 def check_properties(properties: Mapping[str, str], where: str) -> list[Finding]:
-    """Hold a config.properties against the rules."""
+    """Return what a config.properties should say otherwise."""
     found = [
         Finding(rule.level, where, f"{rule.key}: {rule.risk}", rule.line)
         for rule in RULES
@@ -35,7 +35,7 @@ def check_properties(properties: Mapping[str, str], where: str) -> list[Finding]
 
 
 def check_model(config: Mapping[str, object], where: str) -> list[Finding]:
-    """Hold TorchServe's keys of a model, from its model-config.yaml or the management side, against the rules."""
+    """Return what a model should say otherwise, from its model-config.yaml or the management side."""
     return [
         Finding(ADVICE, where, f"{key} is {config.get(key, default)}: {risk}", line)
         for key, default, holds, risk, line in MODEL_RULES

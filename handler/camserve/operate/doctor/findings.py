@@ -1,4 +1,4 @@
-"""What the doctor says."""
+"""A finding of the doctor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class Finding:
     """One thing that should be changed."""
 
     level: str  # unsafe, advice
-    where: str  # a file, or the address that was asked
+    where: str  # a file, or an address
     risk: str
     line: str  # what to write

@@ -17,18 +17,25 @@ SECONDS = 10
 NO_MODEL = "camserve-doctor-asks-for-no-model"
 
 
-def check_server(url: str, token: str, metrics_url: str) -> list[Finding]:
-    """Ask a running server's management and metrics sides. ConfigError: nothing answers.
+def check_server(url: str, token: str, metrics_url: str | None = None) -> list[Finding]:
+    """Return what a running server's management and metrics sides show. ConfigError: nothing answers.
 
-    Nothing is changed: the one DELETE names a model that does not exist.
+    ``metrics_url`` is by default on the port after ``url``'s. Nothing is changed: the one DELETE names a model
+    that does not exist.
     """
     url = url.rstrip("/")
     return [
         *_check_access(url, token),
         *_check_listening(url),
-        *_check_metrics(metrics_url),
+        *_check_metrics(metrics_url or _metrics_url(url)),
         *_check_models(url, token),
     ]
+
+
+def _metrics_url(url: str) -> str:
+    """Return the metrics side's address if the ports are neighbours, as TorchServe's are."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{(parts.port or 80) + 1}/metrics"
 
 
 def _check_access(url: str, token: str) -> Iterator[Finding]:
@@ -41,42 +48,47 @@ def _check_access(url: str, token: str) -> Iterator[Finding]:
 
 
 def _check_listening(url: str) -> Iterator[Finding]:
-    """Look at this machine's own listening sockets; for another machine the address itself tells."""
+    """Check this machine's listening sockets; of another machine, the address alone."""
     parts = urlsplit(url)
     port = parts.port or 80
     open_to_all = not is_loopback(parts.hostname or "")
     if not open_to_all:
-        sockets = (each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN and each.laddr)
-        hosts = [str(host).replace("::ffff:", "") for host, at in (tuple(each.laddr) for each in sockets) if at == port]
-        open_to_all = not all(is_loopback(host) for host in hosts)
+        open_to_all = not all(is_loopback(host) for host in _listening_hosts(port))
     if open_to_all:
         risk = "the management port can be reached from other machines"
         yield Finding(UNSAFE, url, risk, f"management_address=http://127.0.0.1:{port}")
 
 
+def _listening_hosts(port: int) -> list[str]:
+    connections = psutil.net_connections("tcp")
+    addresses = [tuple(socket.laddr) for socket in connections if socket.status == psutil.CONN_LISTEN and socket.laddr]
+    return [str(host).replace("::ffff:", "") for host, number in addresses if number == port]
+
+
 def _check_metrics(url: str) -> Iterator[Finding]:
     try:
-        told = requests.get(url, timeout=SECONDS)
+        answer = requests.get(url, timeout=SECONDS)
     except requests.RequestException:
         yield Finding(ADVICE, url, "the metrics side does not answer", "metrics_address=http://127.0.0.1:8082")
         return
-    if not told.ok or "# TYPE" not in told.text:
+    if not answer.ok or "# TYPE" not in answer.text:
         yield Finding(ADVICE, url, "the metrics side answers nothing", "metrics_mode=prometheus")
 
 
 def _check_models(url: str, token: str) -> Iterator[Finding]:
     listed = _ask("GET", f"{url}/models", token)
     if not listed.ok:
-        risk = f"the models cannot be looked at: {listed.status_code}"
+        risk = f"the models cannot be listed: {listed.status_code}"
         yield Finding(ADVICE, url, risk, "--token KEY  (key_file.json of the server's working folder, 'management')")
         return
-    for name in (each["modelName"] for each in listed.json()["models"]):
+    for model in listed.json()["models"]:
+        name = model["modelName"]
         where = f"{url}/models/{name}"
-        (told, *_) = _ask("GET", f"{where}?customized=true", token).json()
-        yield from check_model(told, where)
-        if not any(worker["status"] == "READY" for worker in told["workers"]):
+        (described, *_) = _ask("GET", f"{where}?customized=true", token).json()
+        yield from check_model(described, where)
+        if not any(worker["status"] == "READY" for worker in described["workers"]):
             yield Finding(ADVICE, where, "no worker is READY", "see logs/model_log.log")
-        if "limits" not in (told.get("customizedMetadata") or {}):
+        if "limits" not in (described.get("customizedMetadata") or {}):
             yield Finding(ADVICE, where, "this model is not served by camserve", f"camserve archive --name {name} ...")
 
 

@@ -51,7 +51,7 @@ def is_loopback(host: str) -> bool:
 
 def _fetches_nothing(patterns: str) -> bool:
     addresses = ("http://a.example/m.mar", "https://a.example/m.mar", "file:///tmp/m.mar")
-    return not any(_matches(each.strip(), address) for each in patterns.split(",") for address in addresses)
+    return not any(_matches(pattern.strip(), address) for pattern in patterns.split(",") for address in addresses)
 
 
 def _hides_secrets(pattern: str) -> bool:

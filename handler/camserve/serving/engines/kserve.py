@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from camserve.answer.respond import fit, parse_json, write_json
+from camserve.answer.respond import parse_json, shrink_to_limit, write_json
+from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, quote
 from camserve.settings import Limits
 from camserve.values import RawRequest, Response
 
 IMAGE_KEYS = ("data", "image", "body", "b64")
-JSON_TYPE = "application/json"
 MAX_ID = 256  # characters of a v2 body's own id, which the answer repeats
 
 
@@ -100,4 +100,4 @@ def _without_accept(row: RawRequest) -> RawRequest:
 def _joined(answers: Sequence[Response], shape: Callable[[Sequence[Any]], dict[str, Any]], limit: int) -> Response:
     """Put answers together; the status is a refusal's only where every picture was refused."""
     status = 200 if any(answer.status == 200 for answer in answers) else answers[0].status
-    return Response(status, JSON_TYPE, fit([parse_json(answer.body) for answer in answers], shape, limit))
+    return Response(status, JSON_TYPE, shrink_to_limit([parse_json(answer.body) for answer in answers], shape, limit))

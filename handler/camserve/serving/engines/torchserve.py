@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from camserve.answer.respond import JSON_TYPE, refuse, write_json
+from camserve.answer.respond import refuse, write_json
+from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, ConfigError, MissingImage, RequestError
 from camserve.monitor import Recorder, live_recorders
+from camserve.serving.card import describe_model
 from camserve.serving.engines.kserve import Envelope, open_body, split_image
 from camserve.serving.engines.metrics import TorchServeSink
 from camserve.serving.guard import attempt
+from camserve.serving.heap import keep_heap, trim_heap
 from camserve.serving.load import load_archive
 from camserve.serving.logs import guard_logs
 from camserve.serving.pipeline import Pipeline
+from camserve.serving.warm_up import warm_up
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
 
-M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # of malloc.h
-OWN_MAPPING = 32 * 2**20  # bytes from which on a block is given back at once; glibc takes no more
-KEPT = 512 * 2**20  # bytes of free heap that a worker keeps
 FORM_TYPE = "application/x-www-form-urlencoded"
 ROUTE_FIELD = "model_name"  # of /invocations, which hands its own parameter on
 LOST_BODY = (
@@ -57,8 +56,8 @@ class TorchServeHandler:
             )
         except ConfigError as error:
             raise RuntimeError(f"camserve: {error}") from None
-        self._pipeline.warm_up(int(properties.get("batch_size") or 1))
-        give_back()
+        warm_up(self._pipeline, int(properties.get("batch_size") or 1))
+        trim_heap()
         self._pipeline.monitor.report_to(*_recorders(self._pipeline, context))
 
     def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[bytes]:
@@ -84,7 +83,8 @@ class TorchServeHandler:
     def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
         if headers.get("describe") == "True":
-            card = Response(HTTPStatus.OK, JSON_TYPE, write_json(self._pipeline.card()))
+            described = describe_model(self._pipeline.model, self._pipeline.labels, self._pipeline.settings)
+            card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
             return Envelope((), lambda _: card)
         fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
         body = fields.pop("body", None)
@@ -116,25 +116,6 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         return settings
     share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))
     return dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, threads=share))
-
-
-def keep_heap() -> None:
-    """Let all threads of this worker share one heap, and let it keep what a batch has let go of (glibc).
-
-    What one decoder lets go of serves the others. And a batch of 8 in ResNet-50 gave 60 MB back to the system and asked
-    for them again, page by page, which took 7 % of its time.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_ARENA_MAX, 1)
-        mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
-
-
-def give_back() -> None:
-    """Give what loading and warming up have let go of back to the system, wherever in the heap it lies (glibc)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:

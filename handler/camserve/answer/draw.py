@@ -1,0 +1,87 @@
+"""From an answer's maps to its pictures, as its options ask for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from camserve.answer.compat import pytorch_grad_cam_view
+from camserve.answer.render import Scene, boxes, draw, encode
+from camserve.answer.respond import data_uri, show
+from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
+from camserve.values import Answer, Explanation, Options, Response
+
+PICTURE_KIND = "JPEG"  # of pictures inside JSON
+
+
+def drawn_side(options: Options, width: int, height: int, most: int) -> int:
+    """Return the longest side in pixels of what is drawn on a picture; 0: nothing is. ``most`` is the limit."""
+    if not options.picture and not set(options.formats) & set(DRAWN_FORMATS):
+        return 0
+    return options.size or min(most, max(width, height))
+
+
+def draw_answer(answer: Answer, input_size: tuple[int, int], most: int) -> Answer | Response:
+    """Return the answer with its pictures, or the picture that was asked for in place of an answer.
+
+    ``input_size`` is the height and width of the network's input, ``most`` the limit of ``drawn_side``.
+    """
+    options = answer.request.options
+    if options.compat is not None:
+        alike = (as_others_see(explanation, options.compat, input_size) for explanation in answer.explanations)
+        answer = replace(answer, explanations=tuple(alike))
+    if options.picture and answer.explanations and answer.explanations[0].grid is not None:
+        picture = draw("overlay", _scene(answer, answer.explanations[0], most))
+        return show(answer.explanations[0], CONTENT_TYPES[options.picture], encode(picture, options.picture))
+    illustrated = (_illustrate(answer, explanation, most) for explanation in answer.explanations)
+    return replace(answer, explanations=tuple(illustrated))
+
+
+def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:
+    """Replace the grid by the map (H, W) of ``size`` that another library would return."""
+    if explanation.grid is None:
+        return explanation
+    raw = torch.from_numpy(explanation.grid * explanation.scale)
+    return replace(explanation, grid=pytorch_grad_cam_view(raw[None], size)[0].numpy(), compat=library)
+
+
+def _illustrate(answer: Answer, explanation: Explanation, most: int) -> Explanation:
+    if explanation.grid is None:
+        return explanation
+    formats = answer.request.options.formats
+    scene = _scene(answer, explanation, most)
+    images = {
+        name: data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
+        for name in formats
+        if name in DRAWN_FORMATS
+    }
+    found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
+    grid = explanation.grid if "grid" in formats else None
+    return replace(explanation, images=images, boxes=tuple(found), grid=grid)
+
+
+def _scene(answer: Answer, explanation: Explanation, most: int) -> Scene:
+    assert explanation.grid is not None
+    options, picture = answer.request.options, answer.request.picture
+    left, top, right, bottom = answer.request.region
+    across, down = picture.image.width / picture.width, picture.image.height / picture.height
+    region = (left * across, top * down, right * across, bottom * down)
+    size = drawn_side(options, picture.width, picture.height, most)
+    return Scene(
+        picture.image,
+        region,
+        explanation.grid,
+        options.palette,
+        options.opacity,
+        size,
+        signed=explanation.evidence == "signed",
+        legend=_caption(explanation) if options.legend else None,
+    )
+
+
+def _caption(explanation: Explanation) -> str:
+    """Return what the value 1 of the drawn map stands for."""
+    if explanation.compat is not None:
+        return explanation.compat  # its maps have lost their scale
+    return "blank" if explanation.status == "blank" else f"1 = {explanation.scale:.3g}"

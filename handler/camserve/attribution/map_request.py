@@ -1,0 +1,57 @@
+"""The maps that one row asks for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from camserve.answer.predictions import RowScores
+from camserve.attribution.objectives import Terms
+from camserve.values import Explanation, Options, Prediction, Target
+from camserve.warning_codes import AnswerWarning
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """One map that one row asks for."""
+
+    row: int
+    target: Target
+    contrast: Prediction | None
+    method: str
+    layers: tuple[str, ...]  # several: their maps are fused
+    evidence: str
+    details: frozenset[str] = frozenset()
+    until: float = math.inf  # time.monotonic() after which no pass is begun for it
+
+    @property
+    def terms(self) -> Terms:
+        """The classes whose evidence is asked for, each with its sign; a class against itself cancels."""
+        sign = -1.0 if self.evidence == "against" else 1.0
+        target = (self.target.prediction.index, sign)
+        return (target,) if self.contrast is None else (target, (self.contrast.index, -sign))
+
+    def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
+        """Return the explanation without a map."""
+        layer = "+".join(self.layers)
+        return Explanation(status, self.method, layer, self.evidence, self.target, self.contrast, warnings=warnings)
+
+
+def map_requests(
+    row: int, scores: RowScores, options: Options, layer: str, until: float = math.inf
+) -> list[MapRequest]:
+    """Return the maps that one row asks for, at its own layers or else at ``layer``."""
+    return [
+        MapRequest(
+            row,
+            target,
+            scores.contrast(options, target),
+            method,
+            options.layers or (layer,),
+            options.evidence,
+            options.details,
+            until,
+        )
+        for method in options.methods
+        for target in scores.targets(options)
+    ]

@@ -1,0 +1,123 @@
+"""What each shortcut of ``fast/`` gains: the same work without it and with it, in turns."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from camserve.attribution.capture import Tail
+from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, settle_statistics
+from camserve.bench.pairs import Effort, Spread, summarise_ratios, time_in_turns
+from camserve.bench.photos import load_pixels
+from camserve.build.probe import find_layer
+from camserve.errors import CompilationUnavailable
+from camserve.fast.compiled import read_halves, write_halves
+from camserve.fast.fold import fold
+from camserve.fast.packing import can_pack, pack, packable
+from camserve.fast.prepare import Prepared
+from camserve.fast.split import example, split
+from camserve.network.output import ScoringNetwork
+from camserve.network.precision import DTYPES
+from camserve.settings import RuntimeSpec
+from camserve.values import Layer
+
+Variant = Callable[[Subject, ScoringNetwork, torch.device, Path], Subject]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One shortcut on one network: the time without it over the time with it."""
+
+    shortcut: str
+    model: str
+    batch: int
+    ratio: Spread | None = None
+    reason: str = ""  # why there is no ratio
+
+
+def measure_gains(
+    models: Sequence[str], batches: Sequence[int], effort: Effort, precision: str, device: torch.device
+) -> Iterator[Gain]:
+    """Measure every shortcut on every network of torchvision named."""
+    runtime = RuntimeSpec(precision=precision)
+    for name in models:
+        plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
+        layer = find_layer(plain, (SIDE, SIDE))
+        subject = load_subject(name, copy.deepcopy(plain), layer, runtime, device)
+        for shortcut, variant in VARIANTS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    other = variant(subject, copy.deepcopy(plain).to(device), device, Path(folder))
+                except CompilationUnavailable as error:
+                    yield from (Gain(shortcut, name, batch, reason=str(error)) for batch in batches)
+                    continue
+                with_it, without = (other, subject) if shortcut == "aot" else (subject, other)
+                for batch in batches:
+                    photos = load_pixels(batch, SIDE, device)
+                    works = {"with": lambda: with_it.explain(photos), "without": lambda: without.explain(photos)}  # noqa: B023
+                    times = time_in_turns(works, effort)
+                    yield Gain(shortcut, name, batch, summarise_ratios(times, "without", "with"))
+
+
+def _without_closed_form(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
+    tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
+    prepared = Prepared(subject.prepared.network, tails)
+    return Subject(subject.name, subject.network, prepared, subject.layer, subject.runtime)
+
+
+def _rewritten(
+    subject: Subject, network: ScoringNetwork, device: torch.device, folds: bool, packs: bool, channels_last: bool
+) -> Subject:
+    """Return the subject with some of what ``fast.prepare.rewrite`` does, in float32."""
+    sample = example((SIDE, SIDE), torch.float32, device)
+    if folds:
+        fold(network, {subject.layer.name}, sample)
+    biases = packable(network, (subject.layer,), sample) if packs and can_pack(torch.float32, device) else {}
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    pack(network, biases, sample)
+    prepared = Prepared(network, subject.prepared.tails)
+    return Subject(subject.name, network, prepared, subject.layer, subject.runtime)
+
+
+def _without_folding(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
+    return _rewritten(subject, network, device, folds=False, packs=True, channels_last=True)
+
+
+def _without_packing(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
+    return _rewritten(subject, network, device, folds=True, packs=False, channels_last=True)
+
+
+def _without_channels_last(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
+    return _rewritten(subject, network, device, folds=True, packs=False, channels_last=False)
+
+
+def _aot(subject: Subject, _network: ScoringNetwork, device: torch.device, folder: Path) -> Subject:
+    network = copy.deepcopy(subject.network)
+    sample = example((SIDE, SIDE), DTYPES[subject.runtime.precision], device)
+    write_halves(*split(network, subject.layer, sample), sample, folder)
+    layer: Layer = subject.layer
+    prepared = Prepared(read_halves(network, layer, folder), _without_watched(subject.prepared.tails))
+    return Subject(subject.name, network, prepared, layer, subject.runtime)
+
+
+def _without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
+    """Return the tails that need no module of the network itself."""
+    return {
+        name: Tail(tail.head) if tail.backward is not None and tail.backward.watched else tail
+        for name, tail in tails.items()
+    }
+
+
+VARIANTS: Mapping[str, Variant] = {
+    "closed form": _without_closed_form,
+    "folding": _without_folding,
+    "packing": _without_packing,
+    "packing and channels_last": _without_channels_last,
+    "aot": _aot,
+}

@@ -1,0 +1,43 @@
+"""The kinds of requests that the server benchmark sends, and which of them it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from camserve.bench.contenders import CAMSERVE, CAMSERVE_AOT, CAMSERVE_AOT_BF16, CAMSERVE_BF16, NAIVE, STOCK
+
+CONNECTIONS = 16
+PICTURE_SIDE = "600"  # longest side of drawn pictures, pixels
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of request to one server."""
+
+    name: str
+    server: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+EXPLAINED = Workload("camserve, explained", CAMSERVE)
+PLAIN = Workload("camserve, plain", CAMSERVE, {"X-Camserve-Explain": "false"})
+PICTURE = Workload("camserve, overlay picture", CAMSERVE, {"Accept": "image/jpeg", "X-Camserve-Size": PICTURE_SIDE})
+STOCK_PLAIN = Workload("image_classifier, plain", STOCK)
+NAIVE_EXPLAINED = Workload("pytorch-grad-cam, explained", NAIVE)
+COMPILED = Workload("camserve aot, explained", CAMSERVE_AOT)
+HALVED = Workload("camserve bf16, explained", CAMSERVE_BF16)
+COMPILED_HALVED = Workload("camserve aot bf16, explained", CAMSERVE_AOT_BF16)
+WORKLOADS = (EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, COMPILED_HALVED, PLAIN, NAIVE_EXPLAINED, PICTURE)
+COMPARED = (EXPLAINED, PLAIN, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)  # of one precision: they must predict the same
+ALONE = (EXPLAINED, PLAIN, COMPILED, HALVED, STOCK_PLAIN)
+LOADED = (EXPLAINED, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)
+RATIOS = (
+    (EXPLAINED, STOCK_PLAIN),
+    (COMPILED, STOCK_PLAIN),
+    (HALVED, STOCK_PLAIN),
+    (COMPILED_HALVED, STOCK_PLAIN),
+    (EXPLAINED, PLAIN),
+    (EXPLAINED, NAIVE_EXPLAINED),
+    (PICTURE, EXPLAINED),
+)

@@ -1,0 +1,1 @@
+"""From what a person has on disk to a .mar."""

@@ -1,0 +1,233 @@
+"""Measuring what is normal: every signal over reference photos, summarised for the archive."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import camserve
+from camserve.build.unpack import open_archive
+from camserve.errors import CamserveError, ConfigError, RequestError, quote
+from camserve.labels import Labels
+from camserve.monitor.baseline import Accuracy, Baseline, Bins, ClassBins, Provenance, Unusual
+from camserve.monitor.measure import NAMES, MeasuredRows
+from camserve.monitor.recorder import Finished
+from camserve.monitor.signals import SIGNALS
+from camserve.serving.pipeline import Pipeline
+from camserve.values import Progress, RawRequest
+
+LEAST_IMAGES = 500
+ADVISED_IMAGES = 2000
+LEAST_VALUES = 100  # of one signal: maps are fewer than photos where some are blank or not requested
+FEWEST_OF_A_CLASS = 5  # the usual least count of a chi-square bin
+TOP_CLASSES = 14  # with one bin of their own; all others share one
+UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+BATCH = 8  # photos
+REPORTED = 50  # batches between two lines of progress
+
+
+@dataclass
+class Collector:
+    """A recorder that keeps every signal of every row, for a reference small enough to keep."""
+
+    batches: list[MeasuredRows] = field(default_factory=list)
+    failures: int = 0
+
+    def record(self, finished: Finished) -> None:
+        """Keep the rows of one batch."""
+        self.batches.extend(finished.measured)
+
+    def refused(self, error: RequestError) -> None:
+        """Nothing: a row that is refused has no signals."""
+
+    def failed(self) -> None:
+        """Count a batch whose signals could not be measured."""
+        self.failures += 1
+
+
+def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str, report: Progress) -> Baseline:
+    """Return the baseline of an archive's model over the photos of a folder.
+
+    ``report`` gets lines of progress. ConfigError: too few photos could be read, or none has a label.
+    """
+    images = find_images(folder)
+    if len(images) < ADVISED_IMAGES:
+        report(f"{len(images)} photos; {ADVISED_IMAGES} or more show drift sooner ({LEAST_IMAGES} is the least)")
+    with open_archive(archive, baseline=False) as pipeline:
+        batches = _measure_photos(pipeline, images, folder, report)
+        correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.labels))
+        if labels is not None and not correct:
+            raise ConfigError(f"{labels} names none of the photos in {folder}")
+        return make_baseline(
+            batches, correct, _provenance(pipeline, batches, date), pipeline.settings.monitoring.low_confidence
+        )
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the photos of a folder and its subfolders, by name. ConfigError: there are none."""
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not images:
+        raise ConfigError(f"there are no photos in {folder}")
+    return images
+
+
+def _measure_photos(pipeline: Pipeline, images: Sequence[Path], folder: Path, report: Progress) -> list[MeasuredRows]:
+    watch = pipeline.monitor.watch
+    assert watch is not None
+    collector = Collector()
+    pipeline.monitor.report_to(collector)
+    must_explain = watch.usual.explain is False
+    unreadable = 0
+    for start in range(0, len(images), BATCH):
+        rows = [
+            RawRequest(path.read_bytes(), must_explain=must_explain, request_id=path.relative_to(folder).as_posix())
+            for path in images[start : start + BATCH]
+        ]
+        unreadable += sum(answer.status != 200 for answer in pipeline.answer(rows))
+        if start and start % (BATCH * REPORTED) == 0:
+            report(f"{start} of {len(images)} photos")
+    if unreadable:
+        report(f"{unreadable} of {len(images)} photos could not be answered and were left out")
+    if collector.failures:
+        raise CamserveError("the signals of a photo could not be measured; the log says why")
+    return collector.batches
+
+
+def _judge(batches: Sequence[MeasuredRows], truth: Mapping[str, int]) -> dict[str, bool]:
+    """Return, by request id, whether the best class is the labelled one."""
+    return {
+        request.request_id: truth[request.request_id] == best
+        for batch in batches
+        for request, best in zip(batch.requests, batch.classes.tolist())
+        if request.request_id in truth
+    }
+
+
+def _provenance(pipeline: Pipeline, batches: Sequence[MeasuredRows], date: str) -> Provenance:
+    watch = pipeline.monitor.watch
+    assert watch is not None
+    versions = camserve.__version__, torch.__version__
+    count = sum(len(batch.requests) for batch in batches)
+    return Provenance(pipeline.settings.model.sha256, watch.layer, watch.usual.methods[0], *versions, date, count)
+
+
+def read_labels(path: Path, labels: Labels) -> dict[str, int]:
+    """Return class indices by file name from a CSV of file and class_index, or of file and label.
+
+    ConfigError: a column is missing, or a class is unknown.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as opened:
+            rows = list(csv.DictReader(opened))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    column = next((name for name in ("class_index", "label") if rows and name in rows[0]), None)
+    if column is None or "file" not in rows[0]:
+        raise ConfigError(f"{path} must have the columns file and class_index, or file and label")
+    return {row["file"]: _class_index(row, column, labels, path) for row in rows}
+
+
+def _class_index(row: Mapping[str, str], column: str, labels: Labels, path: Path) -> int:
+    try:
+        return labels.find(row[column])
+    except CamserveError as error:
+        raise ConfigError(f"{path}: {quote(row['file'])}: {error}") from None
+
+
+def make_baseline(
+    batches: Sequence[MeasuredRows],
+    correct: Mapping[str, bool],
+    provenance: Provenance,
+    low_confidence: float | None,
+) -> Baseline:
+    """Return the summary of a reference; ``correct`` says by request id whether a prediction is the label.
+
+    ConfigError: there are fewer than 500 photos.
+    """
+    values = np.concatenate([batch.values for batch in batches]) if batches else np.zeros((0, len(SIGNALS)))
+    if len(values) < LEAST_IMAGES:
+        raise ConfigError(f"a baseline needs {LEAST_IMAGES} pictures or more; {len(values)} could be read")
+    columns = {name: column[np.isfinite(column)] for name, column in zip(NAMES, values.T)}
+    known = [name for name, column in columns.items() if len(column) >= LEAST_VALUES]
+    baseline = Baseline(
+        signals={name: quantile_bins(columns[name], SIGNALS[name].bins) for name in known},
+        classes=class_bins(np.concatenate([batch.classes for batch in batches])),
+        unusual=Unusual(
+            *(float(np.quantile(columns[name], UNUSUAL, method="lower")) for name in ("energy", "confidence"))
+        ),
+        shares={"blank": float(np.concatenate([batch.material.blank for batch in batches]).mean())},
+        provenance=provenance,
+        accuracy=_accuracy(batches, correct),
+        heatmap=_mean_map(batches),
+    )
+    shares = _flag_shares(baseline, batches, low_confidence)
+    return dataclasses.replace(baseline, shares={**baseline.shares, **shares})
+
+
+def _flag_shares(baseline: Baseline, batches: Sequence[MeasuredRows], low_confidence: float | None) -> dict[str, float]:
+    flags = [
+        baseline.flags(batch.material.predictions, row, best, low_confidence)
+        for batch in batches
+        for row, best in enumerate(batch.classes.tolist())
+    ]
+    names = baseline.possible_flags(low_confidence)
+    return {name: sum(name in row for row in flags) / len(flags) for name in names}
+
+
+def quantile_bins(values: np.ndarray, bins: int) -> Bins:
+    """Return (M,) values cut into ``bins`` of equal counts, or fewer where many values are the same.
+
+    Edges lie halfway between two values: many pictures share one shape, and rounding must not send them elsewhere.
+    """
+    inner = np.quantile(values, np.arange(1, bins) / bins, method="higher")
+    known = np.unique(values)
+    above = np.searchsorted(known, np.unique(inner[inner > known[0]]))
+    edges = (known[above - 1] + known[above]) / 2
+    place = np.searchsorted(edges, values, side="right")
+    counts = np.bincount(place, minlength=len(edges) + 1)
+    means = np.bincount(place, values, minlength=len(edges) + 1) / np.maximum(counts, 1)
+    return Bins(
+        tuple(edges.tolist()), tuple(counts.tolist()), tuple(means.tolist()), float(values.mean()), float(values.std())
+    )
+
+
+def class_bins(classes: np.ndarray) -> ClassBins:
+    """Return the frequent classes of (M,) class indices, chosen on one half of them and counted on the other.
+
+    If they were chosen and counted on the same pictures, those that are frequent by chance would drift later.
+    """
+    chosen = np.bincount(classes[::2])
+    counts = np.bincount(classes[1::2], minlength=len(chosen))
+    top = np.argsort(-chosen, kind="stable")[:TOP_CLASSES]
+    top = top[chosen[top] >= FEWEST_OF_A_CLASS]
+    return ClassBins(tuple(top.tolist()), (*counts[top].tolist(), int(counts.sum() - counts[top].sum())))
+
+
+def _accuracy(batches: Sequence[MeasuredRows], correct: Mapping[str, bool]) -> Accuracy | None:
+    pairs = [
+        (confidence, correct[request.request_id])
+        for batch in batches
+        for request, confidence in zip(batch.requests, batch.material.predictions.confidence.tolist())
+        if request.request_id in correct
+    ]
+    if not pairs:
+        return None
+    wrong = sum(not is_correct for _, is_correct in pairs)
+    ordered = sorted(confidence for confidence, _ in pairs)
+    return Accuracy(1 - wrong / len(pairs), ordered[min(wrong, len(pairs) - 1)])
+
+
+def _mean_map(batches: Sequence[MeasuredRows]) -> tuple[tuple[float, ...], ...]:
+    maps = [batch.material.maps for batch in batches if batch.material.maps is not None]
+    if not maps:
+        return ()
+    shape, shares = maps[0].raw.shape[1:], [grids.shares for grids in maps]
+    rows = np.concatenate(shares).mean(axis=0).reshape(shape)
+    return tuple(tuple(float(f"{cell:.6g}") for cell in row) for row in rows)

@@ -1,0 +1,89 @@
+"""The .mar as a file: the same content gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import yaml
+
+from camserve.build.sources import module_path
+from camserve.errors import ConfigError
+from camserve.fast.compiled import TAIL, TRUNK
+from camserve.files import sha256
+from camserve.monitor.baseline import BASELINE
+from camserve.settings import load_settings
+
+ENTRY = "gradcam_handler"  # the module that TorchServe loads
+CONFIG = "model-config.yaml"
+WEIGHTS = "weights.safetensors"
+PROGRAM = "program.pt2"
+STORED = (WEIGHTS, PROGRAM, TRUNK, TAIL)  # weights hardly shrink, and load faster uncompressed
+MANIFEST = "MAR-INF/MANIFEST.json"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
+CREATED_ON = "01/01/1980 00:00:00"
+
+
+def pack_archive(name: str, version: str, content: Path, work: Path) -> Path:
+    """Return the path of NAME.mar in ``work``, packed by torch-model-archiver with fixed order and dates.
+
+    ConfigError: the archiver failed.
+    """
+    temporary = work / "tmp"
+    temporary.mkdir()
+    config = shutil.move(str(content / CONFIG), work / CONFIG)
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    command += ["--model-name", name, "--version", version, "--archive-format", "no-archive"]
+    command += ["--handler", str(module_path(ENTRY)), "--config-file", str(config)]
+    command += ["--extra-files", str(content), "--export-path", str(work), "--force"]
+    # The archiver empties TMPDIR/NAME, which two builds at once would share.
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    packed = work / name
+    if done.returncode or not packed.is_dir():
+        raise ConfigError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-500:]}")
+    return _zip(packed, work / f"{name}.mar")
+
+
+def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
+    """Write the archive ``source`` with this baseline to ``out``, which may be ``source``; all else stays."""
+    with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
+        folder = Path(name) / "content"
+        with zipfile.ZipFile(source) as archive:
+            archive.extractall(folder)
+        (folder / BASELINE).write_bytes(baseline)
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
+        config["camserve"].setdefault("monitoring", {}).update(entry)
+        load_settings(config["camserve"])
+        write_config(config, folder)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(_zip(folder, Path(name) / out.name)), out)
+
+
+def write_config(config: dict[str, object], folder: Path) -> None:
+    """Write an archive's model-config.yaml."""
+    (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _zip(folder: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = path.relative_to(folder).as_posix()
+                entry = zipfile.ZipInfo(name, EPOCH)
+                entry.external_attr = 0o644 << 16
+                entry.compress_type = zipfile.ZIP_STORED if name in STORED else zipfile.ZIP_DEFLATED
+                archive.writestr(entry, _with_fixed_date(path.read_bytes()) if name == MANIFEST else path.read_bytes())
+    return target
+
+
+def _with_fixed_date(manifest: bytes) -> bytes:
+    content = {**json.loads(manifest), "createdOn": CREATED_ON}
+    return json.dumps(content, indent=2, sort_keys=True).encode()

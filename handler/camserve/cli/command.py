@@ -1,0 +1,73 @@
+"""The table of subcommands, and the parser of the chosen one.
+
+A subcommand is a module of this folder: its docstring describes it, ``EXAMPLE`` follows the options in its help,
+``add_options(parser)`` declares them and ``run(args)`` does the work and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from camserve import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of ``camserve --help``, and what to install for it."""
+
+    purpose: str
+    extra: str = ""  # beyond the base installation
+
+
+COMMANDS = {
+    "archive": Command("build a .mar that predicts and explains", "serve"),
+    "baseline": Command("measure what is normal and add it to a .mar, so that drift can be seen", "serve"),
+    "inspect": Command("show what a .mar holds"),
+    "explain": Command("ask an archive or a server about photos", "serve"),
+    "serve": Command("start TorchServe with the shipped configuration", "serve"),
+    "doctor": Command("say what is unsafe in a server's configuration"),
+    "metrics": Command("declare camserve's metrics beside your own"),
+    "config": Command("show or copy the shipped configuration, rules and dashboard"),
+    "audit": Command("read an audit log: as a table, or compared with labels", "monitor"),
+    "watch": Command("raise an alarm when traffic leaves its baseline", "monitor"),
+    "calibrate": Command("measure how much clean traffic varies", "monitor"),
+    "report": Command("draw an audit log beside the baseline", "monitor"),
+    "bench": Command("measure what explaining costs on this machine", "bench"),
+}
+
+
+def chosen_command(arguments: Sequence[str]) -> str:
+    """Return the name of the subcommand on a command line, or an empty text."""
+    return next((argument for argument in arguments if not argument.startswith("-")), "")
+
+
+def build_parser(chosen: str) -> argparse.ArgumentParser:
+    """Return the parser of ``camserve``, with the options of the chosen subcommand; no other is imported."""
+    parser = argparse.ArgumentParser(prog="camserve", description="Explain what a served image classifier looked at.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.purpose)
+        if name == chosen:
+            _describe(subparser, name)
+    return parser
+
+
+def _describe(parser: argparse.ArgumentParser, name: str) -> None:
+    module = import_module(f"camserve.cli.{name}")
+    parser.description, parser.epilog = module.__doc__, module.EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(run=module.run, parser=parser)
+    module.add_options(parser)
+
+
+def missing_extra(name: str, error: ModuleNotFoundError) -> str | None:
+    """Return the line that says what to install for a subcommand, or None for a module of camserve's own."""
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "camserve"):
+        return None
+    extra = COMMANDS[name].extra
+    return f"camserve {name} needs {module}: pip install '{f'camserve[{extra}]' if extra else 'camserve'}'"

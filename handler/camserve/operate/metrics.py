@@ -1,0 +1,62 @@
+"""A server's metrics.yaml: where it is, and how camserve's metrics get into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from camserve.errors import ConfigError
+from camserve.operate.doctor.files import read_properties
+from camserve.operate.shipped import SHIPPED_CONFIG
+
+PREFIX = "cam_"  # of camserve's own metrics
+
+
+def join_metrics(own: Mapping[str, Any], shipped: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a metrics file's block with camserve's metrics among its ``model_metrics``.
+
+    ConfigError: it declares one of them with other dimensions.
+    """
+    joined = dict(own.get("model_metrics") or {})
+    for kind, metrics in shipped["model_metrics"].items():
+        known = {metric["name"]: metric for metric in joined.get(kind) or []}
+        for metric in metrics:
+            if not metric["name"].startswith(PREFIX):
+                continue
+            found = known.setdefault(metric["name"], metric)
+            if found["dimensions"] != metric["dimensions"]:
+                dimensions = ", ".join(metric["dimensions"])
+                raise ConfigError(f"{name}: {metric['name']} has other dimensions than {dimensions}: leave it out")
+        joined[kind] = list(known.values())
+    return {**own, "model_metrics": joined}
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Return the block of a metrics.yaml. ConfigError: there is no such file, or it declares no metrics."""
+    try:
+        block = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(block, dict) or "ts_metrics" not in block:
+        raise ConfigError(f"{path} is no TorchServe metrics.yaml: it has no 'ts_metrics'")
+    return block
+
+
+def find_metrics(config: Path) -> Path | None:
+    """Return the metrics file that a config.properties names, or None. ConfigError: there is no such file.
+
+    TorchServe itself runs in another folder, and so needs the full path.
+    """
+    name = read_properties(config).get("metrics_config")
+    if name is None:
+        return None
+    places = [Path(name), config.parent / Path(name).name]
+    if config == SHIPPED_CONFIG:
+        places.reverse()  # its own file, whatever lies in the folder that the command is run in
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{config}: metrics_config: there is no file {name}")
+    return path

@@ -1,0 +1,41 @@
+"""The loopback ports of a server: inference, management, metrics, and gRPC for the first two."""
+
+from __future__ import annotations
+
+import socket
+
+from camserve.errors import ConfigError
+from camserve.values import Progress
+
+LOOPBACK = "127.0.0.1"
+FIRST_PORT = 8080
+PORTS_NEEDED = 5
+
+
+def choose_port(wanted: int | None, report: Progress) -> int:
+    """Return the wanted port, or the default or the next free one, which is reported. ConfigError: it is taken."""
+    port = free_ports(wanted or FIRST_PORT)
+    if wanted and port != wanted:
+        raise ConfigError(f"one of the ports {wanted} to {wanted + PORTS_NEEDED - 1} is taken; {port} would be free")
+    if port != (wanted or FIRST_PORT):
+        report(f"port {FIRST_PORT} is taken: using {port} to {port + PORTS_NEEDED - 1}")
+    return port
+
+
+def free_ports(first: int = FIRST_PORT) -> int:
+    """Return the first of five free neighbouring ports, ``first`` itself if possible."""
+    for start in range(first, 65_000, PORTS_NEEDED):
+        if all(is_free(start + offset) for offset in range(PORTS_NEEDED)):
+            return start
+    raise ConfigError("there are no five free neighbouring ports")
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,133 @@
+"""From accepted requests to answers: one forward pass, its maps, and the monitor's view of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from camserve.answer.predictions import RowScores, read, row_scores
+from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.explain import explain
+from camserve.attribution.layer_output import LayerOutput
+from camserve.attribution.map_request import MapRequest, map_requests
+from camserve.attribution.methods import METHODS
+from camserve.errors import ModelFailed, RequestError
+from camserve.intake.preprocess import normalise
+from camserve.labels import Labels
+from camserve.monitor import Monitor, PassObservation
+from camserve.network.precision import DTYPES
+from camserve.settings import Settings
+from camserve.values import Answer, Explanation, Request
+from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that is ready to be asked: frozen, in eval mode, on its device."""
+
+    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    labels: Labels
+    device: torch.device
+    tails: Mapping[str, Tail]  # what is known of the network after each target layer
+
+
+class BatchRunner:
+    """Predicts and explains batches of accepted requests."""
+
+    def __init__(self, classifier: Classifier, settings: Settings, monitor: Monitor) -> None:
+        """Stand ready. ConfigError: a target layer is not in the network."""
+        self._settings = settings
+        self._monitor = monitor
+        self._labels = classifier.labels
+        self._network = classifier.network
+        self._device = classifier.device
+        self._dtype = DTYPES[settings.runtime.precision]
+        self._tails = classifier.tails
+        self._layers = {layer.name: layer for layer in settings.layers}
+        self._captures: dict[tuple[str, ...], Capture] = {}
+        self.rows_at_once = self._capture(tuple(self._layers)).pictures_at_once  # of one forward pass
+
+    def run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
+        """Return the answer to each request, or its refusal where its scores are not finite."""
+        with self._monitor.stage("preprocess"):
+            pixels = normalise([request.pixels for request in requests], self._settings.input, self._device)
+            sample = self._monitor.sample_pixels(requests)
+        task = self._settings.model.task
+        several = self._settings.model.threshold if task == "multilabel" else None
+        with self._capture(self._layers_for(requests)) as capture:
+            with self._monitor.stage("forward"):
+                tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
+                outputs = capture.forward(pixels.to(self._dtype), tape)
+                scores, probabilities = read(outputs[0].scores, task)
+                rows = row_scores(scores, probabilities, self._labels, several)
+            explanations = self._explain(requests, rows, outputs)
+        warnings: Mapping[int, Sequence[AnswerWarning]] = {}
+        if sample is not None:
+            best = [row.best for row in rows]
+            observation = PassObservation(requests, scores, probabilities, best, sample, explanations)
+            warnings = self._observe(observation, rows)
+        return [
+            self._answer(request, row, explanations[number], warnings.get(number, ()))
+            for number, (request, row) in enumerate(zip(requests, rows))
+        ]
+
+    def _capture(self, names: tuple[str, ...]) -> Capture:
+        """Return what watches these layers: made once, since looking the network over takes time."""
+        if names not in self._captures:
+            layers = tuple(self._layers[name] for name in names)
+            self._captures[names] = Capture(self._network, layers, self._tails)
+        return self._captures[names]
+
+    def _layers_for(self, requests: Sequence[Request]) -> tuple[str, ...]:
+        first = (self._settings.layers[0].name,)
+        wanted = {name for request in requests for name in request.options.layers or first}
+        return tuple(name for name in self._layers if name in wanted)
+
+    def _explain(
+        self, requests: Sequence[Request], rows: Sequence[RowScores], outputs: Sequence[LayerOutput]
+    ) -> list[list[Explanation]]:
+        """Return the explanations of each row; those whose condition is not met are skipped."""
+        wanted = self._map_requests(requests, rows)
+        due = [
+            map_request
+            for map_request in wanted
+            if rows[map_request.row].meets(requests[map_request.row].options.explain)
+        ]
+        with self._monitor.stage("explain"):
+            computed = dict(zip(due, explain({output.layer.name: output for output in outputs}, due)))
+        explanations: list[list[Explanation]] = [[] for _ in rows]
+        for map_request in wanted:
+            explanation = computed.get(map_request) or map_request.without_map("skipped")
+            explanations[map_request.row].append(explanation)
+        return explanations
+
+    def _map_requests(self, requests: Sequence[Request], rows: Sequence[RowScores]) -> list[MapRequest]:
+        latest = time.monotonic() + self._settings.limits.explain_ms / 1000
+        layer = self._settings.layers[0].name
+        return [
+            map_request
+            for number, (request, row) in enumerate(zip(requests, rows))
+            if row.finite and request.options.explain is not False
+            for map_request in map_requests(number, row, request.options, layer, min(request.until, latest))
+        ]
+
+    def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:
+        """Return the monitor's warnings by row number; it is shown the rows whose scores are finite."""
+        finite = [number for number, row in enumerate(rows) if row.finite]
+        return dict(zip(finite, self._monitor.look(lambda: observation.only(finite))))
+
+    def _answer(
+        self,
+        request: Request,
+        row: RowScores,
+        explanations: Sequence[Explanation],
+        warnings: Sequence[AnswerWarning],
+    ) -> Answer | RequestError:
+        if not row.finite:
+            return ModelFailed("the model's scores for this picture are not finite numbers")
+        animated = (FIRST_FRAME_ONLY,) if "animated" in request.picture.traits else ()
+        return Answer(request, row.top(request.options.top_k), tuple(explanations), (*animated, *warnings))

@@ -1,0 +1,45 @@
+"""camserve bench, and the archives that it builds."""
+
+import pytest
+import torch
+
+from camserve.bench.contenders import NAIVE_HANDLER, Parts, pack_stock
+from camserve.bench.report import BenchReport
+from camserve.cli import bench, main
+from camserve.errors import ConfigError
+
+
+def test_the_naive_handler_is_python():
+    compile(NAIVE_HANDLER.format(layer="network.layer4"), "naive_handler.py", "exec")
+
+
+def test_an_archive_that_cannot_be_packed_says_why(tmp_path):
+    with pytest.raises(ConfigError, match=r"torch-model-archiver failed: FileNotFoundError.*network\.py"):
+        pack_stock("stock", "image_classifier", Parts("none", tmp_path, {}))
+
+
+def test_without_a_gpu_nothing_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["bench", "--gpu"]) == 0
+    assert "not measured: no CUDA device" in capsys.readouterr().out
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(capsys):
+    assert main(["bench", "--engine", "--models", "resnet5"]) == 1
+    assert "'resnet5'; did you mean 'resnet50'?" in capsys.readouterr().err
+
+
+def test_wrong_usage(capsys):
+    for words in (["--engine", "--pairs", "0"], ["--engine", "--batches", "1,x"], ["--engine", "--server"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(["bench", *words])
+        assert (caught.value.code, "usage" in capsys.readouterr().err) == (2, True), words
+
+
+def test_the_report_names_the_command_without_the_files_that_it_wrote(capsys, monkeypatch):
+    commands = []
+    report = BenchReport("engine", "", {}, [], [], [])
+    monkeypatch.setattr(bench, "bench_engine", lambda args: commands.append(bench.command_of(args)) or report)
+    main(["bench", "--engine", "--quick", "--models", "vgg16", "--batches", "1,4", "--pairs", "15"])
+    assert commands == ["camserve bench --engine --quick --models vgg16 --batches 1,4"]
+    assert "camserve bench: engine" in capsys.readouterr().out
