@@ -9,14 +9,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
-from camserve.drift.chart import COLORS
+from camserve.drift.theme import alt, png
 from camserve.errors import CamserveError, ConfigError
 from drift_measure import Condition, load, measure_all, save
 from drift_power import FAMILIES, Design, Estimate, clean_month, estimate_accuracy, power, table
@@ -63,13 +62,13 @@ def main() -> int:
     design = Design()
     found = power(conditions, design)
     estimates = estimate_accuracy(conditions, design)
-    lines = table(conditions, found, estimates, [design.windows.index(each) for each in JUDGED])
-    plot(found, design)
+    lines = table(conditions, found, estimates, [design.windows.index(size) for size in JUDGED])
+    PLOT.write_bytes(plot(found, design))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
-    told = "\n".join(text(lines, conditions, estimates, design))
-    PAGE.write_text(f"{before}{MARKS[0]}\n{told}\n{MARKS[1]}{after}", encoding="utf-8")
-    print(told)
+    written = "\n".join(text(lines, conditions, estimates, design))
+    PAGE.write_text(f"{before}{MARKS[0]}\n{written}\n{MARKS[1]}{after}", encoding="utf-8")
+    print(written)
     return 0
 
 
@@ -89,8 +88,8 @@ def measured() -> dict[str, Condition]:
 def text(
     lines: list[str], conditions: Mapping[str, Condition], estimates: Mapping[str, Estimate], design: Design
 ) -> list[str]:
-    errors = [100 * abs(each.estimated - each.accuracy) for each in estimates.values()]
-    told = TEXT.format(
+    errors = [100 * abs(estimate.estimated - estimate.accuracy) for estimate in estimates.values()]
+    head = TEXT.format(
         photos=len(conditions["clean"].right),
         design=design,
         judged=JUDGED,
@@ -98,10 +97,10 @@ def text(
         error=np.mean(errors),
         worst=max(errors),
         others=max(design.windows),
-        single=100 * np.mean([each.single_error for each in estimates.values()]),
+        single=100 * np.mean([estimate.single_error for estimate in estimates.values()]),
         plot=PLOT.name,
     )
-    return [told, *(month_row(conditions["clean"], reference, hourly) for reference, hourly in MONTHS)]
+    return [head, *(month_row(conditions["clean"], reference, hourly) for reference, hourly in MONTHS)]
 
 
 def month_row(clean: Condition, reference: int, hourly: int) -> str:
@@ -110,24 +109,23 @@ def month_row(clean: Condition, reference: int, hourly: int) -> str:
     return f"| {' | '.join(map(str, [*cells, f'{month.highest_e:.2g}', month.sequential_alarms]))} |"
 
 
-def plot(found: Mapping[str, np.ndarray], design: Design) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, grid = pyplot.subplots(3, 3, figsize=(9, 7), sharex=True, sharey=True, layout="constrained")
-    for name, axes in zip(PLOTTED, grid.flat):
-        for color, family, shares in zip(COLORS, FAMILIES, found[name]):
-            axes.plot(design.windows, shares, "o-", color=color, label=family)
-        axes.set_title(name)
-        axes.set_xscale("log")
-        axes.set_xticks(design.windows, [str(each) for each in design.windows], minor=False)
-        axes.minorticks_off()
-        axes.set_ylim(-0.03, 1.03)
-        axes.grid(alpha=0.3)
-    figure.supxlabel("requests in the window")
-    figure.supylabel("share of windows with an alarm")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.savefig(PLOT, dpi=110)
+def plot(found: Mapping[str, np.ndarray], design: Design) -> bytes:
+    """Return the PNG of each family's power against the number of requests, a small chart for each shift."""
+    rows = [
+        {"shift": name, "family": family, "requests": size, "share": float(share)}
+        for name in PLOTTED
+        for family, shares in zip(FAMILIES, found[name])
+        for size, share in zip(design.windows, shares)
+    ]
+    lines = alt.Chart(alt.Data(values=rows), width=190, height=130).mark_line(point=alt.OverlayMarkDef(size=28))
+    axis = alt.Axis(values=list(design.windows), labelOverlap=False, format="d")
+    drawn = lines.encode(
+        x=alt.X("requests:Q", title="requests in the window", scale=alt.Scale(type="log", nice=False), axis=axis),
+        y=alt.Y("share:Q", title="windows with an alarm", axis=alt.Axis(format="~%", tickCount=4)),
+        color=alt.Color("family:N", title=None, sort=None, legend=alt.Legend(symbolType="stroke", orient="top")),
+        facet=alt.Facet("shift:N", title=None, sort=list(PLOTTED), columns=3),
+    )
+    return png(drawn, scale=1.4)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,30 @@
-"""The pictures of the benchmarks."""
+"""The charts of the benchmarks."""
 
 import xml.etree.ElementTree as Tree
 
-import pytest
-
 from camserve.bench import plots
 from camserve.bench.pairs import Spread
-from camserve.bench.workloads import WORKLOADS
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "wanted"),
-    [(0.0, 4.1, [0, 2, 4]), (1.0, 1.3, [1.0, 1.1, 1.2, 1.3]), (0.0, 37.0, [0, 10, 20, 30])],
-)
-def test_ticks_are_round(low, high, wanted):
-    assert plots.ticks(low, high) == pytest.approx(wanted)
+def test_ticks_of_a_log_axis_enclose_the_values():
+    assert plots.find_log_ticks(85.0, 2524.0) == [50, 100, 200, 500, 1000, 2000, 5000]
+    assert plots.find_log_ticks(100.0, 100.0) == [100]
 
 
-def test_bars_are_as_long_as_their_values():
-    drawn = Tree.fromstring(plots.bars({"a": Spread(2.0, 2.0, 2.0, 1), "b": Spread(1.0, 1.0, 1.0, 1)}, "x"))
-    one, other = (float(bar.get("width")) for bar in drawn.findall(".//{*}rect") if bar.get("fill-opacity"))
-    assert one / other == pytest.approx(2, rel=0.01)
-
-
-def test_the_names_of_all_workloads_fit_beside_their_bars():
-    for workload in WORKLOADS:
-        assert 6 * len(workload.name) <= plots.NAMES - 5
+def test_every_chart_of_the_benchmarks_shows_its_names_and_numbers():
+    spread = Spread(2.0, 1.5, 2.5, 3)
+    charts = {
+        "bars": (plots.plot_bars({"a name": spread, "other": spread}, "a unit", 1.0), ["a name", "a unit", "2"]),
+        "curves": (
+            plots.plot_curves({"a name": [(1, 2.0), (8, 3.0)]}, ("x words", "y words"), marks=(1, 8), level=1.0),
+            ["a name", "x words", "y words", "8"],
+        ),
+        "log": (
+            plots.plot_curves({"a": [(1, 20.0)]}, ("x", "y"), {"a": [(1, 90.0)]}, names=("p50", "p99"), log=True),
+            ["p50", "p99", "100"],
+        ),
+        "stages": (plots.plot_stages({"decode": 2.0, "forward": 30.0}, "ms"), ["decode", "30 ms"]),
+    }
+    for name, (svg, words) in charts.items():
+        drawn = [text.text for text in Tree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+        assert not set(words) - set(drawn), name

@@ -2,21 +2,30 @@
 
 import base64
 import json
+import math
 import re
+import shutil
+import subprocess
+import sys
 from io import BytesIO
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import vl_convert
 from PIL import Image
 
 from camserve.build.baseline import quantile_bins
 from camserve.cli import main
-from camserve.cli.report import instant
-from camserve.drift import chart
+from camserve.cli.report import instant as read_time
 from camserve.drift.audit_log import count_bins, read_audit, reference_bins, sample_of
-from camserve.drift.panels import PANELS, Traffic
-from camserve.drift.report import drifting, drifts, report, worst
+from camserve.drift.charts import over_time
+from camserve.drift.panels import PANELS
+from camserve.drift.periods import compare_periods
+from camserve.drift.report import find_drifting, find_worst, write_report
+from camserve.drift.tables import change_table, find_drifts
+from camserve.drift.theme import spec_of, theme
+from camserve.drift.traffic import Traffic
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual
 from camserve.monitor.signals import SIGNALS
@@ -84,7 +93,7 @@ def records(tmp_path_factory):
     random = np.random.default_rng(1)
     lines = [line(number // 4, values(random, number >= 960), picture=number % 200 == 0) for number in range(1920)]
     lines.append(line(100, {}, outcome="bad_image"))
-    lines += [line(number, {**values(random), "energy": -9.0}, reason="ood") for number in (3, 4)]
+    lines += [line(number, {**values(random), "energy": -9.0}, reason="ood", picture=True) for number in (3, 4)]
     return read_audit([write(tmp_path_factory.mktemp("audit") / "audit-1.jsonl", lines)])
 
 
@@ -125,31 +134,39 @@ def test_bins_are_those_of_the_baseline(baseline, records):
 
 
 def test_the_feature_that_moved_leads_the_table(baseline, records):
-    found = drifts(Traffic(sample_of(records), baseline))
+    found = find_drifts(Traffic(sample_of(records), baseline))
     assert next(iter(found)) == "border"
     assert [name for name, each in found.items() if each.alarms] == ["border"]
 
 
 def test_the_examples_show_the_drift_and_the_worst(baseline, records):
-    shown = drifting(Traffic(sample_of(records), baseline))
+    shown = find_drifting(Traffic(sample_of(records), baseline))
     assert all(record.signals["border"] > 0.7 for record, _ in shown)
-    assert [record.reason for record, _ in worst(records)[:2]] == ["ood", "ood"]
+    assert [record.reason for record, _ in find_worst(records)[:2]] == ["ood", "ood"]
 
 
-@pytest.mark.parametrize("title", PANELS)
-def test_every_panel_is_well_formed(baseline, records, title):
-    drawn = ElementTree.fromstring(PANELS[title](Traffic(sample_of(records), baseline)))
-    assert len(list(drawn.iter())) > 5
+def encodings(spec):
+    """Every encoding of a chart, of its layers too."""
+    yield spec.get("encoding", {})
+    for layer in spec.get("layer", []):
+        yield from encodings(layer)
 
 
-def test_a_legend_stays_inside_its_picture():
-    names = [f"a feature with a long name, {number}" for number in range(9)]
-    drawn = ElementTree.fromstring(chart.lines({name: [(0.0, 1.0), (60.0, 2.0)] for name in names}))
-    left, top, width, height = (float(each) for each in drawn.get("viewBox").split())
-    told = {each.text: each for each in drawn.iter() if each.text in names}
-    assert list(told) == names
-    assert all(float(each.get("x")) + 5 * len(each.text) <= left + width for each in told.values())
-    assert all(top + 8 <= float(each.get("y")) <= top + height for each in told.values())
+def rows_of(chart):
+    spec = spec_of(chart)
+    return [row for part in (spec, *spec.get("layer", [])) for row in part.get("data", {}).get("values", [])]
+
+
+def test_every_panel_can_be_drawn_and_names_its_axes(baseline, records):
+    traffic = Traffic(sample_of(records), baseline)
+    for title, draw_panel in PANELS.items():
+        spec = spec_of(draw_panel(traffic))
+        axes = [channel for found in encodings(spec) for name, channel in found.items() if name in ("x", "y")]
+        assert axes, title
+        assert all(axis["title"] for axis in axes), title
+        assert all(found["tooltip"] for found in encodings(spec) if found), title
+        drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec, config=theme(dark=True)))
+        assert len(list(drawn.iter("{http://www.w3.org/2000/svg}path"))) > 5, title
 
 
 def test_the_report_shows_another_clients_format(baseline, tmp_path):
@@ -158,9 +175,12 @@ def test_the_report_shows_another_clients_format(baseline, tmp_path):
     for each in lines[400:]:
         each["input"]["format"] = "WEBP"
     shown = Traffic(read_audit([write(tmp_path / "a.jsonl", lines)]), baseline)
-    drawn = PANELS["Pictures by format"](shown)
-    legend = [each.text for each in ElementTree.fromstring(drawn).iter() if each.text in ("JPEG", "PNG", "WEBP")]
-    assert legend == ["JPEG", "PNG", "WEBP"]
+    rows = rows_of(PANELS["Pictures by format"](shown))
+    assert {row["series"] for row in rows} == {"JPEG", "PNG", "WEBP"}
+    late = [
+        row["value"] for row in rows if row["series"] == "WEBP" and row["time"] > 1000 * read_time("2027-01-15T10:30")
+    ]
+    assert min(late) == 1.0
 
 
 def test_the_report_shows_what_another_client_does_to_pictures(baseline, tmp_path):
@@ -172,39 +192,57 @@ def test_the_report_shows_what_another_client_does_to_pictures(baseline, tmp_pat
     for each in lines:
         each["input"]["traits"] = []
     before = Traffic(read_audit([write(tmp_path / "before.jsonl", lines)]), baseline)
-    svg = "{http://www.w3.org/2000/svg}"
-    drawn = [
-        [each.get("points") for each in ElementTree.fromstring(panel).iter(f"{svg}polyline")]
-        for panel in (PANELS["Pictures that were converted, by trait"](each) for each in (before, changed))
-    ]
-    moved = [trait for trait, flat, now in zip(TRAITS, *drawn) if flat != now]
-    assert moved == ["grey", "rotated"]
+    flat, now = (rows_of(PANELS["Pictures that were converted, by trait"](traffic)) for traffic in (before, changed))
+    assert {row["series"] for one, other in zip(flat, now) for row in [one] if one != other} == {"grey", "rotated"}
+    assert {row["series"] for row in now} == set(TRAITS)
 
 
-def test_the_report_is_one_file_that_asks_for_nothing(baseline, records):
-    told = report(records, baseline, "m 1")
-    assert "1921 sampled requests" in told
-    assert "1920 ok, 1 bad_image" in told
-    assert "<cat>" not in told
-    assert "&lt;cat&gt;" in told
-    assert told.replace("http://www.w3.org/2000/svg", "").count("http") == 0
-    assert "tr class='alarm'><td>border" in told
+@pytest.fixture(scope="module")
+def page(baseline, records):
+    return write_report(records, baseline, "m 1", read_time("2027-01-15T12:00"))
 
 
-def test_the_report_compares_with_a_clean_period(baseline, records):
-    told = report(records, baseline, "m 1", instant("2027-01-15T12:00"))
-    section = told.partition("<h2>After the clean period</h2>")[2].partition("<h2>")[0]
-    assert re.findall(r"<tr class='alarm'><td>(\w+)<", section) == ["border"]
-    assert "Values after 01-15 12:00 UTC" in section
+def test_the_report_holds_what_the_records_say(page):
+    assert "1921 sampled requests" in page
+    assert "1920 ok, 1 bad_image" in page
+    assert "<cat>" not in page
+    assert "&lt;cat&gt;" in page
+    assert "<tr class='alarm'><td class='text'>border" in page
+    assert page.count("data:image/jpeg;base64,") >= 1
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(page):
+    before, _, rest = page.partition("<script id='library'>")
+    own = before + rest.partition("</script>")[2]
+    assert "http" not in own
+    assert not re.search(r"(src|href)=(?!'data:)|@import|url\(", own)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+def test_a_browser_without_network_draws_every_chart(page, tmp_path):
+    (tmp_path / "report.html").write_text(page)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run(
+        ["chromium", *flags, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, check=True
+    )
+    drawn = re.findall(r'<svg [^>]*class="marks"', done.stdout.partition("<noscript>")[0])
+    assert len(drawn) == len(PANELS) + 1  # and the mean maps
+
+
+def test_the_report_compares_with_a_clean_period(page):
+    section = page.partition("<h2>After the clean period</h2>")[2].partition("<h2>")[0]
+    assert re.findall(r"<tr class='alarm'><td class='text'>(\w+)<", section) == ["border"]
+    assert "Values after 2027-01-15 12:00 UTC" in section
     assert "A classifier tells the periods apart. Its score follows border (+" in section
-    assert "After the clean period" not in report(records, baseline, "m 1")
 
 
-def test_a_report_of_one_clean_day_says_that_nothing_changed(baseline, records):
-    noon = instant("2027-01-15T12:00")
-    clean = [record for record in records if record.instant < noon]
-    section = report(clean, baseline, "m 1", instant("2027-01-15T12:00+02:00")).partition("After the clean")[2]
-    assert "class='alarm'" not in section.partition("<h2>")[0]
+def test_a_report_of_one_clean_day_says_that_nothing_changed(records):
+    noon = read_time("2027-01-15T12:00")
+    clean = sample_of([record for record in records if record.instant < noon])
+    section = change_table(compare_periods(clean, read_time("2027-01-15T12:00+02:00")))
+    assert "class='alarm'" not in section
     assert "A classifier cannot tell the periods apart." in section
 
 
@@ -214,16 +252,20 @@ def test_a_wrong_time_is_named(capsys):
     assert "'noon' is not a time such as 2027-01-15T12:00" in capsys.readouterr().err
 
 
-def test_a_line_chart_puts_points_where_they_belong():
-    drawn = ElementTree.fromstring(chart.lines({"a": [(0, 0.0), (10, 1.0)]}, alarm=0.5))
-    line = next(each for each in drawn.iter() if each.tag.endswith("polyline"))
-    (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in line.get("points").split())
-    assert (x0, y0) == (chart.LEFT, chart.HEIGHT - chart.BOTTOM)
-    assert (x1, y1) == (chart.WIDTH - chart.RIGHT, chart.TOP)
-    dashed = next(each for each in drawn.iter() if each.get("stroke-dasharray"))
-    assert float(dashed.get("y1")) == pytest.approx((y0 + y1) / 2, abs=0.1)
+def test_curves_over_time_are_in_utc_with_the_alarm_among_them():
+    chart = over_time({"a": [(0.0, 0.0), (10.0, 1.0), (20.0, math.nan)]}, "value", alarm=0.5)
+    curve, alarm = spec_of(chart)["layer"]
+    assert curve["encoding"]["x"]["scale"] == {"type": "utc"}
+    assert alarm["mark"]["style"] == "alarm"
+    assert [(row["time"], row["value"]) for row in rows_of(chart) if "time" in row] == [(0.0, 0.0), (10000.0, 1.0)]
+    assert {"value": 0.5} in rows_of(chart)
 
 
-def test_a_log_axis_spaces_powers_evenly():
-    axis = chart.Axis(1, 10_000, 0, 400, log=True)
-    assert [axis(10.0**power) for power in range(5)] == [0, 100, 200, 300, 400]
+def test_nothing_to_draw_is_said():
+    assert {"text": "no data"} in rows_of(over_time({"a": []}, "value"))
+
+
+def test_a_missing_library_is_named_with_the_extra_that_brings_it():
+    code = "import sys; sys.modules['altair'] = None; from camserve.cli import main; sys.exit(main(['report', 'x']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "camserve report needs altair: pip install 'camserve[monitor]'\n")

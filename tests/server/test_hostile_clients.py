@@ -58,6 +58,11 @@ def send(post):
     return send
 
 
+def processor_seconds(process):
+    used = process.cpu_times()
+    return used.user + used.system
+
+
 class Peak:
     """The most resident memory of a process within a ``with`` block, beyond that at its start, in bytes."""
 
@@ -106,21 +111,21 @@ def test_bombs_are_refused_and_cost_neither_memory_nor_time(send, post, worker, 
     bombs = [make() for make in hostile.SIZE_BOMBS.values()]
     undisturbed, beside = [], []
     for _ in range(7):
-        start = time.perf_counter()
+        start = processor_seconds(worker)
         post(PREDICT, files={"data": small})
-        undisturbed.append(time.perf_counter() - start)
+        undisturbed.append(processor_seconds(worker) - start)
     with Peak(worker) as peak:
         for number in range(7):
             eight = [bombs[(number + row) % len(bombs)] for row in range(BATCH)]
+            start = processor_seconds(worker)
             with ThreadPoolExecutor(1) as pool:
                 thrown = pool.submit(send, eight)
-                start = time.perf_counter()
                 good = post(PREDICT, files={"data": small})
-                beside.append(time.perf_counter() - start)
                 assert {answer.status_code for answer in thrown.result()} == {413}
+            beside.append(processor_seconds(worker) - start)
             assert_same(good, warm)
     assert peak.growth <= 100 * MEGABYTE
-    # The one measure of time in the tests: relative to the same run, and a bomb that is unpacked costs seconds.
+    # The worker's own processor time, whatever else the machine does: a bomb that is unpacked costs seconds.
     assert statistics.median(beside) <= statistics.median(undisturbed) + 0.5
 
 

@@ -65,7 +65,7 @@ def agreement(
     none. ``gradients_of`` returns (T, K, h, w), or (T, K, 1, 1) where all positions have the same, and ``means_of``
     their means (T, K).
     """
-    if output.forks():
+    if output.path() is None:
         return None
     weights = torch.randn(output.scores.shape, generator=torch.Generator().manual_seed(1)).to(output.scores)
     objectives = Objectives.weighing(range(len(weights)), weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from camserve.bench.plots import bars, curves, strip
+from camserve.bench.plots import plot_bars, plot_curves, plot_stages
 from camserve.bench.report import NOT_MEASURED, BenchReport, Figure, Table, format_spread
 from camserve.bench.served import ServerFindings
 from camserve.bench.workloads import CONNECTIONS, EXPLAINED, PLAIN
@@ -87,7 +87,7 @@ def _milliseconds(value: float) -> str:
 def _figures(found: ServerFindings, model: str) -> Iterator[Figure]:
     speeds = {name: turn.throughput for name, turn in found.turns.items()}
     title = f"Answers a second, {model}, {CONNECTIONS} connections"
-    yield Figure("server-throughput", title, bars(speeds, "answers a second"))
+    yield Figure("server-throughput", title, plot_bars(speeds, "answers per second"))
     names = dict.fromkeys(point.workload for point in found.loaded)
     middle, tail = (
         {
@@ -101,5 +101,9 @@ def _figures(found: ServerFindings, model: str) -> Iterator[Figure]:
         for which in ("p50", "p99")
     )
     title = "Latency against load: p50 solid, p99 dashed"
-    yield Figure("server-latency", title, curves(middle, ("requests a second", "ms"), tail, log=True))
-    yield Figure("server-stages", "One explained request, stage by stage", strip(found.stages, "ms"))
+    yield Figure(
+        "server-latency",
+        title,
+        plot_curves(middle, ("requests per second", "latency (ms)"), tail, names=("p50", "p99"), log=True),
+    )
+    yield Figure("server-stages", "One explained request, stage by stage", plot_stages(found.stages, "ms"))

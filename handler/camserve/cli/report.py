@@ -9,7 +9,7 @@ from pathlib import Path
 from camserve.build.unpack import baseline_of
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import records_of
-from camserve.drift.report import report
+from camserve.drift.report import write_report
 
 EXAMPLE = """examples:
   camserve report audit/*.jsonl --baseline model_store/imagenet.mar --out report.html
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the report."""
     version, baseline = baseline_of(args.baseline)
     records = records_of(read_audit(args.audit), version)
-    page = report(records, baseline, str(version), args.clean_until)
+    page = write_report(records, baseline, str(version), args.clean_until)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(page, encoding="utf-8")
     print(f"{args.out}: {len(records)} records")
