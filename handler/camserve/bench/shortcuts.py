@@ -21,7 +21,7 @@ from camserve.errors import CompilationUnavailable
 from camserve.fast.compiled import read_halves, write_halves
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
-from camserve.fast.prepare import Prepared
+from camserve.fast.prepare import Prepared, without_watched
 from camserve.fast.split import example, split
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES, full_precision
@@ -55,7 +55,7 @@ def measure_gains(
         plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
         subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, (SIDE, SIDE)), runtime, device)
         for shortcut, variant in VARIANTS.items():
-            if runtime.precision != "fp32" and variant not in (_without_closed_form, _aot):
+            if runtime.precision != "fp32" and variant not in (_without_backward, _aot):
                 continue
             report(f"{name}: {shortcut}")
             with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def make_gains_report(gains: Sequence[Gain], command: str, machine: Mapping[str,
     return BenchReport("shortcuts", command, machine, [table], [], list(gains))
 
 
-def _without_closed_form(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
+def _without_backward(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
     tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
     prepared = Prepared(subject.prepared.network, tails)
     return Subject(subject.name, subject.network, prepared, subject.layer, subject.runtime)
@@ -125,20 +125,12 @@ def _aot(subject: Subject, _network: ScoringNetwork, device: torch.device, folde
     sample = example((SIDE, SIDE), DTYPES[subject.runtime.precision], device)
     write_halves(*split(network, subject.layer, sample), sample, folder)
     layer: Layer = subject.layer
-    prepared = Prepared(read_halves(network, layer, folder), _without_watched(subject.prepared.tails))
+    prepared = Prepared(read_halves(network, layer, folder), without_watched(subject.prepared.tails))
     return Subject(subject.name, network, prepared, layer, subject.runtime)
 
 
-def _without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
-    """Return the tails that need no module of the network itself."""
-    return {
-        name: Tail(tail.head) if tail.backward is not None and tail.backward.watched else tail
-        for name, tail in tails.items()
-    }
-
-
 VARIANTS: Mapping[str, Variant] = {
-    "closed form": _without_closed_form,
+    "closed form, zero rows": _without_backward,
     "folding": _without_folding,
     "packing": _without_packing,
     "packing and channels last": _without_channels_last,
