@@ -6,16 +6,16 @@ import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from urllib.parse import quote
 
 import psutil
 import pytest
 import requests
 from grpc_stub import Client
+from PIL import Image
 
 import hostile
-from camserve.cli import main
-from camserve.operate.doctor.live import check_server
 
 pytestmark = pytest.mark.server
 
@@ -40,10 +40,6 @@ def lives(worker):
 
 @pytest.fixture(scope="module")
 def small(coffee):
-    from io import BytesIO
-
-    from PIL import Image
-
     return hostile.encode(Image.open(BytesIO(coffee)).resize((150, 100)), "JPEG")
 
 
@@ -251,16 +247,3 @@ def test_the_worker_does_not_see_the_servers_secrets(worker):
     assert "PATH" in names
     assert not [name for name in names if "SECRET" in name.upper()]
     assert [name for name in worker.parent().environ() if "SECRET" in name.upper()]
-
-
-def test_the_doctor_finds_a_server_with_the_shipped_configuration_clean(server, capsys):
-    side = server.management
-    found = check_server(side.url, side.token, server.metrics_url)
-    assert found == []
-    assert main(["doctor", "--url", side.url, "--token", side.token, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-def test_the_doctor_says_that_it_needs_a_token(server):
-    (locked,) = check_server(server.management.url, "", server.metrics_url)
-    assert "--token" in locked.line

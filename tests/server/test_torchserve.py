@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from camserve.build.unpack import open_archive
+from camserve.cli import main
 from camserve.intake.decode import decode
 from camserve.intake.preprocess import normalise, resize_and_crop
+from camserve.operate.doctor.live import check_server
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server
@@ -142,3 +144,16 @@ def test_a_request_without_a_body_gets_the_right_command(post):
     answer = post(PREDICT)
     assert answer.status_code == 400
     assert "curl -T photo.jpg" in answer.json()["error"]["message"]
+
+
+def test_the_doctor_finds_a_server_with_the_shipped_configuration_clean(server, capsys):
+    side = server.management
+    found = check_server(side.url, side.token, server.metrics_url)
+    assert found == []
+    assert main(["doctor", "--url", side.url, "--token", side.token, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_doctor_says_that_it_needs_a_token(server):
+    (locked,) = check_server(server.management.url, "", server.metrics_url)
+    assert "--token" in locked.line
