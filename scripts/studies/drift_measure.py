@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from camserve.build.baseline import Collector
 from camserve.errors import ConfigError
-from camserve.monitor.measure import NAMES
+from camserve.monitor.signals import NAMES
 from camserve.serving.load import load_archive, load_pipeline
 from camserve.settings import Settings
 from camserve.values import Progress, RawRequest

@@ -9,8 +9,7 @@ import numpy as np
 
 from camserve.build.baseline import quantile_bins
 from camserve.drift.statistics import ALARM_WINDOWS, STARTS, compare, estimated_accuracy, log_e_detector
-from camserve.monitor.measure import COLUMNS, NAMES
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import COLUMNS, NAMES, SIGNALS
 from drift_measure import Condition
 from shifts import SHIFTS
 

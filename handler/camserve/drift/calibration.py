@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camserve.drift.audit_log import CLASSES, Record, count_bins, reference_bins, sample_of, windows_of
+from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, sample_of, windows_of
 from camserve.drift.counts import Bins, Version, aligned, query
 from camserve.drift.statistics import MINIMUM_REQUESTS, compare
 from camserve.drift.watcher import can_drift
 from camserve.errors import ConfigError
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.baseline import Baseline
 
 FEWEST_WINDOWS = 24
@@ -61,7 +62,7 @@ def _feature(feature: str, reference: Mapping[str, float], windows: Sequence[Bin
     return Calibration(feature, len(pairs), dispersions, *before_and_after)
 
 
-def from_audit(records: Sequence[Record], version: Version, baseline: Baseline, seconds: float) -> History:
+def from_audit(records: Sequence[AuditRecord], version: Version, baseline: Baseline, seconds: float) -> History:
     """Return a version's reference and its windows of ``seconds``. ConfigError: no sampled record is the model's."""
     sample = [record for record in sample_of(records) if record.model == version.model]
     if not sample:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from camserve.drift.audit_log import CLASSES, CLASSES_TOLD
+from camserve.drift.audit_log import CLASSES, CLASSES_CAUSE
 from camserve.drift.statistics import PSI_ALARM, Z_ALARM
-from camserve.monitor.counters import QUANTILES
+from camserve.monitor.series import QUANTILES
 from camserve.monitor.signals import SIGNALS
 
 SELECTED = 'ModelName="$model", ModelVersion=~"$version"'
@@ -254,7 +254,7 @@ def _variables() -> list[Json]:
 def signal_rules() -> Json:
     """Return the rules that tell Prometheus each feature's family, what usually moves it, and the order of bins."""
     told = {name: (each.family, each.cause) for name, each in SIGNALS.items()}
-    told[CLASSES] = CLASSES_TOLD
+    told[CLASSES] = CLASSES_CAUSE
     rules = [
         {"record": "cam:signal", "expr": "vector(1)", "labels": {"feature": name, "family": family, "cause": cause}}
         for name, (family, cause) in told.items()

@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 
 from camserve.drift import charts
-from camserve.drift.audit_log import CLASSES, Record, class_names
+from camserve.drift.audit_log import CLASSES, class_names
 from camserve.drift.charts import PERCENT
 from camserve.drift.counts import aligned
 from camserve.drift.statistics import ALARM_WINDOWS, Z_ALARM, estimated_accuracy
 from camserve.drift.theme import Chart, empty
 from camserve.drift.traffic import Traffic
-from camserve.monitor.counters import QUANTILES, RECENT
+from camserve.monitor.audit_record import AuditRecord
+from camserve.monitor.series import QUANTILES, RECENT
 from camserve.monitor.signals import SIGNALS
 from camserve.values import TRAITS
 
@@ -24,7 +25,7 @@ MAX_POINTS = 2000  # of a scatter plot: more would make the page slow
 SHARE = "share of requests"
 
 
-def _answered(record: Record) -> bool:
+def _answered(record: AuditRecord) -> bool:
     return record.outcome == "ok"
 
 
@@ -62,7 +63,7 @@ def stages(traffic: Traffic) -> Chart:
     return charts.over_time(series, "mean time (ms)", zero=True)
 
 
-def _mean_stage(records: Iterable[Record], name: str) -> float:
+def _mean_stage(records: Iterable[AuditRecord], name: str) -> float:
     values = [record.timing_ms.get(name, 0.0) for record in records if record.timing_ms]
     return float(np.mean(values)) if values else float("nan")
 
@@ -176,7 +177,7 @@ def formats(traffic: Traffic) -> Chart:
     return charts.over_time(series, SHARE, number=PERCENT, domain=(0.0, 1.0))
 
 
-def _is_sent_as(name: str, record: Record) -> bool:
+def _is_sent_as(name: str, record: AuditRecord) -> bool:
     return record.format == name
 
 
@@ -186,7 +187,7 @@ def traits(traffic: Traffic) -> Chart:
     return charts.over_time(series, SHARE, number=PERCENT, domain=(0.0, 1.0))
 
 
-def _has_trait(name: str, record: Record) -> bool:
+def _has_trait(name: str, record: AuditRecord) -> bool:
     return name in record.traits
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camserve.drift.audit_log import Record
 from camserve.drift.statistics import MINIMUM_REQUESTS
 from camserve.errors import ConfigError
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.signals import SIGNALS
 
 TERMS = 100  # of Kolmogorov's series, which has converged long before
@@ -57,7 +57,7 @@ class Comparison:
     separation: Separation
 
 
-def compare_periods(sample: Sequence[Record], until: float) -> Comparison:
+def compare_periods(sample: Sequence[AuditRecord], until: float) -> Comparison:
     """Compare the requests of the blind sample from an instant on with those before it.
 
     ConfigError: a period has fewer than ``MINIMUM_REQUESTS`` requests with signals.
@@ -76,7 +76,7 @@ def compare_periods(sample: Sequence[Record], until: float) -> Comparison:
     return Comparison(until, _changes(names, clean, later), separate(names, clean, later))
 
 
-def _table(records: Sequence[Record]) -> np.ndarray:
+def _table(records: Sequence[AuditRecord]) -> np.ndarray:
     rows = [[record.signals.get(name, math.nan) for name in SIGNALS] for record in records]
     return np.array(rows, float).reshape(len(rows), len(SIGNALS))
 

@@ -26,7 +26,7 @@ SMOOTHING = 0.5  # added to every bin, so that an empty one has a logarithm (Jef
 ALARM_WINDOWS = 8760.0  # expected windows between false alarms: a year of hours
 STARTS = 168  # windows back at which a change may have begun: a week of hours
 FREAK_REFERENCE = 0.01  # probability that the reference misrepresents its own source
-HALVINGS = 50
+HALVINGS = 32  # to ten digits
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any, Optional
 
 from camserve.errors import ConfigError
 from camserve.files import sha256
-from camserve.monitor.measure import Watch
-from camserve.monitor.signals import SIGNALS, Predictions
+from camserve.monitor.measure import MapFilter
+from camserve.monitor.signals import SIGNALS
+from camserve.monitor.views import Predictions
 from camserve.settings import Settings
 from camserve.strict import read
 
@@ -138,13 +139,13 @@ def read_baseline(content: bytes) -> Baseline:
     return dataclasses.replace(read(Baseline, block, BASELINE), signals=signals)
 
 
-def load_baseline(path: Path, settings: Settings, watch: Watch) -> Baseline:
+def load_baseline(path: Path, settings: Settings, map_filter: MapFilter) -> Baseline:
     """Read an archive's baseline. ConfigError: it is damaged, or belongs to other weights, another layer or method."""
     if sha256(path) != settings.monitoring.baseline_sha256:
         raise ConfigError(f"{path.name} is not the file whose SHA-256 monitoring.baseline_sha256 says")
     baseline = read_baseline(path.read_bytes())
     made = baseline.provenance
-    now = {"weights": settings.model.sha256, "layer": watch.layer, "method": watch.usual.methods[0]}
+    now = {"weights": settings.model.sha256, "layer": map_filter.layer, "method": map_filter.usual.methods[0]}
     for name, value in now.items():
         if getattr(made, name) != value:
             raise ConfigError(
