@@ -48,11 +48,11 @@ def main() -> None:
         "--rounds", type=int, default=2000, help=f"batches; signals are computed for {KEPT} rows at once"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    bodies = itertools.cycle([path.read_bytes() for path in find_images(asked.images)])
-    batches = [list(itertools.islice(bodies, asked.batch)) for _ in range(asked.rounds)]
-    with open_archive(asked.archive) as pipeline:
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bodies = itertools.cycle([path.read_bytes() for path in find_images(args.images)])
+    batches = [list(itertools.islice(bodies, args.batch)) for _ in range(args.rounds)]
+    with open_archive(args.archive) as pipeline:
         print(json.dumps(compare(pipeline, batches)))
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from camserve.cli import main
 from camserve.drift.audit_log import CLASSES
-from camserve.drift.dashboard import ROWS
+from camserve.drift.dashboard_panels import ROWS
 from camserve.drift.panels import PANELS
 from camserve.drift.statistics import compare
 from camserve.monitor.series import COUNTERS, GAUGES

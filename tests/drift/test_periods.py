@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from camserve.drift.periods import MOST_ROWS, compare_periods, holm, kolmogorov_smirnov, separate
+from camserve.drift.periods import MAX_ROWS, compare_periods, holm, kolmogorov_smirnov, separate
 from camserve.errors import ConfigError
 from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.signals import SIGNALS
@@ -128,8 +128,8 @@ def test_signals_that_some_requests_lack():
 
 def test_the_classifier_draws_from_long_periods():
     random = np.random.default_rng(6)
-    found = separate(["a", "b"], random.normal(size=(MOST_ROWS + 500, 2)), random.normal(size=(300, 2)))
-    assert found.requests == (MOST_ROWS, 300)
+    found = separate(["a", "b"], random.normal(size=(MAX_ROWS + 500, 2)), random.normal(size=(300, 2)))
+    assert found.requests == (MAX_ROWS, 300)
 
 
 def test_the_same_log_gives_the_same_comparison():

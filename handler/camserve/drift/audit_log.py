@@ -76,9 +76,9 @@ def count_bins(records: Sequence[AuditRecord], baseline: Baseline) -> Bins:
 
 
 def _count_classes(records: Sequence[AuditRecord], baseline: Baseline) -> dict[str, float]:
-    seen = Counter(int(record.predictions[0]["index"]) for record in records if record.predictions)
-    top = {index: float(seen.pop(index, 0)) for index in baseline.classes.top}
-    return dict(zip(class_names(baseline), [*top.values(), float(sum(seen.values()))]))
+    counts = Counter(int(record.predictions[0]["index"]) for record in records if record.predictions)
+    top = {index: float(counts.pop(index, 0)) for index in baseline.classes.top}
+    return dict(zip(class_names(baseline), [*top.values(), float(sum(counts.values()))]))
 
 
 def windows_of(records: Sequence[AuditRecord], seconds: float) -> dict[float, list[AuditRecord]]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from camserve.answer.render import Scene, draw, encode
 from camserve.drift.audit_log import bin_of, sample_of
-from camserve.drift.charts import clock, maps
+from camserve.drift.charts import draw_maps, format_instant
 from camserve.drift.page import Page
 from camserve.drift.panels import PANELS
 from camserve.drift.periods import compare_periods
@@ -58,7 +58,7 @@ def _summary(records: Sequence[AuditRecord], traffic: Traffic) -> str:
     made = traffic.baseline.provenance
     first, last = traffic.records[0].instant, traffic.records[-1].instant
     lines = [
-        f"{len(traffic.records)} sampled requests from {clock(first)} to {clock(last)} UTC: "
+        f"{len(traffic.records)} sampled requests from {format_instant(first)} to {format_instant(last)} UTC: "
         + ", ".join(f"{count} {code}" for code, count in outcomes.most_common()),
         "kept beside the sample: "
         + (", ".join(f"{count} {reason}" for reason, count in reasons.most_common() if reason != "sampled") or "none"),
@@ -76,7 +76,7 @@ def _mean_maps(traffic: Traffic) -> dict[str, Chart]:
         "live": np.mean(shares, axis=0) if shares else np.array(()),
     }
     drawn = {name: grid for name, grid in found.items() if grid.size}
-    return {"Mean map": maps(drawn)} if drawn else {}
+    return {"Mean map": draw_maps(drawn)} if drawn else {}
 
 
 def find_drifting(traffic: Traffic) -> list[tuple[AuditRecord, float]]:

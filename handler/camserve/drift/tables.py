@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 
 from camserve.drift.audit_log import CLASSES, CLASSES_CAUSE
-from camserve.drift.charts import clock
+from camserve.drift.charts import format_instant
 from camserve.drift.counts import aligned
 from camserve.drift.periods import Comparison, Separation, holm
 from camserve.drift.statistics import PSI_ALARM, Z_ALARM, Drift, compare
@@ -59,7 +59,7 @@ def change_table(found: Comparison) -> str:
         rows.append(_row([change.signal, family, *numbers, cause if alarms else ""], alarms))
     head = ["signal", "family", "clean", "later", "median, clean", "median, later", "distance (KS)", "p (Holm)"]
     note = (
-        f"Values after {clock(found.until)} UTC against those before, by the Kolmogorov-Smirnov test. "
+        f"Values after {format_instant(found.until)} UTC against those before, by the Kolmogorov-Smirnov test. "
         f"Red: p below {SURE}."
     )
     table = _table([*head, "likeliest cause"], rows)

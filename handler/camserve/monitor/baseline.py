@@ -42,7 +42,7 @@ class ClassBins:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What labels tell: accuracy, and the confidence that a share of just this size exceeds.
+    """The accuracy, and the confidence that a share of just this size exceeds.
 
     Average Thresholded Confidence, Garg et al. 2022, arXiv:2201.04234: later, the share of requests
     above the threshold estimates the accuracy without labels.
@@ -114,7 +114,7 @@ class Baseline:
             "atc": self.accuracy is not None,
             "low_confidence": self._limit(low_confidence) is not None,
         }
-        return [name for name, each in possible.items() if each]
+        return [name for name, is_possible in possible.items() if is_possible]
 
     def _limit(self, low_confidence: float | None) -> float | None:
         """Return below which confidence an answer is doubtful: what is wished, or else the ATC threshold."""
@@ -135,7 +135,7 @@ def read_baseline(content: bytes) -> Baseline:
         raise ConfigError(f"{BASELINE} is not of schema {SCHEMA}; make it again: camserve baseline")
     if unknown := set(block.get("signals", ())) - set(SIGNALS):
         raise ConfigError(f"{BASELINE}: there is no signal {sorted(unknown)[0]!r}")
-    signals = {name: _bins(each, name) for name, each in block.get("signals", {}).items()}
+    signals = {name: _bins(signal, name) for name, signal in block.get("signals", {}).items()}
     return dataclasses.replace(read(Baseline, block, BASELINE), signals=signals)
 
 

@@ -73,7 +73,7 @@ class Times:
     """
 
     def __init__(self) -> None:
-        """Begin with no batch seen."""
+        """Begin without a batch."""
         self._recent = {stage: deque[float](maxlen=RECENT) for stage in STAGES}
         self._spent = dict.fromkeys(STAGES, 0.0)  # milliseconds, of which whole microseconds are handed on
         self._within = [0] * len(LATENCIES)  # requests by the least limit that their batch kept to
