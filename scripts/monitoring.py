@@ -8,17 +8,17 @@ from pathlib import Path
 
 import yaml
 
-from camserve.drift.dashboard import dashboard, signal_rules
+from camserve.drift.dashboard import make_dashboard, make_signal_rules
 
 FOLDER = Path("config/monitoring")
 NOTE = "# Written by scripts/monitoring from handler/camserve/monitor/signals.py.\n"
 
 
 def files() -> dict[Path, str]:
-    rules = yaml.safe_dump(signal_rules(), sort_keys=False, width=140)
+    rules = yaml.safe_dump(make_signal_rules(), sort_keys=False, width=140)
     return {
         FOLDER / "signals.yml": NOTE + rules,
-        FOLDER / "grafana" / "dashboards" / "camserve.json": json.dumps(dashboard(), indent=1) + "\n",
+        FOLDER / "grafana" / "dashboards" / "camserve.json": json.dumps(make_dashboard(), indent=1) + "\n",
     }
 
 

@@ -114,6 +114,7 @@ class Request:
     options: Options
     request_id: str
     until: float  # time.monotonic() after which no pass is begun for its explanations
+    row: int  # its place in the batch
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from camserve.build.baseline import Collector
 from camserve.errors import ConfigError
-from camserve.monitor.measure import NAMES
+from camserve.monitor.signals import NAMES
 from camserve.serving.load import load_archive, load_pipeline
 from camserve.settings import Settings
 from camserve.values import Progress, RawRequest
@@ -50,12 +50,12 @@ def _measure(folder: Path, settings: Settings, photos: Photos, shift: Shift) -> 
     pipeline.monitor.report_to(collector)
     for rows in _batches(photos.paths, shift):
         pipeline.answer(rows)
-    order = [int(request.request_id) for each in collector.batches for request in each.requests]
+    order = [int(request.request_id) for rows in collector.batches for request in rows.requests]
     if sorted(order) != list(range(len(photos.paths))):
         raise ConfigError(f"only {len(order)} of {len(photos.paths)} photos were answered")
     back = np.argsort(order)
-    values = np.concatenate([each.values for each in collector.batches])[back]
-    classes = np.concatenate([each.classes for each in collector.batches])[back]
+    values = np.concatenate([rows.values for rows in collector.batches])[back]
+    classes = np.concatenate([rows.classes for rows in collector.batches])[back]
     return Condition(values, classes == photos.classes, not _loads(folder, changed))
 
 
@@ -84,8 +84,10 @@ def _loads(folder: Path, settings: Settings) -> bool:
 def save(conditions: Mapping[str, Condition], path: Path) -> None:
     """Keep what was measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = {f"{name}/{key}": value for name, each in conditions.items() for key, value in vars(each).items()}
-    np.savez_compressed(path, names=np.array(NAMES), **told)
+    arrays = {
+        f"{name}/{key}": value for name, condition in conditions.items() for key, value in vars(condition).items()
+    }
+    np.savez_compressed(path, names=np.array(NAMES), **arrays)
 
 
 def load(path: Path) -> dict[str, Condition]:

@@ -9,8 +9,7 @@ import numpy as np
 
 from camserve.build.baseline import quantile_bins
 from camserve.drift.statistics import ALARM_WINDOWS, STARTS, compare, estimated_accuracy, log_e_detector
-from camserve.monitor.measure import COLUMNS, NAMES
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import COLUMNS, NAMES, SIGNALS
 from drift_measure import Condition
 from shifts import SHIFTS
 
@@ -39,9 +38,9 @@ def power(conditions: Mapping[str, Condition], design: Design, seed: int = 0) ->
                 columns = COLUMNS[family]
                 cuts = [_cut(clean[known, column], SIGNALS[NAMES[column]].bins) for column in columns]
                 level = design.false_alarms / len(columns)
-                for name, each in conditions.items():
-                    alarms[name][number, at] += _alarms(cuts, each.values[shown][:, columns], level)
-    return {name: each / design.repeats for name, each in alarms.items()}
+                for name, condition in conditions.items():
+                    alarms[name][number, at] += _alarms(cuts, condition.values[shown][:, columns], level)
+    return {name: count / design.repeats for name, count in alarms.items()}
 
 
 def _cut(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,12 +78,12 @@ def estimate_accuracy(conditions: Mapping[str, Condition], design: Design, seed:
         ordered = np.sort(clean.values[known, column])
         threshold = ordered[min(int((~clean.right[known]).sum()), len(known) - 1)]
         bins = quantile_bins(clean.values[known, column], SIGNALS["confidence"].bins)
-        for name, each in conditions.items():
-            seen = each.values[others, column]
-            live = np.bincount(np.searchsorted(bins.edges, seen, side="right"), minlength=len(bins.counts))
-            above = float((seen >= threshold).mean())
+        for name, condition in conditions.items():
+            confidence = condition.values[others, column]
+            live = np.bincount(np.searchsorted(bins.edges, confidence, side="right"), minlength=len(bins.counts))
+            above = float((confidence >= threshold).mean())
             estimate = estimated_accuracy(float(clean.right[known].mean()), above, bins, live)
-            found[name].append((each.right[others].mean(), estimate))
+            found[name].append((condition.right[others].mean(), estimate))
     return {
         name: Estimate(
             float(np.mean([right for right, _ in pairs])),
@@ -126,12 +125,12 @@ def clean_month(clean: Condition, reference: int, hourly: int, days: int = 30, s
         if len(counts) < 2:
             continue
         place = np.searchsorted(edges, values[:, column], side="right")
-        quarters = np.stack([np.bincount(each, minlength=len(counts)) for each in place[traffic]])
+        quarters = np.stack([np.bincount(quarter, minlength=len(counts)) for quarter in place[traffic]])
         histories[name] = counts, quarters.reshape(-1, QUARTERS, len(counts)).sum(axis=1)
         for span in (QUARTERS, 24 * QUARTERS):
             sums = np.cumsum(np.concatenate([np.zeros((1, len(counts)), int), quarters]), axis=0)
             drifts = [compare(counts, window) for window in sums[span:] - sums[:-span]]
-            highest = max(highest, *(each.z for each in drifts))
+            highest = max(highest, *(drift.z for drift in drifts))
             alarms += sum(one.alarms and other.alarms for one, other in zip(drifts, drifts[1:]))
             evaluations += len(drifts)
     peaks = [
@@ -159,11 +158,12 @@ def table(
         "| shift | accuracy | estimated | " + " | ".join(FAMILIES) + " | self-test |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, each in conditions.items():
-        told = estimates[name]
-        seen = " | ".join(" / ".join(f"{share:.2f}" for share in family[list(at)]) for family in found[name])
-        caught = "refuses to load" if each.caught else ""
+    for name, condition in conditions.items():
+        estimate = estimates[name]
+        shares = " | ".join(" / ".join(f"{share:.2f}" for share in family[list(at)]) for family in found[name])
+        caught = "refuses to load" if condition.caught else ""
         lines.append(
-            f"| {name}: {SHIFTS[name].meaning} | {told.accuracy:.2f} | {told.estimated:.2f} | {seen} | {caught} |"
+            f"| {name}: {SHIFTS[name].meaning} | {estimate.accuracy:.2f} | {estimate.estimated:.2f} "
+            f"| {shares} | {caught} |"
         )
     return lines

@@ -15,7 +15,7 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
-from camserve.drift.theme import alt, png
+from camserve.drift.theme import alt, render_png
 from camserve.errors import CamserveError, ConfigError
 from drift_measure import Condition, load, measure_all, save
 from drift_power import FAMILIES, Design, Estimate, clean_month, estimate_accuracy, power, table
@@ -125,7 +125,7 @@ def plot(found: Mapping[str, np.ndarray], design: Design) -> bytes:
         color=alt.Color("family:N", title=None, sort=None, legend=alt.Legend(symbolType="stroke", orient="top")),
         facet=alt.Facet("shift:N", title=None, sort=list(PLOTTED), columns=3),
     )
-    return png(drawn, scale=1.4)
+    return render_png(drawn, scale=1.4)
 
 
 if __name__ == "__main__":

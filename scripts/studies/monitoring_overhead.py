@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/studies/monitoring_overhead.py N.mar --images DIR [--batch 8] [--rounds 2000]
 
-N.mar needs a baseline (camserve baseline). PixelRows go where TorchServe's would: formatted, to /dev/null.
+N.mar needs a baseline (camserve baseline). Metrics are formatted as TorchServe's are, and go to /dev/null.
 """
 
 import argparse
@@ -17,17 +17,18 @@ import torch
 
 from camserve.build.baseline import find_images
 from camserve.build.unpack import open_archive
-from camserve.monitor.counters import KEPT, Counters
+from camserve.monitor.counters import Counters
 from camserve.monitor.recorder import Finished
+from camserve.monitor.totals import KEPT
 from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 
 
-class PixelRows:
+class NullSink:
     """A sink that writes a line for each count, as TorchServe's metrics do."""
 
     def __init__(self) -> None:
-        """Open the void."""
+        """Open /dev/null."""
         self.out = open("/dev/null", "w")  # noqa: SIM115 (as long as the process)
 
     def count(self, metric: str, labels: Sequence[str], amount: float) -> None:
@@ -47,11 +48,11 @@ def main() -> None:
         "--rounds", type=int, default=2000, help=f"batches; signals are computed for {KEPT} rows at once"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    bodies = itertools.cycle([path.read_bytes() for path in find_images(asked.images)])
-    batches = [list(itertools.islice(bodies, asked.batch)) for _ in range(asked.rounds)]
-    with open_archive(asked.archive) as pipeline:
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bodies = itertools.cycle([path.read_bytes() for path in find_images(args.images)])
+    batches = [list(itertools.islice(bodies, args.batch)) for _ in range(args.rounds)]
+    with open_archive(args.archive) as pipeline:
         print(json.dumps(compare(pipeline, batches)))
 
 
@@ -68,24 +69,24 @@ class Clocked(Counters):
 
 
 def compare(pipeline: Pipeline, batches: Sequence[Sequence[bytes]]) -> dict[str, float]:
-    """Answer each batch twice, once watched and once not, in turns; return the milliseconds that a request pays.
+    """Answer each batch twice, once measured and once not, in turns; return the milliseconds that a request pays.
 
     What counting takes is a mean, since signals are computed for ``KEPT`` rows at once. All else is the median of the
-    pairs' differences: the forward pass, which both have, varies by more than what is looked for.
+    pairs' differences: the forward pass, which both have, varies by more than the difference.
     """
-    monitor, watch, baseline = pipeline.monitor, pipeline.monitor.watch, pipeline.monitor.baseline
-    counters = Clocked(PixelRows(), baseline)
+    monitor, map_filter, baseline = pipeline.monitor, pipeline.monitor.map_filter, pipeline.monitor.baseline
+    counters = Clocked(NullSink(), baseline)
 
-    def answer(watched: bool, batch: Sequence[bytes]) -> float:
-        monitor.watch = watch if watched else None
-        monitor.report_to(*([counters] if watched else []))
+    def answer(measured: bool, batch: Sequence[bytes]) -> float:
+        monitor.map_filter = map_filter if measured else None
+        monitor.report_to(*([counters] if measured else []))
         start = time.perf_counter()
         pipeline.answer([RawRequest(body) for body in batch])
         return (time.perf_counter() - start) * 1000
 
     without, counting, beside = [], [], []
     for number, batch in enumerate(batches):
-        took = {watched: answer(watched, batch) for watched in ((True, False) if number % 2 else (False, True))}
+        took = {measured: answer(measured, batch) for measured in ((True, False) if number % 2 else (False, True))}
         without.append(took[False] / len(batch))
         counting.append(counters.milliseconds / len(batch))
         beside.append((took[True] - took[False]) / len(batch) - counting[-1])

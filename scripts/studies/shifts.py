@@ -53,7 +53,7 @@ def occluded(picture: Image.Image) -> Image.Image:
     changed = picture.copy()
     half = round(HIDDEN * min(picture.size) / 2)
     x, y = picture.width // 2, picture.height // 2
-    color = tuple(int(each) for each in np.asarray(picture).mean(axis=(0, 1)))
+    color = tuple(int(mean) for mean in np.asarray(picture).mean(axis=(0, 1)))
     changed.paste(color, (x - half, y - half, x + half, y + half))
     return changed
 

@@ -13,10 +13,10 @@ import yaml
 
 from camserve.cli import main
 from camserve.drift.audit_log import CLASSES
-from camserve.drift.dashboard import ROWS
+from camserve.drift.dashboard_panels import ROWS
 from camserve.drift.panels import PANELS
 from camserve.drift.statistics import compare
-from camserve.monitor.counters import COUNTERS, GAUGES
+from camserve.monitor.series import COUNTERS, GAUGES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "config" / "monitoring"

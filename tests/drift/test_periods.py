@@ -1,17 +1,24 @@
 """Two periods of an audit log against each other."""
 
+from datetime import datetime, timezone
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from camserve.drift.audit_log import Record
-from camserve.drift.periods import MOST_ROWS, compare_periods, holm, kolmogorov_smirnov, separate
+from camserve.drift.periods import MAX_ROWS, compare_periods, holm, kolmogorov_smirnov, separate
 from camserve.errors import ConfigError
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.signals import SIGNALS
 
 NAMES = list(SIGNALS)
 LEVEL = 0.01  # of each of the two tests
 END = 1000.0  # of the clean period, seconds since 1970
+
+
+def record(instant, signals, outcome="ok"):
+    time = datetime.fromtimestamp(instant, timezone.utc).isoformat()
+    return AuditRecord(time, "", "m", "1", "sampled", outcome, signals=signals)
 
 
 def records(random, later=None, each=300, names=NAMES):
@@ -20,10 +27,7 @@ def records(random, later=None, each=300, names=NAMES):
     if later:
         later(values[each:], names)
     instants = np.concatenate([np.linspace(0, END - 1, each), np.linspace(END, 2 * END, each)])
-    return [
-        Record({}, instant, f"r{at}", "m", "1", "sampled", "ok", dict(zip(names, row.tolist())))
-        for at, (instant, row) in enumerate(zip(instants, values))
-    ]
+    return [record(instant, dict(zip(names, row.tolist()))) for instant, row in zip(instants.tolist(), values)]
 
 
 def alarms(found):
@@ -114,7 +118,7 @@ def test_signals_that_some_requests_lack():
             del row.signals["area"]
         if at % 10:
             del row.signals["peak"]
-    found = compare_periods([*rows, Record({}, 5.0, "x", "m", "1", "sampled", "bad_image")], END)
+    found = compare_periods([*rows, record(5.0, {}, "bad_image")], END)
     requests = {each.signal: each.requests for each in found.changes}
     assert requests["area"] == (150, 150)
     assert "peak" not in requests
@@ -124,8 +128,8 @@ def test_signals_that_some_requests_lack():
 
 def test_the_classifier_draws_from_long_periods():
     random = np.random.default_rng(6)
-    found = separate(["a", "b"], random.normal(size=(MOST_ROWS + 500, 2)), random.normal(size=(300, 2)))
-    assert found.requests == (MOST_ROWS, 300)
+    found = separate(["a", "b"], random.normal(size=(MAX_ROWS + 500, 2)), random.normal(size=(300, 2)))
+    assert found.requests == (MAX_ROWS, 300)
 
 
 def test_the_same_log_gives_the_same_comparison():

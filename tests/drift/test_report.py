@@ -19,12 +19,12 @@ from camserve.build.baseline import quantile_bins
 from camserve.cli import main
 from camserve.cli.report import instant as read_time
 from camserve.drift.audit_log import count_bins, read_audit, reference_bins, sample_of
-from camserve.drift.charts import over_time
+from camserve.drift.charts import draw_curves
 from camserve.drift.panels import PANELS
 from camserve.drift.periods import compare_periods
 from camserve.drift.report import find_drifting, find_worst, write_report
 from camserve.drift.tables import change_table, find_drifts
-from camserve.drift.theme import spec_of, theme
+from camserve.drift.theme import make_spec, make_theme
 from camserve.drift.traffic import Traffic
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual
@@ -153,20 +153,8 @@ def encodings(spec):
 
 
 def rows_of(chart):
-    spec = spec_of(chart)
+    spec = make_spec(chart)
     return [row for part in (spec, *spec.get("layer", [])) for row in part.get("data", {}).get("values", [])]
-
-
-def test_every_panel_can_be_drawn_and_names_its_axes(baseline, records):
-    traffic = Traffic(sample_of(records), baseline)
-    for title, draw_panel in PANELS.items():
-        spec = spec_of(draw_panel(traffic))
-        axes = [channel for found in encodings(spec) for name, channel in found.items() if name in ("x", "y")]
-        assert axes, title
-        assert all(axis["title"] for axis in axes), title
-        assert all(found["tooltip"] for found in encodings(spec) if found), title
-        drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec, config=theme(dark=True)))
-        assert len(list(drawn.iter("{http://www.w3.org/2000/svg}path"))) > 5, title
 
 
 def test_the_report_shows_another_clients_format(baseline, tmp_path):
@@ -218,6 +206,18 @@ def test_the_report_is_one_file_that_asks_for_nothing(page):
     assert not re.search(r"(src|href)=(?!'data:)|@import|url\(", own)
 
 
+def test_every_panel_can_be_drawn_and_names_its_axes(page):
+    charts = json.loads(re.search(r"const CHARTS = (.*);\n", page)[1])
+    assert len(charts) == len(PANELS) + 1  # and the mean maps
+    for title, spec in zip(PANELS, charts.values()):
+        axes = [channel for found in encodings(spec) for name, channel in found.items() if name in ("x", "y")]
+        assert axes, title
+        assert all(axis["title"] for axis in axes), title
+        assert all(found["tooltip"] for found in encodings(spec) if found), title
+        drawn = ElementTree.fromstring(vl_convert.vegalite_to_svg(spec, config=make_theme(dark=True)))
+        assert len(list(drawn.iter("{http://www.w3.org/2000/svg}path"))) > 5, title
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
 def test_a_browser_without_network_draws_every_chart(page, tmp_path):
     (tmp_path / "report.html").write_text(page)
@@ -253,8 +253,8 @@ def test_a_wrong_time_is_named(capsys):
 
 
 def test_curves_over_time_are_in_utc_with_the_alarm_among_them():
-    chart = over_time({"a": [(0.0, 0.0), (10.0, 1.0), (20.0, math.nan)]}, "value", alarm=0.5)
-    curve, alarm = spec_of(chart)["layer"]
+    chart = draw_curves({"a": [(0.0, 0.0), (10.0, 1.0), (20.0, math.nan)]}, "value", alarm=0.5)
+    curve, alarm = make_spec(chart)["layer"]
     assert curve["encoding"]["x"]["scale"] == {"type": "utc"}
     assert alarm["mark"]["style"] == "alarm"
     assert [(row["time"], row["value"]) for row in rows_of(chart) if "time" in row] == [(0.0, 0.0), (10000.0, 1.0)]
@@ -262,7 +262,7 @@ def test_curves_over_time_are_in_utc_with_the_alarm_among_them():
 
 
 def test_nothing_to_draw_is_said():
-    assert {"text": "no data"} in rows_of(over_time({"a": []}, "value"))
+    assert {"text": "no data"} in rows_of(draw_curves({"a": []}, "value"))
 
 
 def test_a_missing_library_is_named_with_the_extra_that_brings_it():

@@ -14,11 +14,12 @@ import requests
 import torch
 import yaml
 
-from camserve.build.archive import add_baseline, build_archive
+from camserve.build.archive import build_archive
+from camserve.build.pack import add_baseline
 from camserve.build.recipe import Recipe
 from camserve.cli import main
 from camserve.monitor.baseline import BASELINE
-from camserve.monitor.counters import MAX_SERIES
+from camserve.monitor.series import MAX_SERIES
 from camserve.settings import InputSpec
 from model_file import NET, quiet
 from synthetic_photos import photo, write_photos
@@ -231,7 +232,7 @@ def test_metrics_of_ones_own_are_kept_beside_ours(store, serve, tmp_path, capsys
 
 
 def test_the_shipped_metrics_are_torchserves_and_ours():
-    from camserve.monitor.counters import COUNTERS, GAUGES
+    from camserve.monitor.series import COUNTERS, GAUGES
     from camserve.serving.engines.metrics import MODEL_LABELS
 
     theirs = yaml.safe_load(STANDARD.read_text())

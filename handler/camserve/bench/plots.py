@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from camserve.bench.pairs import Spread
 from camserve.drift.charts import TICKS, Points
-from camserve.drift.theme import Chart, alt, svg
+from camserve.drift.theme import Chart, alt, render_svg
 
 WIDTH, HEIGHT = 420, 220  # pixels of a plot
 BAR = 24  # pixels from one bar to the next
@@ -32,7 +32,7 @@ def plot_bars(values: Mapping[str, Spread], unit: str, level: float | None = Non
         ends.mark_text(align="left", dx=5).encode(x=alt.X("end:Q", title=unit), text="text:N"),
         *_level("x", level, unit),
     ]
-    return svg(alt.layer(*layers).properties(width=WIDTH, height=BAR * len(rows)))
+    return render_svg(alt.layer(*layers).properties(width=WIDTH, height=BAR * len(rows)))
 
 
 def plot_curves(
@@ -75,7 +75,7 @@ def plot_curves(
     color = alt.Color("series:N", title=None, sort=None, legend=stroke)
     lines = alt.Chart(alt.Data(values=rows)).mark_line(point=alt.OverlayMarkDef(size=28))
     drawn = lines.encode(x=x, y=y, color=color, strokeDash=style)
-    return svg(alt.layer(drawn, *_level("y", level, titles[1])).properties(width=WIDTH, height=HEIGHT))
+    return render_svg(alt.layer(drawn, *_level("y", level, titles[1])).properties(width=WIDTH, height=HEIGHT))
 
 
 def plot_stages(stages: Mapping[str, float], unit: str) -> str:
@@ -91,7 +91,7 @@ def plot_stages(stages: Mapping[str, float], unit: str) -> str:
         base.mark_bar().encode(x=x, x2="end:Q"),
         base.mark_text(align="left", dx=5).encode(x=alt.X("end:Q"), text="text:N"),
     )
-    return svg(drawn.properties(width=WIDTH, height=BAR * len(rows)))
+    return render_svg(drawn.properties(width=WIDTH, height=BAR * len(rows)))
 
 
 def _room(most: float) -> Chart:

@@ -16,9 +16,9 @@ from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError, ConfigError, RequestError, quote
 from camserve.labels import Labels
 from camserve.monitor.baseline import Accuracy, Baseline, Bins, ClassBins, Provenance, Unusual
-from camserve.monitor.measure import NAMES, MeasuredRows
+from camserve.monitor.measure import MeasuredRows
 from camserve.monitor.recorder import Finished
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import NAMES, SIGNALS
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Progress, RawRequest
 
@@ -79,11 +79,11 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _measure_photos(pipeline: Pipeline, images: Sequence[Path], folder: Path, report: Progress) -> list[MeasuredRows]:
-    watch = pipeline.monitor.watch
-    assert watch is not None
+    map_filter = pipeline.monitor.map_filter
+    assert map_filter is not None
     collector = Collector()
     pipeline.monitor.report_to(collector)
-    must_explain = watch.usual.explain is False
+    must_explain = map_filter.usual.explain is False
     unreadable = 0
     for start in range(0, len(images), BATCH):
         rows = [
@@ -111,11 +111,13 @@ def _judge(batches: Sequence[MeasuredRows], truth: Mapping[str, int]) -> dict[st
 
 
 def _provenance(pipeline: Pipeline, batches: Sequence[MeasuredRows], date: str) -> Provenance:
-    watch = pipeline.monitor.watch
-    assert watch is not None
+    map_filter = pipeline.monitor.map_filter
+    assert map_filter is not None
     versions = camserve.__version__, torch.__version__
     count = sum(len(batch.requests) for batch in batches)
-    return Provenance(pipeline.settings.model.sha256, watch.layer, watch.usual.methods[0], *versions, date, count)
+    return Provenance(
+        pipeline.settings.model.sha256, map_filter.layer, map_filter.usual.methods[0], *versions, date, count
+    )
 
 
 def read_labels(path: Path, labels: Labels) -> dict[str, int]:
@@ -162,7 +164,7 @@ def make_baseline(
         unusual=Unusual(
             *(float(np.quantile(columns[name], UNUSUAL, method="lower")) for name in ("energy", "confidence"))
         ),
-        shares={"blank": float(np.concatenate([batch.material.blank for batch in batches]).mean())},
+        shares={"blank": float(np.concatenate([batch.signal_inputs.blank for batch in batches]).mean())},
         provenance=provenance,
         accuracy=_accuracy(batches, correct),
         heatmap=_mean_map(batches),
@@ -173,7 +175,7 @@ def make_baseline(
 
 def _flag_shares(baseline: Baseline, batches: Sequence[MeasuredRows], low_confidence: float | None) -> dict[str, float]:
     flags = [
-        baseline.flags(batch.material.predictions, row, best, low_confidence)
+        baseline.flags(batch.signal_inputs.predictions, row, best, low_confidence)
         for batch in batches
         for row, best in enumerate(batch.classes.tolist())
     ]
@@ -214,7 +216,7 @@ def _accuracy(batches: Sequence[MeasuredRows], correct: Mapping[str, bool]) -> A
     pairs = [
         (confidence, correct[request.request_id])
         for batch in batches
-        for request, confidence in zip(batch.requests, batch.material.predictions.confidence.tolist())
+        for request, confidence in zip(batch.requests, batch.signal_inputs.predictions.confidence.tolist())
         if request.request_id in correct
     ]
     if not pairs:
@@ -225,7 +227,7 @@ def _accuracy(batches: Sequence[MeasuredRows], correct: Mapping[str, bool]) -> A
 
 
 def _mean_map(batches: Sequence[MeasuredRows]) -> tuple[tuple[float, ...], ...]:
-    maps = [batch.material.maps for batch in batches if batch.material.maps is not None]
+    maps = [batch.signal_inputs.maps for batch in batches if batch.signal_inputs.maps is not None]
     if not maps:
         return ()
     shape, shares = maps[0].raw.shape[1:], [grids.shares for grids in maps]

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import requests
 
-from camserve.drift.audit_log import CLASSES, Record, count_bins, reference_bins, sample_of, windows_of
+from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, sample_of, windows_of
 from camserve.drift.counts import Bins, Version, aligned, query
 from camserve.drift.statistics import MINIMUM_REQUESTS, compare
 from camserve.drift.watcher import can_drift
 from camserve.errors import ConfigError
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.baseline import Baseline
 
 FEWEST_WINDOWS = 24
@@ -37,7 +38,9 @@ class Calibration:
 def calibrate(reference: Bins, windows: Sequence[Bins]) -> list[Calibration]:
     """Judge every feature on clean windows. ConfigError: there are too few of them."""
     found = [
-        each for feature, bins in sorted(reference.items()) if (each := _feature(feature, bins, windows)) is not None
+        calibration
+        for feature, bins in sorted(reference.items())
+        if (calibration := _calibrate_feature(feature, bins, windows)) is not None
     ]
     if not found:
         raise ConfigError(
@@ -47,23 +50,23 @@ def calibrate(reference: Bins, windows: Sequence[Bins]) -> list[Calibration]:
     return found
 
 
-def _feature(feature: str, reference: Mapping[str, float], windows: Sequence[Bins]) -> Calibration | None:
+def _calibrate_feature(feature: str, reference: Mapping[str, float], windows: Sequence[Bins]) -> Calibration | None:
     pairs = [aligned(reference, window[feature]) for window in windows if feature in window]
     pairs = [(m, n) for m, n in pairs if n.sum() >= MINIMUM_REQUESTS]
     if len(pairs) < FEWEST_WINDOWS or not can_drift(reference):
         return None
     ordered = feature != CLASSES
     drifts = [compare(m, n, ordered) for m, n in pairs]
-    squares = {"omnibus": [each.chi2 / each.degrees for each in drifts]}
+    squares = {"omnibus": [drift.chi2 / drift.degrees for drift in drifts]}
     if ordered:
-        squares["location"] = [each.location**2 for each in drifts if each.location is not None]
-    dispersions = {test: max(1.0, float(np.mean(each))) for test, each in squares.items()}
+        squares["location"] = [drift.location**2 for drift in drifts if drift.location is not None]
+    dispersions = {test: max(1.0, float(np.mean(values))) for test, values in squares.items()}
     after = [compare(m, n, ordered, dispersions) for m, n in pairs]
-    before_and_after = (sum(each.alarms for each in looks) for looks in (drifts, after))
+    before_and_after = (sum(drift.alarms for drift in judged) for judged in (drifts, after))
     return Calibration(feature, len(pairs), dispersions, *before_and_after)
 
 
-def from_audit(records: Sequence[Record], version: Version, baseline: Baseline, seconds: float) -> History:
+def from_audit(records: Sequence[AuditRecord], version: Version, baseline: Baseline, seconds: float) -> History:
     """Return a version's reference and its windows of ``seconds``. ConfigError: no sampled record is the model's."""
     sample = [record for record in sample_of(records) if record.model == version.model]
     if not sample:
@@ -108,7 +111,7 @@ def _increases(samples: Sequence[tuple[float, str]]) -> Iterable[tuple[float, fl
 
 
 def dispersion_rules(version: Version, found: Sequence[Calibration]) -> dict[str, object]:
-    """Return Prometheus rules that tell config/monitoring/rules.yml the dispersions of each feature's tests."""
+    """Return Prometheus rules with the dispersions of each feature's tests, which config/monitoring/rules.yml reads."""
     rules = [
         {
             "record": "cam:dispersion",
@@ -116,11 +119,11 @@ def dispersion_rules(version: Version, found: Sequence[Calibration]) -> dict[str
             "labels": {
                 "ModelName": version.model,
                 "ModelVersion": version.version,
-                "feature": each.feature,
+                "feature": calibration.feature,
                 "test": test,
             },
         }
-        for each in found
-        for test, value in each.dispersions.items()
+        for calibration in found
+        for test, value in calibration.dispersions.items()
     ]
     return {"groups": [{"name": f"camserve-dispersion-{version.model}-{version.version}", "rules": rules}]}

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from camserve.drift.theme import HEIGHT, Chart, alt, empty, sized
+from camserve.drift.theme import HEIGHT, Chart, alt, draw_nothing, resize_chart
 
 Points = Sequence[tuple[float, float]]
 
 TICKS = 5
 PERCENT = "~%"  # in d3's words
 DAY = 86400.0  # seconds
-SERIES = 8  # colours that can be told apart
+SERIES = 8  # colours that differ clearly
 
 
-def over_time(
+def draw_curves(
     series: Mapping[str, Points],
     title: str,
     *,
@@ -34,13 +34,13 @@ def over_time(
     ``number`` is d3's format of the axis, ``domain`` the ends of their axis.
     """
     rows = [
-        {"time": 1000 * x, "at": clock(x), "series": name, "value": y}
+        {"time": 1000 * x, "at": format_instant(x), "series": name, "value": y}
         for name, points in series.items()
         for x, y in points
         if math.isfinite(y)
     ]
     if not rows:
-        return empty()
+        return draw_nothing()
     if zero and not any(row["value"] for row in rows):
         domain = (0.0, 1.0)  # an axis from 0 to 0 has no ticks
     scale = alt.Scale(type="log" if log else "linear", zero=zero, clamp=log, domain=domain or alt.Undefined)
@@ -53,7 +53,7 @@ def over_time(
     if alarm is not None:
         level = alt.Chart(alt.Data(values=[{"value": alarm}])).mark_rule(style="alarm")
         layers.append(level.encode(y=y, tooltip=alt.Tooltip("value:Q", title="alarm")))
-    return sized(alt.layer(*layers))
+    return resize_chart(alt.layer(*layers))
 
 
 def _time_axis(rows: Sequence[Mapping[str, Any]]) -> Chart:
@@ -63,7 +63,7 @@ def _time_axis(rows: Sequence[Mapping[str, Any]]) -> Chart:
     return alt.X("time:T", title="time (UTC)", scale=alt.Scale(type="utc"), axis=axis)
 
 
-def grouped_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], titles: tuple[str, str]) -> Chart:
+def draw_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], titles: tuple[str, str]) -> Chart:
     """Draw shares as groups of bars: a group for each label, a colour for each series."""
     rows = [
         {"label": label, "series": name, "value": value}
@@ -78,10 +78,10 @@ def grouped_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], t
         color=alt.Color("series:N", title=None, sort=None),
         tooltip=["label:N", "series:N", alt.Tooltip("value:Q", format=".1%", title=titles[1])],
     )
-    return sized(drawn)
+    return resize_chart(drawn)
 
 
-def scatter(series: Mapping[str, Points], titles: tuple[str, str]) -> Chart:
+def draw_points(series: Mapping[str, Points], titles: tuple[str, str]) -> Chart:
     """Draw points of the unit square, y downwards as in pictures; a series of one point is drawn large."""
     rows = [
         {"x": x, "y": y, "series": name, "size": 130 if len(points) == 1 else 14}
@@ -89,7 +89,7 @@ def scatter(series: Mapping[str, Points], titles: tuple[str, str]) -> Chart:
         for x, y in points
     ]
     if not rows:
-        return empty()
+        return draw_nothing()
     unit, axis = alt.Scale(domain=(0, 1)), alt.Axis(format=PERCENT, tickCount=TICKS)
     drawn = (
         alt.Chart(alt.Data(values=rows))
@@ -102,10 +102,10 @@ def scatter(series: Mapping[str, Points], titles: tuple[str, str]) -> Chart:
             tooltip=["series:N", alt.Tooltip("x:Q", format=".1%"), alt.Tooltip("y:Q", format=".1%")],
         )
     )
-    return sized(drawn)
+    return resize_chart(drawn)
 
 
-def cells(
+def draw_cells(
     rows: Sequence[str],
     columns: Sequence[str],
     values: np.ndarray,
@@ -124,7 +124,7 @@ def cells(
         for row, column in np.argwhere(np.isfinite(values))
     ]
     if not found:
-        return empty()
+        return draw_nothing()
     scale = alt.Undefined
     if limits:
         scale = alt.Scale(type="threshold", domain=list(limits)[1:], range=list(limits.values()))
@@ -136,10 +136,10 @@ def cells(
     drawn = base.mark_rect().encode(color=alt.Color("value:Q", title=titles[2], scale=scale, legend=legend))
     if write:
         drawn = base.mark_text().encode(text=alt.Text("value:Q", format=number))
-    return sized(drawn, max(HEIGHT, 15 * len(rows)))
+    return resize_chart(drawn, max(HEIGHT, 15 * len(rows)))
 
 
-def maps(grids: Mapping[str, np.ndarray], side: int = 150) -> Chart:
+def draw_maps(grids: Mapping[str, np.ndarray], side: int = 150) -> Chart:
     """Draw (h, w) maps side by side, with one scale of colours."""
     rows = [
         {"map": name, "row": row, "column": column, "value": float(value)}
@@ -161,11 +161,11 @@ def maps(grids: Mapping[str, np.ndarray], side: int = 150) -> Chart:
     )
 
 
-def clock(instant: float) -> str:
+def format_instant(instant: float) -> str:
     """Write an instant, in seconds since 1970, as UTC date and time."""
     return strftime("%Y-%m-%d %H:%M", gmtime(instant))
 
 
-def brief(instant: float, span: float) -> str:
+def format_briefly(instant: float, span: float) -> str:
     """Write an instant as short as the length of the axis, in seconds, allows."""
     return strftime("%H:%M" if span <= DAY else "%m-%d", gmtime(instant))

@@ -1,4 +1,4 @@
-"""Counts of bins as a server or a Prometheus tells them, and what was added since the last look."""
+"""Counts of bins, read from a server or a Prometheus, and what was added since the last reading."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Series:
     @property
     def version(self) -> Version:
         """Whose counter it is."""
-        told = dict(self.labels)
-        return Version(told.get("ModelName", ""), told.get("ModelVersion", ""))
+        labels = dict(self.labels)
+        return Version(labels.get("ModelName", ""), labels.get("ModelVersion", ""))
 
     @property
     def bin(self) -> tuple[str, str]:
         """Feature and bin."""
-        told = dict(self.labels)
-        return told.get("feature", ""), told.get("bin", "")
+        labels = dict(self.labels)
+        return labels.get("feature", ""), labels.get("bin", "")
 
 
 Snapshot = dict[Series, float]
@@ -71,31 +71,34 @@ def read_counts(url: str) -> Snapshot:
             found = dict(_parse(answer.text.splitlines()))
         else:
             found = {
-                _series(name, each["metric"]): float(each["value"][1])
+                _series(name, sample["metric"]): float(sample["value"][1])
                 for name in (LIVE, REFERENCE)
-                for each in query(url, name)
+                for sample in query(url, name)
             }
     except requests.RequestException as error:
         raise ConfigError(f"{url} does not answer as a metrics port or a Prometheus: {error}") from None
     if not any(series.name == REFERENCE for series in found):
         raise ConfigError(
-            f"{url} tells no {REFERENCE}: the archive has no baseline (camserve baseline), or the server does not "
+            f"{url} has no {REFERENCE}: the archive has no baseline (camserve baseline), or the server does not "
             "know our metrics (camserve doctor)"
         )
     return found
 
 
 def query(url: str, expression: str, path: str = "query", **parameters: float) -> list[dict[str, Any]]:
-    """Ask a Prometheus and return its result. requests.RequestException, ConfigError: its refusal."""
-    asked: dict[str, str | float] = {"query": expression, **parameters}
-    answer = requests.get(f"{url.rstrip('/')}/api/v1/{path}", params=asked, timeout=TIMEOUT)
+    """Return a Prometheus' answer to a query. ConfigError: its refusal, or that there is none."""
+    arguments: dict[str, str | float] = {"query": expression, **parameters}
     try:
-        told = answer.json()
+        answer = requests.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        raise ConfigError(f"{url} does not answer as a metrics port or a Prometheus: {error}") from None
+    try:
+        block = answer.json()
     except ValueError:
         raise ConfigError(f"{url} is no Prometheus: it answers {answer.status_code}") from None
-    if told.get("status") != "success":
-        raise ConfigError(f"{url} refuses {expression}: {told.get('error')}")
-    return list(told["data"]["result"])
+    if block.get("status") != "success":
+        raise ConfigError(f"{url} refuses {expression}: {block.get('error')}")
+    return list(block["data"]["result"])
 
 
 def _parse(lines: Iterable[str]) -> Iterator[tuple[Series, float]]:
@@ -110,14 +113,14 @@ def _series(name: str, labels: Mapping[str, str]) -> Series:
 
 
 def references(snapshot: Snapshot) -> dict[Version, Bins]:
-    """Return each version's reference; all workers tell the same one, so the largest is taken."""
+    """Return each version's reference; all workers have the same one, so the largest is taken."""
     found: dict[Version, Bins] = defaultdict(lambda: defaultdict(dict))
     for series, value in snapshot.items():
         if series.name == REFERENCE:
             feature, bin_ = series.bin
             bins = found[series.version][feature]
             bins[bin_] = max(value, bins.get(bin_, 0.0))
-    return {version: {feature: dict(bins) for feature, bins in each.items()} for version, each in found.items()}
+    return {version: {feature: dict(bins) for feature, bins in features.items()} for version, features in found.items()}
 
 
 def added(before: Mapping[str, float], now: Snapshot) -> dict[Version, Bins]:
@@ -128,10 +131,10 @@ def added(before: Mapping[str, float], now: Snapshot) -> dict[Version, Bins]:
             last = before.get(series.key, 0.0)
             feature, bin_ = series.bin
             found[series.version][feature][bin_] += value - last if value >= last else value
-    return {version: {feature: dict(bins) for feature, bins in each.items()} for version, each in found.items()}
+    return {version: {feature: dict(bins) for feature, bins in features.items()} for version, features in found.items()}
 
 
 def aligned(reference: Mapping[str, float], live: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """Return (K,) reference and (K,) live counts in one order of bins."""
     bins = sorted({*reference, *live})
-    return np.array([reference.get(each, 0.0) for each in bins]), np.array([live.get(each, 0.0) for each in bins])
+    return np.array([reference.get(bin_, 0.0) for bin_ in bins]), np.array([live.get(bin_, 0.0) for bin_ in bins])

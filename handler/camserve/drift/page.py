@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from html import escape
 
-from camserve.drift.theme import Chart, library, spec_of, theme
+from camserve.drift.theme import Chart, bundle_library, make_spec, make_theme
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#24292f;--soft:#59636e;--line:#d8dee4;--paper:#fff;--card:#f6f8fa;--alarm:#fdeaec}
@@ -61,21 +61,21 @@ class Page:
         figures = []
         for title, chart in drawn.items():
             name = f"chart{len(self._specs)}"
-            self._specs[name] = spec_of(chart)
+            self._specs[name] = make_spec(chart)
             head = f"<figcaption>{escape(title)}</figcaption>"
             figures.append(f"<figure>{head}<div class='chart' id='{name}'></div></figure>")
         self.add(f"<div class='charts'>{''.join(figures)}</div>")
 
     def html(self) -> str:
         """Return the file."""
-        values = {"CHARTS": self._specs, "LIGHT": theme(dark=False), "DARK": theme(dark=True)}
+        values = {"CHARTS": self._specs, "LIGHT": make_theme(dark=False), "DARK": make_theme(dark=True)}
         known = "".join(f"const {name} = {_script_json(value)};\n" for name, value in values.items())
         return (
             "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width,initial-scale=1'>"
             f"<title>{escape(self._title)}</title><style>{STYLE}</style></head><body>{''.join(self._body)}"
             "<noscript>The charts of this file need JavaScript.</noscript>"
-            f"<script id='library'>{library()}</script><script>{known}{SCRIPT}</script></body></html>\n"
+            f"<script id='library'>{bundle_library()}</script><script>{known}{SCRIPT}</script></body></html>\n"
         )
 
 

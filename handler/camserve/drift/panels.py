@@ -8,13 +8,14 @@ from functools import partial
 import numpy as np
 
 from camserve.drift import charts
-from camserve.drift.audit_log import CLASSES, Record, class_names
+from camserve.drift.audit_log import CLASSES, class_names
 from camserve.drift.charts import PERCENT
 from camserve.drift.counts import aligned
 from camserve.drift.statistics import ALARM_WINDOWS, Z_ALARM, estimated_accuracy
-from camserve.drift.theme import Chart, empty
+from camserve.drift.theme import Chart, draw_nothing
 from camserve.drift.traffic import Traffic
-from camserve.monitor.counters import QUANTILES, RECENT
+from camserve.monitor.audit_record import AuditRecord
+from camserve.monitor.series import QUANTILES, RECENT
 from camserve.monitor.signals import SIGNALS
 from camserve.values import TRAITS
 
@@ -24,11 +25,11 @@ MAX_POINTS = 2000  # of a scatter plot: more would make the page slow
 SHARE = "share of requests"
 
 
-def _answered(record: Record) -> bool:
+def _answered(record: AuditRecord) -> bool:
     return record.outcome == "ok"
 
 
-def outcomes(traffic: Traffic) -> Chart:
+def draw_outcomes(traffic: Traffic) -> Chart:
     """Requests a second of the sample, by outcome."""
     series = {
         code: [
@@ -37,10 +38,10 @@ def outcomes(traffic: Traffic) -> Chart:
         ]
         for code in sorted({record.outcome for record in traffic.records})
     }
-    return charts.over_time(series, "sampled requests per second", zero=True)
+    return charts.draw_curves(series, "sampled requests per second", zero=True)
 
 
-def latency(traffic: Traffic) -> Chart:
+def draw_latency(traffic: Traffic) -> Chart:
     """Milliseconds in the handler."""
     series = {
         name: [
@@ -50,38 +51,38 @@ def latency(traffic: Traffic) -> Chart:
         ]
         for name, share in QUANTILES.items()
     }
-    return charts.over_time(series, "time of a batch (ms)", zero=True)
+    return charts.draw_curves(series, "time of a batch (ms)", zero=True)
 
 
-def stages(traffic: Traffic) -> Chart:
+def draw_stages(traffic: Traffic) -> Chart:
     """Milliseconds by stage, mean of a request."""
     series = {
         name: [(start, _mean_stage(records, name)) for start, records in traffic.windows.items()]
         for name in traffic.stages
     }
-    return charts.over_time(series, "mean time (ms)", zero=True)
+    return charts.draw_curves(series, "mean time (ms)", zero=True)
 
 
-def _mean_stage(records: Iterable[Record], name: str) -> float:
+def _mean_stage(records: Iterable[AuditRecord], name: str) -> float:
     values = [record.timing_ms.get(name, 0.0) for record in records if record.timing_ms]
     return float(np.mean(values)) if values else float("nan")
 
 
-def slowest(traffic: Traffic) -> Chart:
+def draw_stage_quantiles(traffic: Traffic) -> Chart:
     """Milliseconds by stage, quantiles of the newest records."""
     recent = [record.timing_ms for record in traffic.records if record.timing_ms][-RECENT:]
     if not recent:
-        return empty()
+        return draw_nothing()
     times = np.array([[timing.get(name, 0.0) for name in traffic.stages] for timing in recent])
     found = np.quantile(times, list(QUANTILES.values()), axis=0).T
-    return charts.cells(traffic.stages, list(QUANTILES), found, ("quantile", "stage", "time (ms)"), write=True)
+    return charts.draw_cells(traffic.stages, list(QUANTILES), found, ("quantile", "stage", "time (ms)"), write=True)
 
 
-def accuracy(traffic: Traffic) -> Chart:
+def draw_accuracy(traffic: Traffic) -> Chart:
     """The accuracy as estimated without labels, and the baseline's."""
     known = traffic.baseline.accuracy
     if known is None:
-        return empty()
+        return draw_nothing()
     bins, reference = traffic.baseline.signals["confidence"], traffic.reference["confidence"]
     estimated = [
         (start, estimated_accuracy(known.accuracy, above, bins, live))
@@ -89,10 +90,10 @@ def accuracy(traffic: Traffic) -> Chart:
         if (live := aligned(reference, traffic.counted[start]["confidence"])[1]).any()
     ]
     series = {"estimated": estimated, "baseline": traffic.level(known.accuracy)}
-    return charts.over_time(series, "accuracy", number=PERCENT, domain=(0.0, 1.0))
+    return charts.draw_curves(series, "accuracy", number=PERCENT, domain=(0.0, 1.0))
 
 
-def confidence(traffic: Traffic) -> Chart:
+def draw_confidence(traffic: Traffic) -> Chart:
     """Share of each window in each of the baseline's bins of confidence."""
     bins = sorted(traffic.reference["confidence"])
     rows = np.array(
@@ -100,11 +101,11 @@ def confidence(traffic: Traffic) -> Chart:
     )
     shares = (rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)).T[::-1]
     names = [_range(traffic, name) for name in reversed(bins)]
-    return charts.cells(names, _starts(traffic), shares, ("time (UTC)", "confidence", SHARE), number=PERCENT)
+    return charts.draw_cells(names, _starts(traffic), shares, ("time (UTC)", "confidence", SHARE), number=PERCENT)
 
 
 def _starts(traffic: Traffic) -> list[str]:
-    return [charts.brief(start, traffic.span) for start in traffic.windows]
+    return [charts.format_briefly(start, traffic.span) for start in traffic.windows]
 
 
 def _range(traffic: Traffic, name: str) -> str:
@@ -113,13 +114,13 @@ def _range(traffic: Traffic, name: str) -> str:
     return f"{edges[at]:.2f} to {edges[at + 1]:.2f}"
 
 
-def classes(traffic: Traffic) -> Chart:
+def draw_classes(traffic: Traffic) -> Chart:
     """Shares of the baseline's commonest classes."""
     names = class_names(traffic.baseline)
     pairs = [(traffic.live[CLASSES].get(name, 0.0), traffic.reference[CLASSES].get(name, 0.0)) for name in names]
     live, reference = (np.array(counts) / max(sum(counts), 1) for counts in zip(*pairs))
     series = {"live": live.tolist(), "baseline": reference.tolist()}
-    return charts.grouped_bars(names, series, ("predicted class", SHARE))
+    return charts.draw_bars(names, series, ("predicted class", SHARE))
 
 
 def draw_mean(name: str, title: str) -> Callable[[Traffic], Chart]:
@@ -128,12 +129,12 @@ def draw_mean(name: str, title: str) -> Callable[[Traffic], Chart]:
     def draw(traffic: Traffic) -> Chart:
         known = traffic.baseline.signals.get(name)
         series = {"live": traffic.means(name), "baseline": traffic.level(known.mean if known else None)}
-        return charts.over_time(series, title, number=PERCENT)
+        return charts.draw_curves(series, title, number=PERCENT)
 
     return draw
 
 
-def centroids(traffic: Traffic) -> Chart:
+def draw_centroids(traffic: Traffic) -> Chart:
     """The centre of evidence of each record, 2,000 at most, and the baseline's mean."""
     names = ("centroid_x", "centroid_y")
     points = [
@@ -145,17 +146,17 @@ def centroids(traffic: Traffic) -> Chart:
     series = {"live": points[:: 1 + len(points) // MAX_POINTS]}
     if len(known) == len(names):
         series["baseline's mean"] = [(known[0], known[1])]
-    return charts.scatter(series, ("share of the width, left to right", "share of the height, downwards"))
+    return charts.draw_points(series, ("share of the width, left to right", "share of the height, downwards"))
 
 
-def blanks(traffic: Traffic) -> Chart:
+def draw_blanks(traffic: Traffic) -> Chart:
     """Share of blank maps."""
     found = traffic.shares(lambda record: "blank" in record.flags, lambda record: bool(record.statuses))
     series = {"live": found, "baseline": traffic.level(traffic.baseline.shares.get("blank"))}
-    return charts.over_time(series, "share of blank maps", number=PERCENT, zero=True)
+    return charts.draw_curves(series, "share of blank maps", number=PERCENT, zero=True)
 
 
-def inputs(traffic: Traffic) -> Chart:
+def draw_inputs(traffic: Traffic) -> Chart:
     """How far each input signal's mean lies from the baseline's, in its standard deviations."""
     known = {
         name: bins
@@ -166,81 +167,81 @@ def inputs(traffic: Traffic) -> Chart:
         name: [(start, (mean - bins.mean) / bins.sd) for start, mean in traffic.means(name)]
         for name, bins in known.items()
     }
-    return charts.over_time(series, "difference of the means (SD)")
+    return charts.draw_curves(series, "difference of the means (SD)")
 
 
-def formats(traffic: Traffic) -> Chart:
+def draw_formats(traffic: Traffic) -> Chart:
     """Shares of the formats in which answered pictures were sent."""
     names = sorted({record.format for record in traffic.records if _answered(record)})
     series = {name: traffic.shares(partial(_is_sent_as, name), _answered) for name in names}
-    return charts.over_time(series, SHARE, number=PERCENT, domain=(0.0, 1.0))
+    return charts.draw_curves(series, SHARE, number=PERCENT, domain=(0.0, 1.0))
 
 
-def _is_sent_as(name: str, record: Record) -> bool:
+def _is_sent_as(name: str, record: AuditRecord) -> bool:
     return record.format == name
 
 
-def traits(traffic: Traffic) -> Chart:
+def draw_traits(traffic: Traffic) -> Chart:
     """Shares of answered pictures that were grey, rotated, animated ... and so were converted."""
     series = {name: traffic.shares(partial(_has_trait, name), _answered) for name in TRAITS}
-    return charts.over_time(series, SHARE, number=PERCENT, domain=(0.0, 1.0))
+    return charts.draw_curves(series, SHARE, number=PERCENT, domain=(0.0, 1.0))
 
 
-def _has_trait(name: str, record: Record) -> bool:
+def _has_trait(name: str, record: AuditRecord) -> bool:
     return name in record.traits
 
 
-def unlike(traffic: Traffic) -> Chart:
+def draw_unfamiliar(traffic: Traffic) -> Chart:
     """Share of pictures that are out of distribution."""
     found = traffic.shares(lambda record: "ood" in record.flags, _answered)
     series = {"live": found, "baseline": traffic.level(traffic.baseline.shares.get("ood"))}
-    return charts.over_time(series, SHARE, number=PERCENT, zero=True)
+    return charts.draw_curves(series, SHARE, number=PERCENT, zero=True)
 
 
-def drift_now(traffic: Traffic) -> Chart:
+def draw_drift_now(traffic: Traffic) -> Chart:
     """Drift z of every feature in every window."""
     rows = list(traffic.reference)
     found = [[traffic.drift(name, counts) for counts in traffic.counted.values()] for name in rows]
     values = np.array([[np.nan if drift is None else drift.z for drift in row] for row in found])
-    return charts.cells(
+    return charts.draw_cells(
         rows, _starts(traffic), values, ("time (UTC)", "feature", "drift z"), number=".1f", limits=Z_COLORS
     )
 
 
-def drift_over_time(traffic: Traffic) -> Chart:
+def draw_drift_over_time(traffic: Traffic) -> Chart:
     """Drift z of the features that drift most."""
     series = {
         name: [(start, drift.z) for start, counts in traffic.counted.items() if (drift := traffic.drift(name, counts))]
         for name in traffic.reference
     }
     most = sorted(series, key=lambda name: -max((z for _, z in series[name]), default=-np.inf))[: charts.SERIES]
-    return charts.over_time({name: series[name] for name in most}, "drift z", alarm=Z_ALARM)
+    return charts.draw_curves({name: series[name] for name in most}, "drift z", alarm=Z_ALARM)
 
 
-def sequential(traffic: Traffic) -> Chart:
+def draw_evidence(traffic: Traffic) -> Chart:
     """The e-detector after each window, on a log axis."""
-    return charts.over_time(
+    return charts.draw_curves(
         {"evidence": traffic.evidence}, "evidence (e-value)", domain=EVIDENCE_AXIS, alarm=ALARM_WINDOWS, log=True
     )
 
 
 PANELS: Mapping[str, Callable[[Traffic], Chart]] = {
-    "Requests by outcome": outcomes,
-    "Time in the handler": latency,
-    "Time by stage, mean of a request": stages,
-    "Time by stage, of a batch now": slowest,
-    "Estimated accuracy": accuracy,
-    "Confidence over time": confidence,
-    "Classes against the baseline": classes,
+    "Requests by outcome": draw_outcomes,
+    "Time in the handler": draw_latency,
+    "Time by stage, mean of a request": draw_stages,
+    "Time by stage, of a batch now": draw_stage_quantiles,
+    "Estimated accuracy": draw_accuracy,
+    "Confidence over time": draw_confidence,
+    "Classes against the baseline": draw_classes,
     "Evidence in the border, by version": draw_mean("border", "mean share of the evidence"),
     "Effective area, by version": draw_mean("area", "mean share of the map"),
-    "Where the evidence lies": centroids,
-    "Blank maps": blanks,
-    "Inputs against the baseline, in its standard deviations": inputs,
-    "Pictures by format": formats,
-    "Pictures that were converted, by trait": traits,
-    "Pictures unlike the baseline's": unlike,
-    "Drift now, z": drift_now,
-    "Drift over time, z (alarm at 4.5 with PSI above 0.1)": drift_over_time,
-    "Sequential evidence, and its alarm line": sequential,
+    "Where the evidence lies": draw_centroids,
+    "Blank maps": draw_blanks,
+    "Inputs against the baseline, in its standard deviations": draw_inputs,
+    "Pictures by format": draw_formats,
+    "Pictures that were converted, by trait": draw_traits,
+    "Pictures unlike the baseline's": draw_unfamiliar,
+    "Drift now, z": draw_drift_now,
+    "Drift over time, z (alarm at 4.5 with PSI above 0.1)": draw_drift_over_time,
+    "Sequential evidence, and its alarm line": draw_evidence,
 }

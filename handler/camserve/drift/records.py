@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from camserve.drift.audit_log import Record, read_audit, sample_of
+from camserve.drift.audit_log import read_audit, sample_of
 from camserve.drift.counts import Version
 from camserve.errors import ConfigError
+from camserve.monitor.audit_files import PATTERN
+from camserve.monitor.audit_record import AuditRecord
 
 CONFIDENCE_BINS = 10
 
@@ -41,12 +43,12 @@ class Score:
     classes: Mapping[int, tuple[int, int]]  # true class index -> requests, right ones
 
 
-def read_records(folder: Path) -> list[Record]:
+def read_records(folder: Path) -> list[AuditRecord]:
     """Return the records of an audit log's folder, oldest first. ConfigError: it holds none."""
-    return read_audit(sorted(folder.glob("audit-*.jsonl")))
+    return read_audit(sorted(folder.glob(PATTERN)))
 
 
-def records_of(records: Sequence[Record], version: Version) -> list[Record]:
+def records_of(records: Sequence[AuditRecord], version: Version) -> list[AuditRecord]:
     """Return the records of one version. ConfigError: none of them is sampled."""
     found = [record for record in records if Version(record.model, record.version) == version]
     if not sample_of(found):
@@ -69,7 +71,7 @@ def read_truth(path: Path) -> dict[str, int]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def score(records: Sequence[Record], truth: Mapping[str, int]) -> Score:
+def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> Score:
     """Hold predictions against labels. ConfigError: no sampled record has one.
 
     Only the sample counts: records kept because they were telling would make the model look worse than it is.
@@ -88,7 +90,7 @@ def score(records: Sequence[Record], truth: Mapping[str, int]) -> Score:
         count, correct = classes.get(true, (0, 0))
         classes[true] = (count + 1, correct + good)
     slices = _slices(confidence, right)
-    error = sum(each.count * abs(each.confidence - each.accuracy) for each in slices) / len(pairs)
+    error = sum(part.count * abs(part.confidence - part.accuracy) for part in slices) / len(pairs)
     return Score(len(pairs), float(right.mean()), wilson(int(right.sum()), len(pairs)), error, slices, classes)
 
 
@@ -114,23 +116,23 @@ def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def flatten(record: Record) -> dict[str, Any]:
+def flatten(record: AuditRecord) -> dict[str, Any]:
     """Return one flat row of a table: nested blocks become dotted columns, lists become JSON."""
     best = record.predictions[0] if record.predictions else {}
-    return {**_flat(record.told), **{f"best.{name}": value for name, value in best.items()}}
+    return {**_flat(record.to_json()), **{f"best.{name}": value for name, value in best.items()}}
 
 
 def _flat(block: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in block.items():
         if isinstance(value, Mapping):
-            flat.update({f"{name}.{inner}": each for inner, each in _flat(value).items()})
+            flat.update({f"{name}.{inner}": part for inner, part in _flat(value).items()})
         else:
-            flat[name] = json.dumps(value) if isinstance(value, list) else value
+            flat[name] = json.dumps(value) if isinstance(value, (list, tuple)) else value
     return flat
 
 
-def write_parquet(records: Sequence[Record], truth: Mapping[str, int], path: Path) -> tuple[int, int]:
+def write_parquet(records: Sequence[AuditRecord], truth: Mapping[str, int], path: Path) -> tuple[int, int]:
     """Write records as a Parquet table, with a column ``truth`` where there is any; return its rows and columns."""
     import pyarrow
     from pyarrow import parquet

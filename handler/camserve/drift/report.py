@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from camserve.answer.render import Scene, draw, encode
-from camserve.drift.audit_log import Record, bin_of, sample_of
-from camserve.drift.charts import clock, maps
+from camserve.drift.audit_log import bin_of, sample_of
+from camserve.drift.charts import draw_maps, format_instant
 from camserve.drift.page import Page
 from camserve.drift.panels import PANELS
 from camserve.drift.periods import compare_periods
@@ -21,6 +21,7 @@ from camserve.drift.statistics import SMOOTHING
 from camserve.drift.tables import change_table, class_table, drift_table, find_drifts
 from camserve.drift.theme import Chart
 from camserve.drift.traffic import Traffic
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.signals import SIGNALS
 
@@ -28,8 +29,10 @@ EXAMPLES = 12
 EXAMPLE_SIDE = 256  # pixels, shown at half the size
 
 
-def write_report(records: Sequence[Record], baseline: Baseline, name: str, clean_until: float | None = None) -> str:
-    """Return the HTML of one version's records. The tables and curves rest on the random sample alone.
+def write_report(
+    records: Sequence[AuditRecord], baseline: Baseline, name: str, clean_until: float | None = None
+) -> str:
+    """Return the HTML of one version's records; the tables and curves rest on the random sample alone.
 
     ``clean_until``, in seconds since 1970, ends a period that the rest is compared with, beside the baseline.
     ConfigError: a period has too few requests, or Altair is not installed.
@@ -49,13 +52,13 @@ def write_report(records: Sequence[Record], baseline: Baseline, name: str, clean
     return page.html()
 
 
-def _summary(records: Sequence[Record], traffic: Traffic) -> str:
+def _summary(records: Sequence[AuditRecord], traffic: Traffic) -> str:
     outcomes = Counter(record.outcome for record in traffic.records)
     reasons = Counter(record.reason for record in records)
     made = traffic.baseline.provenance
     first, last = traffic.records[0].instant, traffic.records[-1].instant
     lines = [
-        f"{len(traffic.records)} sampled requests from {clock(first)} to {clock(last)} UTC: "
+        f"{len(traffic.records)} sampled requests from {format_instant(first)} to {format_instant(last)} UTC: "
         + ", ".join(f"{count} {code}" for code, count in outcomes.most_common()),
         "kept beside the sample: "
         + (", ".join(f"{count} {reason}" for reason, count in reasons.most_common() if reason != "sampled") or "none"),
@@ -73,10 +76,10 @@ def _mean_maps(traffic: Traffic) -> dict[str, Chart]:
         "live": np.mean(shares, axis=0) if shares else np.array(()),
     }
     drawn = {name: grid for name, grid in found.items() if grid.size}
-    return {"Mean map": maps(drawn)} if drawn else {}
+    return {"Mean map": draw_maps(drawn)} if drawn else {}
 
 
-def find_drifting(traffic: Traffic) -> list[tuple[Record, float]]:
+def find_drifting(traffic: Traffic) -> list[tuple[AuditRecord, float]]:
     """Return the records most typical of what has drifted: the largest log ratio of shares, the latest first."""
     drifts = find_drifts(traffic)
     ratios = {name: _ratios(traffic, name) for name, drift in drifts.items() if drift.alarms and name in SIGNALS}
@@ -84,7 +87,7 @@ def find_drifting(traffic: Traffic) -> list[tuple[Record, float]]:
     return sorted(scored, key=lambda pair: (-pair[1], -pair[0].instant))[:EXAMPLES] if ratios else []
 
 
-def _typical(record: Record, ratios: Mapping[str, np.ndarray], baseline: Baseline) -> float:
+def _typical(record: AuditRecord, ratios: Mapping[str, np.ndarray], baseline: Baseline) -> float:
     known = [(name, value) for name, value in record.signals.items() if name in ratios]
     return float(sum(ratios[name][bin_of(name, value, baseline)] for name, value in known))
 
@@ -97,26 +100,26 @@ def _ratios(traffic: Traffic, name: str) -> np.ndarray:
     return np.asarray(np.log(live / live.sum()) - np.log(reference / reference.sum()))
 
 
-def find_worst(records: Sequence[Record]) -> list[tuple[Record, float]]:
+def find_worst(records: Sequence[AuditRecord]) -> list[tuple[AuditRecord, float]]:
     """Return the records, sampled or not, that the model knows least."""
     scored = [(record, record.signals["energy"]) for record in records if "energy" in record.signals]
     return sorted(scored, key=lambda pair: pair[1])[:EXAMPLES]
 
 
-def _examples(scored: Sequence[tuple[Record, float]], meaning: str) -> str:
+def _examples(scored: Sequence[tuple[AuditRecord, float]], meaning: str) -> str:
     if not scored:
         return "<p>none</p>"
     return f"<div class='examples'>{''.join(_example(record, score, meaning) for record, score in scored)}</div>"
 
 
-def _example(record: Record, score: float, meaning: str) -> str:
+def _example(record: AuditRecord, score: float, meaning: str) -> str:
     best = record.predictions[0] if record.predictions else {"label": record.outcome, "probability": float("nan")}
     lines = [f"{best['label']} {best['probability']:.2f}", f"{meaning} {score:.2f}", ", ".join(record.flags)]
     words = "<br>".join(escape(line) for line in [*lines, record.request_id])
     return f"<figure>{_picture(record)}<div class='small'>{words}</div></figure>"
 
 
-def _picture(record: Record) -> str:
+def _picture(record: AuditRecord) -> str:
     """Draw the map over the thumbnail, both stretched to a square: the record does not hold where the map lies."""
     if not record.thumbnail:
         return "<div class='no-picture'></div>"

@@ -25,8 +25,8 @@ TESTS = {"omnibus": 0.1, "location": 0.9}
 SMOOTHING = 0.5  # added to every bin, so that an empty one has a logarithm (Jeffreys' prior)
 ALARM_WINDOWS = 8760.0  # expected windows between false alarms: a year of hours
 STARTS = 168  # windows back at which a change may have begun: a week of hours
-FREAK_REFERENCE = 0.01  # probability that the reference misrepresents its own source
-HALVINGS = 50
+UNREPRESENTATIVE = 0.01  # probability that the reference misrepresents its own source
+HALVINGS = 32  # to ten digits
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def estimated_accuracy(accuracy: float, above: float, confidence: Bins, live: np
 
     ``above`` is the share of answers above the baseline's threshold (average thresholded confidence, Garg et al. 2022,
     arXiv:2201.04234); the other is the baseline's accuracy less the fall of the mean confidence (difference of
-    confidences, Guillory et al. 2021, arXiv:2107.03315), told from (K,) live counts in the bins of confidence. Under
+    confidences, Guillory et al. 2021, arXiv:2107.03315), from (K,) live counts in the bins of confidence. Under
     a hard shift the first falls too low and the second stays too high.
     """
     change = float(live @ np.array(confidence.means) / live.sum()) - confidence.mean
@@ -210,8 +210,8 @@ def log_e_detector(histories: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tu
 
     ``histories`` holds, by feature, the (K,) reference and the (T, K) counts of the last windows, oldest first.
     Sums over the window in which the change began, averages over features (Shin, Ramdas and Rinaldo 2024, SR
-    e-detector): an alarm at A has an average run length of at least A windows, unless a reference is a freak,
-    whose probability over all features together is ``FREAK_REFERENCE``.
+    e-detector): an alarm at A has an average run length of at least A windows, unless a reference is unrepresentative,
+    whose probability over all features together is ``UNREPRESENTATIVE``.
     """
     if not histories:
         raise ConfigError("there is no feature with a reference to watch")
@@ -227,7 +227,7 @@ def _log_sum(reference: np.ndarray, windows: np.ndarray, features: int) -> float
 
 def ball_radius(reference: np.ndarray, features: int = 1) -> float:
     """Return the KL divergence within which the source of the reference lies, all features at once (Wilks 1938)."""
-    return chi_square_quantile(1 - FREAK_REFERENCE / features, len(reference) - 1) / (2 * float(reference.sum()))
+    return chi_square_quantile(1 - UNREPRESENTATIVE / features, len(reference) - 1) / (2 * float(reference.sum()))
 
 
 def _check(reference: np.ndarray, live: np.ndarray) -> None:

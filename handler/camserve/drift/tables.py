@@ -8,19 +8,20 @@ from html import escape
 
 import numpy as np
 
-from camserve.drift.audit_log import CLASSES, CLASSES_TOLD, Record
-from camserve.drift.charts import clock
+from camserve.drift.audit_log import CLASSES, CLASSES_CAUSE
+from camserve.drift.charts import format_instant
 from camserve.drift.counts import aligned
 from camserve.drift.periods import Comparison, Separation, holm
 from camserve.drift.statistics import PSI_ALARM, Z_ALARM, Drift, compare
 from camserve.drift.traffic import Traffic
 from camserve.drift.watcher import can_drift
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.signals import SIGNALS
 
 MAX_CLASSES = 15
 TEXTS = ("family", "moved", "likeliest cause")  # columns of words, which begin at the left
 SURE = 0.01  # p-value, after Holm's correction for the number of features
-FAMILIES = {**{name: (signal.family, signal.cause) for name, signal in SIGNALS.items()}, CLASSES: CLASSES_TOLD}
+FAMILIES = {**{name: (signal.family, signal.cause) for name, signal in SIGNALS.items()}, CLASSES: CLASSES_CAUSE}
 
 
 def find_drifts(traffic: Traffic) -> dict[str, Drift]:
@@ -58,7 +59,7 @@ def change_table(found: Comparison) -> str:
         rows.append(_row([change.signal, family, *numbers, cause if alarms else ""], alarms))
     head = ["signal", "family", "clean", "later", "median, clean", "median, later", "distance (KS)", "p (Holm)"]
     note = (
-        f"Values after {clock(found.until)} UTC against those before, by the Kolmogorov-Smirnov test. "
+        f"Values after {format_instant(found.until)} UTC against those before, by the Kolmogorov-Smirnov test. "
         f"Red: p below {SURE}."
     )
     table = _table([*head, "likeliest cause"], rows)
@@ -76,7 +77,7 @@ def _describe(found: Separation) -> str:
 
 def class_table(traffic: Traffic) -> str:
     """Return the table of the classes that were predicted most often."""
-    groups: dict[str, list[Record]] = defaultdict(list)
+    groups: dict[str, list[AuditRecord]] = defaultdict(list)
     for record in traffic.records:
         if record.predictions:
             groups[str(record.predictions[0]["label"])].append(record)

@@ -17,7 +17,7 @@ PAPER = "#ffffff"
 PADDING = {"left": 24, "right": 16, "top": 10, "bottom": 8}  # a reader's font may be wider than the one measured
 
 
-def theme(dark: bool) -> Json:
+def make_theme(dark: bool) -> Json:
     """Return the Vega-Lite config: colours and fonts on a light or a dark page. Colours: Okabe and Ito 2008."""
     ink, faint, alarm = ("#c9d1d9", "#3d444d", "#ff7b72") if dark else ("#24292f", "#d8dee4", "#b00020")
     light = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#3b3b3b"]
@@ -51,39 +51,42 @@ def theme(dark: bool) -> Json:
     }
 
 
-def empty() -> Chart:
+def draw_nothing() -> Chart:
     """Say in the place of a chart that there is nothing to draw."""
-    return sized(alt.Chart(alt.Data(values=[{"text": "no data"}])).mark_text(fontSize=13).encode(text="text:N"))
+    return resize_chart(alt.Chart(alt.Data(values=[{"text": "no data"}])).mark_text(fontSize=13).encode(text="text:N"))
 
 
-def sized(chart: Chart, height: int = HEIGHT) -> Chart:
+def resize_chart(chart: Chart, height: int = HEIGHT) -> Chart:
     """Give a chart its height, and the width of the page's column."""
     return chart.properties(width="container", height=height)
 
 
-def spec_of(chart: Chart) -> Json:
+def make_spec(chart: Chart) -> Json:
     """Return a chart as Vega-Lite without colours and fonts, which the page adds."""
     return {key: value for key, value in chart.to_dict().items() if key not in ("$schema", "config")}
 
 
-def svg(chart: Chart) -> str:
-    """Draw a chart on white paper, which dark pages need too."""
-    config = {**theme(dark=False), "background": PAPER, "padding": PADDING}
-    return str(vl_convert.vegalite_to_svg(spec_of(chart), vl_version=version(), config=config))
+def render_svg(chart: Chart) -> str:
+    """Return a chart on white paper, which dark pages need too."""
+    return str(vl_convert.vegalite_to_svg(make_spec(chart), **_paper()))
 
 
-def png(chart: Chart, scale: float) -> bytes:
-    """Draw a chart on white paper; ``scale`` is pixels of the file for one of the chart."""
-    config = {**theme(dark=False), "background": PAPER, "padding": PADDING}
-    return bytes(vl_convert.vegalite_to_png(spec_of(chart), vl_version=version(), config=config, scale=scale))
+def render_png(chart: Chart, scale: float) -> bytes:
+    """Return a chart on white paper; ``scale`` is pixels of the file for one of the chart."""
+    return bytes(vl_convert.vegalite_to_png(make_spec(chart), scale=scale, **_paper()))
 
 
-def version() -> str:
+def _paper() -> Json:
+    config = {**make_theme(dark=False), "background": PAPER, "padding": PADDING}
+    return {"vl_version": vega_lite_version(), "config": config}
+
+
+def vega_lite_version() -> str:
     """Return the version of Vega-Lite that Altair writes: 6.4."""
     return ".".join(str(alt.SCHEMA_VERSION).removeprefix("v").split(".")[:2])
 
 
 @lru_cache(maxsize=1)
-def library() -> str:
+def bundle_library() -> str:
     """Return the JavaScript that draws charts: Vega, Vega-Lite and Vega-Embed, which ask for nothing on the network."""
-    return str(vl_convert.javascript_bundle(vl_version=version()))
+    return str(vl_convert.javascript_bundle(vl_version=vega_lite_version()))

@@ -9,11 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from camserve.drift.audit_log import CLASSES, Record, count_bins, reference_bins, windows_of
+from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, windows_of
 from camserve.drift.charts import Points
 from camserve.drift.counts import Bins, aligned
 from camserve.drift.statistics import MINIMUM_REQUESTS, Drift, compare, log_e_detector
 from camserve.drift.watcher import can_drift
+from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.baseline import Baseline
 
 SPANS = (60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)  # seconds that a window may have
@@ -25,7 +26,7 @@ LARGEST_LOG = 690.0  # whose exponential is still a float
 class Traffic:
     """One version's sampled records beside its baseline."""
 
-    records: Sequence[Record]  # the sample, oldest first
+    records: Sequence[AuditRecord]  # the sample, oldest first
     baseline: Baseline
 
     @property
@@ -40,7 +41,7 @@ class Traffic:
         return next((span for span in SPANS if span >= shortest), SPANS[-1])
 
     @cached_property
-    def windows(self) -> dict[float, list[Record]]:
+    def windows(self) -> dict[float, list[AuditRecord]]:
         """The records of each window, by its start."""
         return windows_of(self.records, self.seconds)
 
@@ -89,11 +90,11 @@ class Traffic:
         """Return a signal's mean in each window."""
         return self._mean(lambda record: record.signals[name], lambda record: name in record.signals)
 
-    def shares(self, holds: Callable[[Record], bool], among: Callable[[Record], bool]) -> Points:
+    def shares(self, holds: Callable[[AuditRecord], bool], among: Callable[[AuditRecord], bool]) -> Points:
         """Return in each window the share of records, among some, of which something holds."""
         return self._mean(holds, among)
 
-    def _mean(self, value: Callable[[Record], float], among: Callable[[Record], bool]) -> Points:
+    def _mean(self, value: Callable[[AuditRecord], float], among: Callable[[AuditRecord], bool]) -> Points:
         return [
             (start, float(np.mean(values)))
             for start, records in self.windows.items()

@@ -89,13 +89,13 @@ class Watcher:
 
     def _load(self) -> None:
         try:
-            told = json.loads(self._path.read_text(encoding="utf-8"))
-            if told["schema"] != SCHEMA or told["window_seconds"] != self._window_seconds:
-                raise ConfigError(f"{self._path} was kept with other windows: move it away to start afresh")
-            self._marks = told["marks"]
-            for each in told["versions"]:
-                windows = [Window(**window) for window in each["windows"]]
-                self._histories[Version(each["model"], each["version"])] = History(each["reference"], windows)
+            state = json.loads(self._path.read_text(encoding="utf-8"))
+            if state["schema"] != SCHEMA or state["window_seconds"] != self._window_seconds:
+                raise ConfigError(f"{self._path} has windows of another length: move it away to start again")
+            self._marks = state["marks"]
+            for block in state["versions"]:
+                windows = [Window(**window) for window in block["windows"]]
+                self._histories[Version(block["model"], block["version"])] = History(block["reference"], windows)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{self._path} is no state of camserve watch ({error}): move it away") from None
 
@@ -109,10 +109,10 @@ class Watcher:
             }
             for version, history in self._histories.items()
         ]
-        told = {"schema": SCHEMA, "window_seconds": self._window_seconds, "marks": self._marks, "versions": versions}
+        state = {"schema": SCHEMA, "window_seconds": self._window_seconds, "marks": self._marks, "versions": versions}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(self._path.name + ".new")
-        fresh.write_text(json.dumps(told), encoding="utf-8")
+        fresh.write_text(json.dumps(state), encoding="utf-8")
         os.replace(fresh, self._path)  # a reader, or a crash, never sees half a file
 
 
@@ -120,7 +120,7 @@ def evidence(version: Version, history: History) -> Evidence:
     """Return the e-detector over the kept windows."""
     counted = {feature: _stack(history, feature) for feature, bins in history.reference.items() if can_drift(bins)}
     total, own = log_e_detector(counted)
-    ranked = sorted(own.items(), key=lambda each: -each[1])
+    ranked = sorted(own.items(), key=lambda feature: -feature[1])
     requests = max((float(live.sum()) for _, live in counted.values()), default=0.0)
     return Evidence(version, requests, _exp(total), {feature: _exp(value) for feature, value in ranked})
 
@@ -133,9 +133,9 @@ def can_drift(reference: Mapping[str, float]) -> bool:
 def _stack(history: History, feature: str) -> tuple[np.ndarray, np.ndarray]:
     reference = history.reference[feature]
     # Bins that only traffic has would make windows of different lengths.
-    every = {**dict.fromkeys(name for each in history.windows for name in each.counts.get(feature, {})), **reference}
+    names = {name for window in history.windows for name in window.counts.get(feature, {})} | set(reference)
     pairs = [
-        aligned(reference, {**dict.fromkeys(every, 0.0), **window.counts.get(feature, {})})
+        aligned(reference, {**dict.fromkeys(names, 0.0), **window.counts.get(feature, {})})
         for window in history.windows
     ]
     return pairs[0][0], np.stack([live for _, live in pairs])

@@ -1,4 +1,4 @@
-"""Watching a pipeline at work: stages, signals, outcomes. Nothing here can fail a request."""
+"""Measuring a pipeline at work: stages, signals, outcomes. Nothing here can fail a request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline, load_baseline
 from camserve.monitor.live import live_recorders
-from camserve.monitor.measure import MeasuredRows, PassObservation, PixelRows, Watch, measure, sample_pixels
+from camserve.monitor.measure import MapFilter, MeasuredRows, PassObservation, PixelRows, measure_pass, sample_pixels
 from camserve.monitor.recorder import Finished, Recorder
-from camserve.monitor.signals import Predictions
+from camserve.monitor.views import Predictions
 from camserve.values import Answer, RawRequest, Request
 from camserve.warning_codes import LOW_CONFIDENCE, OUT_OF_DISTRIBUTION, AnswerWarning
 
@@ -22,28 +22,28 @@ WARNINGS = {"ood": OUT_OF_DISTRIBUTION, "low_confidence": LOW_CONFIDENCE}
 
 
 class Monitor:
-    """Times the stages of one batch after another and measures its rows, for recorders that may come later."""
+    """Times the stages of each batch and measures its rows, for the recorders."""
 
     def __init__(
-        self, watch: Watch | None = None, baseline: Baseline | None = None, low_confidence: float | None = None
+        self, map_filter: MapFilter | None = None, baseline: Baseline | None = None, low_confidence: float | None = None
     ) -> None:
-        """Start with no batch seen. Without ``watch`` nothing is measured."""
+        """Start without a batch. Without ``map_filter`` nothing is measured."""
         self.stages: dict[str, float] = {}
         self.baseline = baseline
         self.selftest_ok = True
-        self.watch = watch
+        self.map_filter = map_filter
         self._low_confidence = low_confidence
         self._recorders: tuple[Recorder, ...] = ()
         self._measured: list[MeasuredRows] = []
         self._start = 0.0
-        self._complained = False
+        self._logged = False
 
     def report_to(self, *recorders: Recorder) -> None:
-        """Hand every batch from now on to these."""
+        """Send every further batch to these recorders."""
         self._recorders = recorders
 
     def begin(self) -> None:
-        """Forget the last batch."""
+        """Begin a batch."""
         self.stages = {}
         self._measured = []
         self._start = time.perf_counter()
@@ -58,11 +58,8 @@ class Monitor:
             self.stages[name] = self.stages.get(name, 0.0) + (time.perf_counter() - start) * 1000
 
     def sample_pixels(self, requests: Sequence[Request]) -> PixelRows | None:
-        """Return a part of what the network is about to see, while the processor still has it at hand.
-
-        None: nobody wants to know what is measured, or it failed.
-        """
-        if self.watch is None or not (self._recorders or self.baseline):
+        """Return a sample of the input while it is in cache; None if monitoring is off or failed."""
+        if self.map_filter is None or not (self._recorders or self.baseline):
             return None
         try:
             return sample_pixels(requests)
@@ -70,14 +67,11 @@ class Monitor:
             self._fail()
             return None
 
-    def look(self, shown: Callable[[], PassObservation]) -> list[tuple[AnswerWarning, ...]]:
-        """Measure one forward pass that has succeeded; return the warnings of each of its rows.
-
-        Nothing is returned for any row where measuring failed.
-        """
+    def observe(self, observation: Callable[[], PassObservation]) -> list[tuple[AnswerWarning, ...]]:
+        """Measure one forward pass that has succeeded; return the warnings of each of its rows, none if that failed."""
         try:
-            assert self.watch is not None  # or nobody has glanced
-            measured = measure(shown(), self.watch, self._judge)
+            assert self.map_filter is not None  # sample_pixels returned pixels
+            measured = measure_pass(observation(), self.map_filter, self._judge)
         except Exception:
             self._fail()
             return []
@@ -91,33 +85,33 @@ class Monitor:
         return ["low_confidence"] if limit is not None and confidence < limit else []
 
     def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:
-        """Hand the batch to the recorders."""
+        """End the batch and hand it to the recorders."""
         if self._recorders and rows:
             spent = (time.perf_counter() - self._start) * 1000
             finished = Finished(rows, outcomes, tuple(self._measured), self.stages, spent)
-            self._tell(lambda recorder: recorder.record(finished))
+            self._notify(lambda recorder: recorder.record(finished))
 
     def refused(self, error: RequestError) -> None:
-        """Hand on that a request was refused before it reached a batch."""
-        self._tell(lambda recorder: recorder.refused(error))
+        """Report that a request was refused before it reached a batch."""
+        self._notify(lambda recorder: recorder.refused(error))
 
-    def _tell(self, news: Callable[[Recorder], None]) -> None:
+    def _notify(self, event: Callable[[Recorder], None]) -> None:
         for recorder in self._recorders:
             try:
-                news(recorder)
+                event(recorder)
             except Exception:
                 self._fail()
 
     def _fail(self) -> None:
         """Count a fault of the monitoring, and log the first."""
-        if not self._complained:
-            self._complained = True
+        if not self._logged:
+            self._logged = True
             logger.exception("camserve: monitoring failed; requests are answered all the same")
         for recorder in self._recorders:
             try:
                 recorder.failed()
             except Exception:
-                logger.debug("camserve: a recorder cannot even count its failures")
+                logger.debug("camserve: a recorder cannot count its failures")
 
 
-__all__ = ["Monitor", "PassObservation", "Recorder", "Watch", "live_recorders", "load_baseline"]
+__all__ = ["MapFilter", "Monitor", "PassObservation", "Recorder", "live_recorders", "load_baseline"]

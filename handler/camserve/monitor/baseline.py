@@ -11,8 +11,9 @@ from typing import Any, Optional
 
 from camserve.errors import ConfigError
 from camserve.files import sha256
-from camserve.monitor.measure import Watch
-from camserve.monitor.signals import SIGNALS, Predictions
+from camserve.monitor.measure import MapFilter
+from camserve.monitor.signals import SIGNALS
+from camserve.monitor.views import Predictions
 from camserve.settings import Settings
 from camserve.strict import read
 
@@ -41,7 +42,7 @@ class ClassBins:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What labels tell: accuracy, and the confidence that a share of just this size exceeds.
+    """The accuracy, and the confidence that a share of just this size exceeds.
 
     Average Thresholded Confidence, Garg et al. 2022, arXiv:2201.04234: later, the share of requests
     above the threshold estimates the accuracy without labels.
@@ -113,7 +114,7 @@ class Baseline:
             "atc": self.accuracy is not None,
             "low_confidence": self._limit(low_confidence) is not None,
         }
-        return [name for name, each in possible.items() if each]
+        return [name for name, is_possible in possible.items() if is_possible]
 
     def _limit(self, low_confidence: float | None) -> float | None:
         """Return below which confidence an answer is doubtful: what is wished, or else the ATC threshold."""
@@ -134,17 +135,17 @@ def read_baseline(content: bytes) -> Baseline:
         raise ConfigError(f"{BASELINE} is not of schema {SCHEMA}; make it again: camserve baseline")
     if unknown := set(block.get("signals", ())) - set(SIGNALS):
         raise ConfigError(f"{BASELINE}: there is no signal {sorted(unknown)[0]!r}")
-    signals = {name: _bins(each, name) for name, each in block.get("signals", {}).items()}
+    signals = {name: _bins(signal, name) for name, signal in block.get("signals", {}).items()}
     return dataclasses.replace(read(Baseline, block, BASELINE), signals=signals)
 
 
-def load_baseline(path: Path, settings: Settings, watch: Watch) -> Baseline:
+def load_baseline(path: Path, settings: Settings, map_filter: MapFilter) -> Baseline:
     """Read an archive's baseline. ConfigError: it is damaged, or belongs to other weights, another layer or method."""
     if sha256(path) != settings.monitoring.baseline_sha256:
         raise ConfigError(f"{path.name} is not the file whose SHA-256 monitoring.baseline_sha256 says")
     baseline = read_baseline(path.read_bytes())
     made = baseline.provenance
-    now = {"weights": settings.model.sha256, "layer": watch.layer, "method": watch.usual.methods[0]}
+    now = {"weights": settings.model.sha256, "layer": map_filter.layer, "method": map_filter.usual.methods[0]}
     for name, value in now.items():
         if getattr(made, name) != value:
             raise ConfigError(

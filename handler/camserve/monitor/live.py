@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from camserve.monitor.audit import Audit
 from camserve.monitor.baseline import Baseline
-from camserve.monitor.counters import Counters, Sink
+from camserve.monitor.counters import Counters
 from camserve.monitor.recorder import Recorder
+from camserve.monitor.series import Sink
 from camserve.settings import Monitoring
 
 

@@ -13,23 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from camserve.monitor.signals import SIGNALS, Column, Inputs, Maps, Predictions
+from camserve.monitor.signals import NAMES, SIGNALS
+from camserve.monitor.views import Column, Inputs, Maps, Predictions
 from camserve.values import Explanation, Options, Request
 
-THUMBNAIL = 56  # pixels a side, or little more
-WATCHED_EVIDENCE = ("for", "signed")  # both show the positive part
-NAMES = tuple(SIGNALS)
-COLUMNS = {
-    family: [column for column, each in enumerate(SIGNALS.values()) if each.family == family]
-    for family in ("predictions", "explanations", "inputs")
-}
+GRID_SIDE = 56  # pixels that are kept of the shorter side, or little more
+POSITIVE = ("for", "signed")  # kinds of evidence whose map shows the positive part
 
 
 class PixelRows(NamedTuple):
-    """Every so many lines of what the network saw: quickly put aside, since a line's pixels lie together."""
+    """Every ``step``-th row of the input pixels; rows are contiguous, so that this copy is cheap."""
 
     pixels: np.ndarray  # (N, h, W, 3) uint8
-    step: int  # lines from one to the next
+    step: int
 
     @property
     def thumbnails(self) -> np.ndarray:
@@ -42,9 +38,9 @@ class SignalInputs:
     """What the signals of N rows are computed from."""
 
     predictions: Predictions
-    lines: PixelRows
+    pixel_rows: PixelRows
     sizes: Sequence[tuple[float, float]]  # width and height of each uploaded picture
-    watched: Sequence[Explanation | None]  # the map of each row that is compared, if it has one
+    compared: Sequence[Explanation | None]  # the map of each row that is compared with the baseline
 
     def __len__(self) -> int:
         """Return N."""
@@ -53,27 +49,27 @@ class SignalInputs:
     @cached_property
     def inputs(self) -> Inputs:
         """What the network was shown."""
-        return Inputs(self.lines.thumbnails, np.array(self.sizes, float).reshape(-1, 2))
+        return Inputs(self.pixel_rows.thumbnails, np.array(self.sizes, float).reshape(-1, 2))
 
     @property
     def blank(self) -> list[bool]:
-        """Which of the N rows have a watched map that holds no evidence."""
-        return [each is not None and each.status == "blank" for each in self.watched]
+        """Which of the N rows have a compared map that holds no evidence."""
+        return [explanation is not None and explanation.status == "blank" for explanation in self.compared]
 
     @cached_property
     def mapped(self) -> np.ndarray:
-        """Which rows have a map that is not blank, (M,) int64."""
-        return np.flatnonzero([each is not None and each.status == "ok" for each in self.watched])
+        """Which rows have a compared map that holds evidence, (M,) int64."""
+        return np.flatnonzero([explanation is not None and explanation.status == "ok" for explanation in self.compared])
 
     @cached_property
     def maps(self) -> Maps | None:
         """These maps."""
-        told = [each for each in self.watched if each is not None and each.status == "ok"]
-        if not told:
+        shown = [explanation for explanation in self.compared if explanation is not None and explanation.status == "ok"]
+        if not shown:
             return None
-        grids = np.maximum(np.stack([each.grid for each in told if each.grid is not None]), 0)
-        raw = grids * np.array([each.scale for each in told], np.float32)[:, None, None]
-        return Maps(raw, np.array([each.balance.get("negative") or 0.0 for each in told]))
+        grids = np.maximum(np.stack([explanation.grid for explanation in shown if explanation.grid is not None]), 0)
+        raw = grids * np.array([explanation.scale for explanation in shown], np.float32)[:, None, None]
+        return Maps(raw, np.array([explanation.balance.get("negative") or 0.0 for explanation in shown]))
 
     def column(self, name: str) -> Column:
         """Return one signal of every row, (N,) float64; NaN where a row has none."""
@@ -81,9 +77,9 @@ class SignalInputs:
         if signal.family == "explanations":
             column = np.full(len(self), np.nan)
             if self.maps is not None:
-                column[self.mapped] = signal.measure(self.maps)
+                column[self.mapped] = signal.formula(self.maps)
             return column
-        return signal.measure(self.predictions if signal.family == "predictions" else self.inputs)
+        return signal.formula(self.predictions if signal.family == "predictions" else self.inputs)
 
     def values(self) -> np.ndarray:
         """Return every signal of every row, (N, S) float64, columns as in ``SIGNALS``."""
@@ -92,52 +88,70 @@ class SignalInputs:
         return np.stack([self.column(name) for name in NAMES], axis=1, dtype=np.float64, casting="same_kind")
 
 
-def join(parts: Sequence[SignalInputs]) -> SignalInputs:
-    """Put the rows of several forward passes together."""
-    predictions = [each.predictions for each in parts]
+def join_inputs(parts: Sequence[SignalInputs]) -> SignalInputs:
+    """Return the rows of several forward passes together."""
+    predictions = [part.predictions for part in parts]
     return SignalInputs(
         Predictions(
-            np.concatenate([each.scores for each in predictions]),
-            np.concatenate([each.probabilities for each in predictions]),
+            np.concatenate([part.scores for part in predictions]),
+            np.concatenate([part.probabilities for part in predictions]),
         ),
-        PixelRows(np.concatenate([each.lines.pixels for each in parts]), parts[0].lines.step),
-        [size for each in parts for size in each.sizes],
-        [explanation for each in parts for explanation in each.watched],
+        PixelRows(np.concatenate([part.pixel_rows.pixels for part in parts]), parts[0].pixel_rows.step),
+        [size for part in parts for size in part.sizes],
+        [explanation for part in parts for explanation in part.compared],
     )
 
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """N rows of one forward pass, and their signals when somebody asks for them."""
+    """N rows of one forward pass, and their signals, which are computed at the first use."""
 
-    requests: tuple[Request, ...]  # whose rows they are
-    material: SignalInputs
-    flags: Sequence[Sequence[str]] = ()  # what the baseline says of each
+    requests: tuple[Request, ...]
+    signal_inputs: SignalInputs
+    flags: Sequence[Sequence[str]] = ()  # of each row: blank, and those of the baseline
 
     @cached_property
     def values(self) -> np.ndarray:
         """The signals of every row, (N, S) float64, columns as in ``SIGNALS``; NaN where a row has none."""
-        return self.material.values()
+        return self.signal_inputs.values()
 
     @property
     def classes(self) -> Column:
         """The predicted class of each row, (N,) int64."""
-        return self.material.predictions.classes
+        return self.signal_inputs.predictions.classes
 
-    def row(self, number: int) -> dict[str, float]:
-        """Return the signals that one row has."""
-        return {name: float(each) for name, each in zip(NAMES, self.values[number]) if np.isfinite(each)}
+
+class RowSignals(NamedTuple):
+    """One row of ``measured``."""
+
+    measured: MeasuredRows
+    number: int
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """What is unusual in this row."""
+        return self.measured.flags[self.number]
+
+    def value(self, name: str) -> float:
+        """Return one signal alone; NaN: the row has none."""
+        return float(self.measured.signal_inputs.column(name)[self.number])
+
+    def values(self) -> dict[str, float]:
+        """Return the signals that the row has."""
+        return {
+            name: float(value) for name, value in zip(NAMES, self.measured.values[self.number]) if np.isfinite(value)
+        }
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Which maps are compared with the reference: those that a request gets that asks for nothing special."""
+class MapFilter:
+    """Which maps are compared with the baseline: those of requests that leave method, layer and target as usual."""
 
-    usual: Options
+    usual: Options  # of a request that asks for nothing
     layer: str
 
-    def watches(self, request: Request, explanation: Explanation, best: int) -> bool:
-        """Whether this map is of the usual method, layer and target, and not a caller's special wish."""
+    def accepts(self, request: Request, explanation: Explanation, best: int) -> bool:
+        """Whether this map is compared; ``best`` is the predicted class."""
         # Rows that a condition picked are another population than rows that a caller picked.
         alike = request.options.explain == (self.usual.explain or True)
         return (
@@ -145,7 +159,7 @@ class Watch:
             and explanation.status in ("ok", "blank")
             and explanation.method == self.usual.methods[0]
             and explanation.layer == self.layer
-            and explanation.evidence in WATCHED_EVIDENCE
+            and explanation.evidence in POSITIVE
             and explanation.contrast is None
             and explanation.target.prediction.index == best
         )
@@ -153,13 +167,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class PassObservation:
-    """What one forward pass showed of N rows."""
+    """The inputs and the results of one forward pass of N rows."""
 
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
     probabilities: np.ndarray  # (N, C) float32
     classes: Sequence[int]  # the predicted one of each row
-    lines: PixelRows
+    pixel_rows: PixelRows
     explanations: Sequence[Sequence[Explanation]]  # of each row
 
     def only(self, rows: Sequence[int]) -> PassObservation:
@@ -171,31 +185,33 @@ class PassObservation:
             self.scores[rows],
             self.probabilities[rows],
             [self.classes[row] for row in rows],
-            PixelRows(self.lines.pixels[rows], self.lines.step),
+            PixelRows(self.pixel_rows.pixels[rows], self.pixel_rows.step),
             [self.explanations[row] for row in rows],
         )
 
 
-def measure(shown: PassObservation, watch: Watch, judge: Callable[[Predictions, int, int], list[str]]) -> MeasuredRows:
+def measure_pass(
+    observation: PassObservation, map_filter: MapFilter, judge: Callable[[Predictions, int, int], list[str]]
+) -> MeasuredRows:
     """Put aside what the signals of every row are computed from; ``judge`` flags a row with its best class.
 
     All scores must be finite.
     """
-    predictions = Predictions(shown.scores, shown.probabilities)
-    watched = [
-        next((each for each in told if watch.watches(request, each, best)), None)
-        for request, told, best in zip(shown.requests, shown.explanations, shown.classes)
+    predictions = Predictions(observation.scores, observation.probabilities)
+    compared = [
+        next((explanation for explanation in explanations if map_filter.accepts(request, explanation, best)), None)
+        for request, explanations, best in zip(observation.requests, observation.explanations, observation.classes)
     ]
-    sizes = [(each.picture.width, each.picture.height) for each in shown.requests]
-    material = SignalInputs(predictions, shown.lines, sizes, watched)
-    flags = [judge(predictions, row, best) for row, best in enumerate(shown.classes)]
-    for told, blank in zip(flags, material.blank):
+    sizes = [(request.picture.width, request.picture.height) for request in observation.requests]
+    signal_inputs = SignalInputs(predictions, observation.pixel_rows, sizes, compared)
+    flags = [judge(predictions, row, best) for row, best in enumerate(observation.classes)]
+    for row_flags, blank in zip(flags, signal_inputs.blank):
         if blank:
-            told.append("blank")
-    return MeasuredRows(tuple(shown.requests), material, flags)
+            row_flags.append("blank")
+    return MeasuredRows(tuple(observation.requests), signal_inputs, flags)
 
 
 def sample_pixels(requests: Sequence[Request]) -> PixelRows:
-    """Put aside a part of the pixels that the network is about to see."""
-    step = max(1, min(requests[0].pixels.shape[:2]) // THUMBNAIL)
-    return PixelRows(np.stack([each.pixels[step // 2 :: step] for each in requests]), step)
+    """Return a part of the pixels that the network is about to see."""
+    step = max(1, min(requests[0].pixels.shape[:2]) // GRID_SIDE)
+    return PixelRows(np.stack([request.pixels[step // 2 :: step] for request in requests]), step)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from camserve.errors import RequestError
-from camserve.monitor.measure import MeasuredRows
+from camserve.monitor.measure import MeasuredRows, RowSignals
 from camserve.values import Answer, RawRequest
 
 
@@ -21,23 +22,24 @@ class Finished:
     stages: Mapping[str, float]  # milliseconds
     milliseconds: float  # in all
 
-    def find(self, answer: Answer) -> tuple[MeasuredRows, int] | None:
-        """Return where the signals of one answered row are."""
+    @cached_property
+    def signals(self) -> list[RowSignals | None]:
+        """The signals of each row; None for a row that was not measured."""
+        found: list[RowSignals | None] = [None] * len(self.rows)
         for measured in self.measured:
             for number, request in enumerate(measured.requests):
-                if request is answer.request:
-                    return measured, number
-        return None
+                found[request.row] = RowSignals(measured, number)
+        return found
 
 
 class Recorder(Protocol):
     """Keeps records of every batch; what it raises is caught, counted and logged once."""
 
     def record(self, finished: Finished) -> None:
-        """Keep what one batch was."""
+        """Record a batch."""
 
     def refused(self, error: RequestError) -> None:
-        """Keep that a request was refused before it reached a batch."""
+        """Record that a request was refused before it reached a batch."""
 
     def failed(self) -> None:
-        """Keep that the monitoring itself has failed."""
+        """Record that the monitoring itself has failed."""

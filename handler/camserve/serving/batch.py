@@ -118,7 +118,7 @@ class BatchRunner:
     def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:
         """Return the monitor's warnings by row number; it is shown the rows whose scores are finite."""
         finite = [number for number, row in enumerate(rows) if row.finite]
-        return dict(zip(finite, self._monitor.look(lambda: observation.only(finite))))
+        return dict(zip(finite, self._monitor.observe(lambda: observation.only(finite))))
 
     def _answer(
         self,

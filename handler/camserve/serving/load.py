@@ -18,7 +18,7 @@ from camserve.intake.decode import harden_pillow
 from camserve.intake.options import OptionSchema
 from camserve.labels import Labels, load_labels
 from camserve.monitor import Monitor, load_baseline
-from camserve.monitor.measure import Watch
+from camserve.monitor.measure import MapFilter
 from camserve.network.load import load_network
 from camserve.network.precision import DTYPES, cast
 from camserve.serving.batch import Classifier
@@ -69,10 +69,10 @@ def load_pipeline(folder: Path, settings: Settings, name: str, version: str, dev
 
 def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
     usual = OptionSchema(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
-    watch = Watch(usual, settings.layers[0].name)
+    map_filter = MapFilter(usual, settings.layers[0].name)
     name = settings.monitoring.baseline
-    baseline = None if name is None else load_baseline(inside(folder, name), settings, watch)
-    return Monitor(watch, baseline, settings.monitoring.low_confidence)
+    baseline = None if name is None else load_baseline(inside(folder, name), settings, map_filter)
+    return Monitor(map_filter, baseline, settings.monitoring.low_confidence)
 
 
 def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:

@@ -16,7 +16,7 @@ from camserve.errors import RequestError
 from camserve.intake.accept import accept_picture
 from camserve.intake.options import OptionSchema
 from camserve.monitor import Monitor
-from camserve.monitor.audit import THUMBNAIL
+from camserve.monitor.audit_record import THUMBNAIL
 from camserve.serving.batch import BatchRunner, Classifier
 from camserve.serving.guard import Result, Row, attempt, attempt_rows
 from camserve.settings import Settings
@@ -50,7 +50,9 @@ class Pipeline:
     def _answer_group(self, rows: Sequence[RawRequest], arrival: float) -> list[Response]:
         self.monitor.begin()
         with self.monitor.stage("decode"):
-            accepted = self._in_threads(lambda row: attempt(self._accept, row, arrival), rows)
+            accepted = self._in_threads(
+                lambda number: attempt(self._accept, rows[number], number, arrival), range(len(rows))
+            )
         answers = iter(attempt_rows(self.runner.run, [row for row in accepted if isinstance(row, Request)]))
         outcomes = [next(answers) if isinstance(row, Request) else row for row in accepted]
         with self.monitor.stage("render"):
@@ -67,7 +69,7 @@ class Pipeline:
         """Decoders, resizing and encoders release Python's lock, so that rows need not wait for one another."""
         return [work(row) for row in rows] if len(rows) == 1 else list(self._threads.map(work, rows))
 
-    def _accept(self, row: RawRequest, arrival: float) -> Request:
+    def _accept(self, row: RawRequest, number: int, arrival: float) -> Request:
         options = self._schema.options(row)
         limits, audit = self.settings.limits, self.settings.monitoring.audit
         thumbnail = THUMBNAIL if audit is not None and audit.pictures else 0
@@ -78,7 +80,7 @@ class Pipeline:
             lambda width, height: drawn_side(options, width, height, limits.max_picture_side) or thumbnail,
         )
         until = math.inf if options.deadline_ms is None else arrival + options.deadline_ms / 1000
-        return Request(picture, pixels, region, options, row.request_id, until)
+        return Request(picture, pixels, region, options, row.request_id, until, number)
 
     def _draw(self, answer: Answer) -> Answer | Response:
         return draw_answer(answer, self.settings.input.size, self.settings.limits.max_picture_side)

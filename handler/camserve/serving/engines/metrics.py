@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from camserve.monitor.counters import COUNTERS, GAUGES
+from camserve.monitor.series import COUNTERS, GAUGES
 
 logger = logging.getLogger(__name__)
 
