@@ -31,25 +31,25 @@ MONTHS = ((500, 100), (2000, 100), (2000, 1000))  # reference, requests an hour
 
 TEXT = """## What the signals see
 
-`scripts/studies/drift_study`: {photos} ImageNet validation photos through the served pipeline (EfficientNet-Lite0,
-Grad-CAM, 7 x 7), once for each fault. {design.repeats} times, photos drawn at random are the window, under the fault,
-and all others, clean, are the baseline. The table gives the share of windows of {judged[0]} / of {judged[1]} photos in
-which a family alarms, at {design.false_alarms:.1%} false alarms a family (omnibus and location test on 10 quantile
-bins, the latter with nine tenths of the false alarms; Bonferroni over the family's signals). *Estimated* is the
-accuracy without labels.
+`scripts/studies/drift_study` sends {photos} ImageNet validation photos through the served pipeline, once for each fault
+(EfficientNet-Lite0, Grad-CAM, 7 x 7). It then draws photos at random, {design.repeats} times: under the fault they are
+the window, and all other photos, clean, are the baseline. The table gives the share of windows of {judged[0]} / of
+{judged[1]} photos in which a family of signals alarms, at {design.false_alarms:.1%} false alarms a family. The tests
+are omnibus and location on 10 quantile bins, with nine tenths of the false alarms for location, and Bonferroni over the
+family's signals. *Estimated* is the accuracy without labels.
 
 {table}
 
-The estimate is off by {error:.1f} points on average over the rows ({worst:.1f} at worst); a single estimate from
-{others} photos by {single:.1f}. A wrong normalisation costs points and hardly moves any signal: the archive's self-test
-at load is what catches it.
+The estimate is off by {error:.1f} points on average over the rows, and by {worst:.1f} at worst. A single estimate from
+{others} photos is off by {single:.1f}. A wrong normalisation costs accuracy and hardly moves any signal; the archive's
+self-test at load finds it.
 
 ![Detection against the number of requests]({plot})
 
-Thirty clean days, baseline and traffic drawn from the same photos; the rules look every quarter of an hour at the last
-hour and at the last day:
+Thirty clean days were simulated; baseline and traffic are drawn from the same photos. Every quarter of an hour, the
+rules test the last hour and the last day:
 
-| baseline | requests an hour | features | looks a feature | highest z | alarms | evidence, of 8,760 | alarms of it |
+| baseline | requests an hour | features | tests a feature | highest z | alarms | evidence, of 8,760 | its alarms |
 |---|---|---|---|---|---|---|---|"""
 
 
