@@ -10,6 +10,7 @@ import pytest
 from camserve import choices, errors
 from camserve.attribution.methods import METHODS
 from camserve.cli.command import COMMANDS
+from camserve.fast import SHORTCUTS
 from camserve.intake.options import PARSERS
 from camserve.settings import Defaults
 
@@ -89,3 +90,16 @@ def test_local_links_lead_somewhere():
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_documented_shortcuts_are_those_of_the_table():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    head = "| shortcut | file | replaces | verified | names of torch | gain |"
+    rows = [
+        f"| {shortcut.name} | `fast/{shortcut.module}.py` | {shortcut.replaces} | {shortcut.verified} | "
+        f"{'; '.join(f'`{name}`' for name in shortcut.private_names) or 'none'} | {shortcut.gain} |"
+        for shortcut in SHORTCUTS
+    ]
+    assert "\n".join([head, "|---|---|---|---|---|---|", *rows]) in page
+    for shortcut in SHORTCUTS:
+        assert (PACKAGE / "fast" / f"{shortcut.module}.py").is_file()
