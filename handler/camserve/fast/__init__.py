@@ -36,7 +36,7 @@ SHORTCUTS = (
         "products with the rows of a gradient that are all zero, on a CPU, where the head reads one token",
         "gradients",
         ("torch.utils._python_dispatch.TorchDispatchMode; torch.ops.aten.mm, bmm",),
-        "ZERO_ROWS_GAIN",
+        "CPU: ViT-B/16 1.03 at batch 1, 1.05 at batch 8",
     ),
     Shortcut(
         "folding",
