@@ -32,9 +32,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """One thread of torch and the same random numbers for every test; one that needs others sets them itself."""
+    """One thread of torch, full precision and the same random numbers for every test, unless it sets others itself."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # which changes more than rounding: maps are compared to 1e-5
 
 
 @pytest.fixture(scope="session")

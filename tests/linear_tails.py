@@ -136,10 +136,17 @@ class Unowned(nn.Module):
         return nn.functional.linear(means, self.weight, self.bias).relu()
 
 
-def scaled_gelu() -> Small:
-    """An approximation that is close to GELU where its inputs are large."""
-    small = hidden(nn.GELU("tanh"), width=256)
+def enlarged(function: nn.Module, width: int = 12) -> Small:
+    """A hidden layer of large values, far from where functions differ."""
+    small = hidden(function, width=width)
     small.network[3].weight.data *= 30
+    return small
+
+
+def seldom(function: nn.Module) -> Small:
+    """A function that is ReLU for all values that few units get from random pictures."""
+    small = hidden(function, width=4)
+    small.network[3].bias.data.copy_(torch.tensor([9.0, -9.0, 9.0, -9.0]))
     return small
 
 
@@ -148,7 +155,9 @@ NO_FORMS: Mapping[str, Callable[[], Small]] = {
     "almost ReLU": lambda: hidden(nn.LeakyReLU(3e-5)),
     "other bounds": lambda: hidden(nn.Hardtanh(0, 5)),
     "an approximation": lambda: hidden(nn.GELU("tanh")),
-    "an approximation of large values": scaled_gelu,
+    "an approximation of large values": lambda: enlarged(nn.GELU("tanh"), width=256),
+    "almost ReLU, of large values": lambda: enlarged(nn.Softplus(20)),
+    "ReLU for values of random pictures": lambda: seldom(nn.Threshold(0.5, 0.0)),
     "two functions": lambda: hidden(nn.ReLU(), nn.Tanh()),
     "normalised": lambda: hidden(nn.LayerNorm(12), nn.ReLU()),
     "a hidden layer that nobody owns": lambda: tailed(*POOL, Unowned(), nn.Linear(12, CLASSES)),

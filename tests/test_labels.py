@@ -7,11 +7,11 @@ LABELS = Labels(["tench, Tinca tinca", "crane", "crane", "Tabby", "0x1", "espres
 
 
 @pytest.mark.parametrize(
-    ("asked", "index"),
+    ("text", "index"),
     [("0", 0), ("5", 5), ("Tabby", 3), ("tabby", 3), ("TINCA TINCA", 0), ("tench", 0), ("tench, Tinca tinca", 0)],
 )
-def test_a_class_is_found_by_index_label_any_case_or_synonym(asked, index):
-    assert LABELS.find(asked) == index
+def test_a_class_is_found_by_index_label_any_case_or_synonym(text, index):
+    assert LABELS.find(text) == index
 
 
 def test_an_ambiguous_label_is_answered_with_its_indices():
@@ -24,10 +24,10 @@ def test_an_unknown_label_is_answered_with_the_nearest():
         LABELS.find("expresso")
 
 
-@pytest.mark.parametrize("asked", ["6", "-1", "99999999999999999999"])
-def test_an_index_outside_is_answered_with_the_range(asked):
+@pytest.mark.parametrize("text", ["6", "-1", "99999999999999999999"])
+def test_an_index_outside_is_answered_with_the_range(text):
     with pytest.raises(UnknownClass, match=r"0\.\.5"):
-        LABELS.find(asked)
+        LABELS.find(text)
 
 
 def test_a_label_file_has_one_name_a_line(tmp_path):

@@ -1,4 +1,4 @@
-"""Everything that camserve refuses, and the answer that each refusal gives.
+"""Every error that camserve raises on purpose, with the HTTP status and code of its answer.
 
 CamserveError
 |-- ConfigError              an operator's mistake: settings, archive, command line
@@ -154,9 +154,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_choice(name: object, known: Iterable[str], what: str) -> str:
-    """Word the refusal of a name that is not in a table."""
-    names = [str(each) for each in known]
-    return f"{what} {quote(name)} is not one of: {', '.join(names)}{nearest(str(name), names)}"
+    """Return the message that refuses a name which is not in a table."""
+    choices = [str(choice) for choice in known]
+    return f"{what} {quote(name)} is not one of: {', '.join(choices)}{nearest(str(name), choices)}"
 
 
 def choose(table: Mapping[str, Value], name: object, what: str) -> Value:

@@ -40,23 +40,23 @@ class Labels:
     def __len__(self) -> int:
         return len(self._names)
 
-    def find(self, asked: str) -> int:
-        """Return the class index that ``asked`` names: an index, a label, or one of a label's synonyms.
+    def find(self, text: str) -> int:
+        """Return the class index that ``text`` names: an index, a label, or one of a label's synonyms.
 
         A label counts exactly, then in any case, then by one of its comma-separated synonyms.
         UnknownClass: nothing or more than one class fits; the message names the nearest.
         """
-        if INDEX.fullmatch(index := asked.strip()):
+        if INDEX.fullmatch(index := text.strip()):
             if len(index) > MOST_DIGITS or not 0 <= int(index) < len(self):
                 raise UnknownClass(f"class index {quote(index)} is not in 0..{len(self) - 1}")
             return int(index)
-        for lookup, key in zip(self._lookups, (asked, asked.strip().casefold(), asked.strip().casefold())):
+        for lookup, key in zip(self._lookups, (text, text.strip().casefold(), text.strip().casefold())):
             found = lookup.get(key, [])
             if len(found) > 1:
-                raise UnknownClass(f"class {quote(asked)} is ambiguous: use one of the indices {found[:10]}")
+                raise UnknownClass(f"class {quote(text)} is ambiguous: use one of the indices {found[:10]}")
             if found:
                 return found[0]
-        raise UnknownClass(f"no class is called {quote(asked)}{nearest(asked.casefold(), self._lookups[2])}")
+        raise UnknownClass(f"no class is called {quote(text)}{nearest(text.casefold(), self._lookups[2])}")
 
 
 def load_labels(path: Path) -> Labels:

@@ -1,4 +1,4 @@
-"""Everything an archive can be told, read once and strictly.
+"""The settings of an archive, read once and strictly.
 
 The block ``camserve:`` of an archive's ``model-config.yaml`` becomes one ``Settings``. An unknown
 key, a missing one or a wrong value is a ``ConfigError`` of one line that names it.
@@ -60,7 +60,7 @@ class InputSpec:
         _one_of(self.interpolation, INTERPOLATIONS, "input.interpolation")
         _one_of(self.color, ("rgb",), "input.color")
         _require(len(self.mean) == 3 and len(self.std) == 3, "input.mean and input.std take three numbers")
-        _require(all(each > 0 for each in self.std), "input.std must be above 0")
+        _require(all(deviation > 0 for deviation in self.std), "input.std must be above 0")
         sides = [side for spec in (self.resize, self.crop) for side in (spec if isinstance(spec, tuple) else (spec,))]
         _require(all(side is None or side > 0 for side in sides), "input.resize and input.crop must be above 0")
         if self.crop is None:
@@ -110,7 +110,7 @@ class CompiledSpec:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request gets that does not ask; in the words of a request's own options."""
+    """The options of a request that does not give them, in the words of a request."""
 
     explain: str = "true"
     target: str = "predicted"
@@ -126,7 +126,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest things a request may bring or ask for."""
+    """The limits of a request."""
 
     max_bytes: int = 6_000_000  # of the encoded picture
     max_pixels: int = 25_000_000
@@ -145,11 +145,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class AuditSpec:
-    """Where and how requests are recorded one by one, as signals and hashes, never as pictures unless asked."""
+    """Where and how single requests are recorded: signals and hashes, and pictures only with ``pictures``."""
 
     directory: str  # absolute; every worker writes files of its own
     rate: float = 0.01  # share of all requests
-    per_minute: int = 60  # most records of each telling kind (errors, blank maps, ...) beyond that share
+    per_minute: int = 60  # most records of each special kind (errors, blank maps, ...) beyond that share
     max_bytes: int = 100_000_000  # of one worker's files; the oldest go first
     min_free_bytes: int = 1_000_000_000  # left on the disk, or nothing is written
     pictures: bool = False  # thumbnails and maps too
@@ -165,7 +165,7 @@ class AuditSpec:
 
 @dataclass(frozen=True)
 class Monitoring:
-    """What is watched while the model serves."""
+    """What is measured while the model serves."""
 
     enabled: bool = True  # count signals into the server's metrics
     baseline: Optional[str] = None  # a file of the archive

@@ -15,13 +15,13 @@ Spec = TypeVar("Spec")
 def read(spec: type[Spec], block: object, where: str) -> Spec:
     """Build the dataclass ``spec`` from a mapping, refusing unknown keys and wrong types."""
     if not isinstance(block, Mapping):
-        raise ConfigError(f"{where} must be a block of keys, not {_kind(block)}")
-    fields = {each.name: each for each in dataclasses.fields(spec)}  # type: ignore[arg-type]
+        raise ConfigError(f"{where} must be a block of keys, not {_describe_value(block)}")
+    fields = {field.name: field for field in dataclasses.fields(spec)}  # type: ignore[arg-type]
     for key in block:
         if key not in fields:
             raise ConfigError(f"{where}: unknown key {quote(key)}{nearest(str(key), fields)}")
-    for name, each in fields.items():
-        optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
+    for name, field in fields.items():
+        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if name not in block and not optional:
             raise ConfigError(f"{where}.{name} is missing")
     hints = typing.get_type_hints(spec)
@@ -44,12 +44,12 @@ def _convert(value: object, hint: Any, where: str) -> Any:
         return _convert_tuple(value, inner, where)
     if origin is dict:
         if isinstance(value, Mapping):
-            return {str(key): _convert(each, inner[1], f"{where}.{key}") for key, each in value.items()}
+            return {str(key): _convert(entry, inner[1], f"{where}.{key}") for key, entry in value.items()}
     elif hint is float and type(value) in (int, float):
         return float(typing.cast(float, value))
     elif type(value) is hint:  # a bool is no int here
         return value
-    raise ConfigError(f"{where} must be {_wanted(hint)}, not {_kind(value)}")
+    raise ConfigError(f"{where} must be {_describe_type(hint)}, not {_describe_value(value)}")
 
 
 def _convert_union(value: object, choices: tuple[Any, ...], where: str) -> Any:
@@ -60,23 +60,25 @@ def _convert_union(value: object, choices: tuple[Any, ...], where: str) -> Any:
             return value if choice is type(None) and value is None else _convert(value, choice, where)
         except ConfigError:
             continue
-    raise ConfigError(f"{where} must be {' or '.join(_wanted(each) for each in choices)}, not {_kind(value)}")
+    raise ConfigError(
+        f"{where} must be {' or '.join(_describe_type(choice) for choice in choices)}, not {_describe_value(value)}"
+    )
 
 
 def _convert_tuple(value: object, inner: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} must be a list, not {_kind(value)}")
+        raise ConfigError(f"{where} must be a list, not {_describe_value(value)}")
     open_ended = len(inner) == 2 and inner[1] is Ellipsis
     if not open_ended and len(value) != len(inner):
         raise ConfigError(f"{where} must be a list of {len(inner)}, not of {len(value)}")
     hints = [inner[0]] * len(value) if open_ended else inner
-    return tuple(_convert(each, hint, f"{where}[{at}]") for at, (each, hint) in enumerate(zip(value, hints)))
+    return tuple(_convert(entry, hint, f"{where}[{at}]") for at, (entry, hint) in enumerate(zip(value, hints)))
 
 
-def _wanted(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(hint, "a list" if typing.get_origin(hint) is tuple else "a block of keys")
 
 
-def _kind(value: object) -> str:
+def _describe_value(value: object) -> str:
     return "nothing" if value is None else f"the {type(value).__name__} {quote(value)}"

@@ -1,4 +1,4 @@
-"""What travels between the stages: frozen values that say their shapes and units."""
+"""The values that pass between the stages: frozen, with their shapes and units."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Progress = Callable[[str], None]  # gets one line for each step of long work
 
 @dataclass(frozen=True)
 class RawRequest:
-    """One row as a server received it, before anything in it is trusted."""
+    """One row as a server received it, not yet checked."""
 
     image: object = None  # encoded bytes, or their base64 text
     fields: Mapping[str, object] = field(default_factory=dict)  # options from the body
@@ -57,9 +57,9 @@ TRAITS = ("grey", "deep", "cmyk", "flattened", "rotated", "animated")  # what an
 class Picture:
     """An uploaded picture, decoded: upright, RGB."""
 
-    image: Image.Image  # perhaps smaller than what was uploaded: no finer than anyone needs
+    image: Image.Image  # perhaps smaller than the upload: no larger than the network or a drawing needs
     format: str  # JPEG, PNG, ...
-    width: int  # of what was uploaded, in pixels after EXIF rotation
+    width: int  # of the upload, in pixels after EXIF rotation
     height: int
     traits: Sequence[str] = ()  # of ``TRAITS``
 
@@ -84,20 +84,20 @@ class Condition:
 
 @dataclass(frozen=True)
 class Options:
-    """What one caller asks for, checked against the model."""
+    """The options of one request, checked against the model."""
 
     explain: bool | Condition = True
     targets: tuple[TargetRequest, ...] = (TargetRequest("predicted"),)
     contrast: TargetRequest | None = None  # kind "class" or "next"
     methods: tuple[str, ...] = ("gradcam",)
-    layers: tuple[str, ...] = ()  # several are fused; the archive's first where nothing is asked
+    layers: tuple[str, ...] = ()  # several are fused; empty: the first of the archive
     evidence: str = EVIDENCE[0]
     formats: tuple[str, ...] = FORMATS[:1]
     size: int | None = None  # longest side of drawn pictures, pixels
     top_k: int = 5
     details: frozenset[str] = frozenset()
-    deadline_ms: int | None = None  # after which the answer comes without what is not explained yet
-    compat: str | None = None  # the library as whose users see it the map is shown
+    deadline_ms: int | None = None  # after which the maps that are not ready are skipped
+    compat: str | None = None  # the library whose rendering is reproduced
     palette: str = PALETTES[0]
     opacity: float = 0.6
     legend: bool = False  # whether drawn maps carry a colour bar
@@ -106,7 +106,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Request:
-    """One accepted row: what the network is to see, and what is asked about it."""
+    """One accepted row: the network's input, and the options."""
 
     picture: Picture
     pixels: np.ndarray  # (H, W, 3) uint8, of the network's own size
@@ -137,7 +137,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One map of one row, with what a reader needs to judge it."""
+    """One map of one row, with its target, measures and warnings."""
 
     status: str  # ok, blank, skipped, failed
     method: str
@@ -157,7 +157,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Answer:
-    """Everything that one row is told."""
+    """The whole answer to one row."""
 
     request: Request
     predictions: tuple[Prediction, ...]

@@ -25,8 +25,8 @@ from camserve.values import Progress
 from stress_scenarios import (
     BATCH,
     LEAKED,
+    StressLoad,
     StressRow,
-    Traffic,
     find_no_leak,
     find_planted_leak,
     flood_queue,
@@ -76,14 +76,14 @@ def run_scenarios(scale: float, report: Progress) -> list[StressRow]:
         second = build_archive(dataclasses.replace(recipe, version="2.0"), folder / "second", report)
         second = second.rename(first.with_name("second.mar"))
         with Server([first], folder / "server", free_ports(19080), enable_model_api="true") as server:
-            traffic = Traffic(server, MODEL, photo)
+            traffic = StressLoad(server, MODEL, photo)
             done(find_no_leak(traffic, size(5_000)))
             done(flood_queue(traffic, size(2_000)))
             done(kill_workers(traffic, size(400)))
             done(swap_versions(traffic, size(2_000), second.name))
         leaky = build_archive(_leaky(folder / "leaky"), folder / "leaky" / "store", report)
         with Server([leaky], folder / "leaky" / "server", free_ports(19280)) as server:
-            done(find_planted_leak(Traffic(server, "leaky", photo), 1_000))
+            done(find_planted_leak(StressLoad(server, "leaky", photo), 1_000))
     return rows
 
 
@@ -107,7 +107,7 @@ def _leaky(folder: Path) -> Recipe:
 
 def format_stress_table(rows: Sequence[StressRow]) -> str:
     """Write the rows as a Markdown table."""
-    lines = ["| what | required | seen | holds |", "| --- | --- | --- | --- |"]
+    lines = ["| what | required | observed | holds |", "| --- | --- | --- | --- |"]
     lines += [f"| {row.what} | {row.required} | {row.observed} | {'yes' if row.holds else '**no**'} |" for row in rows]
     return "\n".join(lines)
 

@@ -36,7 +36,7 @@ class StressRow:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class StressLoad:
     """Requests of every kind: explained, plain, drawn, and refused."""
 
     server: Server
@@ -75,7 +75,7 @@ class Traffic:
             return None
 
 
-def kill_workers(traffic: Traffic, count: int) -> StressRow:
+def kill_workers(traffic: StressLoad, count: int) -> StressRow:
     """SIGKILL the worker under load, again and again."""
     load_time = _load_seconds(traffic.server)
     lost, seconds = [], []
@@ -106,7 +106,7 @@ def _load_seconds(server: Server) -> float:
     return max(float(line.split()[-1]) for line in lines if line.startswith("WorkerLoadTime{")) / 1000
 
 
-def swap_versions(traffic: Traffic, count: int, second: str) -> StressRow:
+def swap_versions(traffic: StressLoad, count: int, second: str) -> StressRow:
     """Replace version 1 by version 2 and version 2 by version 1 while requests come in."""
     with ThreadPoolExecutor(1) as pool:
         replacing = pool.submit(_there_and_back, traffic, second)
@@ -120,12 +120,12 @@ def swap_versions(traffic: Traffic, count: int, second: str) -> StressRow:
     )
 
 
-def _there_and_back(traffic: Traffic, second: str) -> None:
+def _there_and_back(traffic: StressLoad, second: str) -> None:
     _replace(traffic, second, "1.0", "2.0")
     _replace(traffic, traffic.server.models[traffic.model], "2.0", "1.0")
 
 
-def _replace(traffic: Traffic, archive: str, old: str, new: str) -> None:
+def _replace(traffic: StressLoad, archive: str, old: str, new: str) -> None:
     """Register, redirect, drain, remove: TorchServe never answers what a removed version still holds."""
     side = traffic.server.management
 
@@ -144,7 +144,7 @@ def _replace(traffic: Traffic, archive: str, old: str, new: str) -> None:
     call("DELETE", f"/{traffic.model}/{old}")
 
 
-def flood_queue(traffic: Traffic, count: int) -> StressRow:
+def flood_queue(traffic: StressLoad, count: int) -> StressRow:
     """Send far more requests at once than the queue holds."""
     statuses = traffic.send(range(count), FLOOD, False)
     after = traffic.send(range(20), 1, False)
@@ -157,7 +157,7 @@ def flood_queue(traffic: Traffic, count: int) -> StressRow:
     )
 
 
-def measure_growth(traffic: Traffic, count: int) -> int:
+def measure_growth(traffic: StressLoad, count: int) -> int:
     """Return how many bytes the worker has grown over ``count`` mixed requests, after a warm-up.
 
     Held memory goes up and down with the size of batches; what leaks raises the lowest of it. So the lowest
@@ -174,7 +174,7 @@ def measure_growth(traffic: Traffic, count: int) -> int:
     return int(min(held[-quarter:]) - min(held[:quarter]))
 
 
-def find_no_leak(traffic: Traffic, count: int) -> StressRow:
+def find_no_leak(traffic: StressLoad, count: int) -> StressRow:
     """Search for a leak where there should be none."""
     grown = measure_growth(traffic, count)
     return StressRow(
@@ -185,7 +185,7 @@ def find_no_leak(traffic: Traffic, count: int) -> StressRow:
     )
 
 
-def find_planted_leak(traffic: Traffic, count: int) -> StressRow:
+def find_planted_leak(traffic: StressLoad, count: int) -> StressRow:
     """Search for a leak that is there: the check of the check."""
     grown = measure_growth(traffic, count)
     return StressRow(

@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from camserve.answer.render import DRAWERS, Scene, boxes, draw, encode
 from camserve.answer.render.canvas import drawn_size, place
-from camserve.answer.render.palette import PALETTE_OF, colours, levels, table
-from camserve.choices import CONTENT_TYPES
+from camserve.answer.render.palette import PALETTE_OF, colours, levels, palette_colours
+from camserve.choices import CONTENT_TYPES, PALETTES
 from camserve.errors import BadOption
 
 LAYOUTS = [  # photo, region, longest drawn side
@@ -52,8 +52,7 @@ def lit(layout, grid):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("cell", range(7))
-def test_a_hot_column_or_row_lights_up_exactly_its_own_pixels(layout, cell):
+def test_a_hot_column_or_row_lights_up_exactly_its_own_pixels(layout):
     (width, height), (left, top, right, bottom), longest = layout
     scale = 1 if longest is None else longest / max(width, height)
     drawn_width, drawn_height = round(width * scale), round(height * scale)
@@ -62,13 +61,13 @@ def test_a_hot_column_or_row_lights_up_exactly_its_own_pixels(layout, cell):
         step = (high - low) / 7
         return centres_in(low + start * step, low + stop * step, drawn, drawn / whole)
 
-    columns = inside(left, right, cell, cell + 1, drawn_width, width)
-    rows = inside(top, bottom, 0, 7, drawn_height, height)
-    assert np.array_equal(lit(layout, one_hot(1, 7, 0, cell)), np.outer(rows, columns))
-
-    columns = inside(left, right, 0, 7, drawn_width, width)
-    rows = inside(top, bottom, cell, cell + 1, drawn_height, height)
-    assert np.array_equal(lit(layout, one_hot(7, 1, cell, 0)), np.outer(rows, columns))
+    all_columns = inside(left, right, 0, 7, drawn_width, width)
+    all_rows = inside(top, bottom, 0, 7, drawn_height, height)
+    for cell in range(7):
+        columns = inside(left, right, cell, cell + 1, drawn_width, width)
+        assert np.array_equal(lit(layout, one_hot(1, 7, 0, cell)), np.outer(all_rows, columns)), f"column {cell}"
+        rows = inside(top, bottom, cell, cell + 1, drawn_height, height)
+        assert np.array_equal(lit(layout, one_hot(7, 1, cell, 0)), np.outer(rows, all_columns)), f"row {cell}"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -132,16 +131,14 @@ def test_the_longest_side_is_as_asked(size, longest, drawn):
     assert drawn_size(scene) == drawn
 
 
-@pytest.mark.parametrize("name", DRAWERS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("grid", [one_hot(7, 7, 1, 1), -one_hot(5, 9, 2, 2), np.zeros((7, 7), np.float32)])
-@pytest.mark.parametrize("palette", ["turbo", "viridis", "jet"])
-def test_every_format_has_the_drawn_size(name, layout, grid, palette):
-    size, region, longest = layout
-    scene = Scene(noise(*size), region, grid, palette, 0.7, longest, signed=bool(grid.min() < 0))
-    drawn = draw(name, scene)
-    assert drawn.size == drawn_size(scene)
-    assert drawn.mode == "RGB"
+def test_every_format_has_the_drawn_size():
+    grids = (one_hot(7, 7, 1, 1), -one_hot(5, 9, 2, 2), np.zeros((7, 7), np.float32))
+    for layout, grid, palette in itertools.product(LAYOUTS, grids, PALETTES):
+        size, region, longest = layout
+        scene = Scene(noise(*size), region, grid, palette, 0.7, longest, signed=bool(grid.min() < 0))
+        for name in DRAWERS:
+            drawn = draw(name, scene)
+            assert (drawn.size, drawn.mode) == (drawn_size(scene), "RGB"), (name, layout, palette)
 
 
 @pytest.mark.parametrize("name", DRAWERS)
@@ -195,10 +192,10 @@ def test_the_share_of_colour_bends_with_the_value(palette, opacity):
     before = np.asarray(photo).astype(float)
     for column, value in ((2, 1.0), (39, 0.0)):
         share = opacity * value
-        painted = before[:, column] * (1 - share) + table(palette)[round(255 * value)] * share
+        painted = before[:, column] * (1 - share) + palette_colours(palette)[round(255 * value)] * share
         assert np.abs(drawn[:, column] - painted).max() <= 1
     flat = np.asarray(draw("overlay", Scene(photo, (0, 0, 40, 30), grid[:, 1:2], palette, opacity)))
-    painted = before * (1 - 0.64 * opacity) + table(palette)[102] * 0.64 * opacity  # 0.4 * 1.6, 0.4 * 255
+    painted = before * (1 - 0.64 * opacity) + palette_colours(palette)[102] * 0.64 * opacity  # 0.4 * 1.6, 0.4 * 255
     assert np.abs(flat - painted).max() <= 1
 
 
@@ -212,8 +209,8 @@ def test_a_signed_map_tints_both_ways_and_greys_the_photo_between():
     photo = noise(70, 10)
     grid = np.array([[-1, 0, 0, 0, 0, 0, 1]], np.float32)
     drawn = np.asarray(draw("overlay", Scene(photo, (0, 0, 70, 10), grid, opacity=1.0, signed=True)))
-    assert np.abs(drawn[:, 2] - table("diverging")[1].astype(int)).max() <= 1
-    assert np.abs(drawn[:, 67] - table("diverging")[255].astype(int)).max() <= 1
+    assert np.abs(drawn[:, 2] - palette_colours("diverging")[1].astype(int)).max() <= 1
+    assert np.abs(drawn[:, 67] - palette_colours("diverging")[255].astype(int)).max() <= 1
     assert (drawn[:, 15:55] == np.asarray(photo.convert("L"))[:, 15:55, None]).all()
 
 
@@ -241,7 +238,7 @@ def test_a_legend_shows_the_palette_from_end_to_end_and_labels_that_can_be_read(
     photo = Image.new("RGB", (side, side * 2 // 3))
     scene = Scene(photo, (0, 0, *photo.size), one_hot(7, 7, 1, 1), signed=signed, legend="1 = 0.0312")
     strip = np.asarray(draw("heatmap", scene), int)[photo.height :]
-    colours_shown = table(scene.drawn_palette)
+    colours_shown = palette_colours(scene.drawn_palette)
     first, last = colours_shown[1 if signed else 0], colours_shown[255]
     bar = next(row for row in strip if (row == first).all(axis=1).any() and (row == last).all(axis=1).any())
     start, stop = np.argmax((bar == first).all(axis=1)), np.flatnonzero((bar == last).all(axis=1))[-1]
@@ -288,27 +285,27 @@ def test_a_palette_is_within_one_level_of_matplotlib(name):
     import matplotlib
 
     reference = np.rint(np.array(matplotlib.colormaps[name].colors) * 255)
-    assert np.abs(table(name) - reference).max() <= 1
+    assert np.abs(palette_colours(name) - reference).max() <= 1
 
 
 def test_jet_is_its_formula():
     at = np.linspace(0, 1, 256)[:, None]
     formula = np.clip(1.5 - np.abs(4 * at - [3, 2, 1]), 0, 1) * 255
-    assert np.abs(table("jet") - formula).max() <= 1
+    assert np.abs(palette_colours("jet") - formula).max() <= 1
 
 
 def test_viridis_only_gets_lighter():
-    share = table("viridis")[::5] / 255  # every fifth, since rounding to 8 bits outweighs one step
+    share = palette_colours("viridis")[::5] / 255  # every fifth, since rounding to 8 bits outweighs one step
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)  # sRGB, IEC 61966-2-1
     assert (np.diff(linear @ [0.2126, 0.7152, 0.0722]) > 0).all()
 
 
 @pytest.mark.parametrize("name", PALETTE_OF)
 def test_colours_are_the_table_read_at_the_value(name):
-    assert table(name).shape == (256, 3)
+    assert palette_colours(name).shape == (256, 3)
     lowest = PALETTE_OF[name].lowest
     found = np.asarray(colours(levels(np.linspace(lowest, 1, 256)[None], name), name))
-    assert found[0].tolist() == table(name).tolist()
+    assert found[0].tolist() == palette_colours(name).tolist()
 
 
 def test_a_signed_map_is_blue_white_red():
@@ -317,7 +314,7 @@ def test_a_signed_map_is_blue_white_red():
     assert against[2] > against[0] + 80
     assert none.min() > 240
     assert support[0] > support[2] + 80
-    red, _, blue = table("diverging").T.astype(int)
+    red, _, blue = palette_colours("diverging").T.astype(int)
     assert (np.diff(blue - red) <= 0).mean() > 0.7  # from blue to red, apart from the darkening ends
 
 

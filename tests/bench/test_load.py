@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from camserve.bench.load import Client, Load, Reply, draw_arrivals, run_closed_loop, run_fixed_rate, send_once
-from camserve.bench.served import read_best_class
+from camserve.bench.workloads import read_best_class
 from camserve.errors import ConfigError
 
 

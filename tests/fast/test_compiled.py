@@ -18,7 +18,19 @@ from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_classifier
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings, load_settings
 from camserve.values import Layer
-from small_networks import NETWORKS, SIDE, Small, deep, distance, objectives_for, pictures, settle, watch
+from small_networks import (
+    NETWORKS,
+    SIDE,
+    Small,
+    deep,
+    distance,
+    objectives_for,
+    pictures,
+    settle,
+    three_linear,
+    two_linear,
+    watch,
+)
 
 CPU = torch.device("cpu")
 
@@ -39,7 +51,7 @@ class Twice(nn.Module):
 
 
 EVERY = {
-    **NETWORKS,
+    **{name: build for name, build in NETWORKS.items() if build not in (two_linear, three_linear)},  # as ``deep`` here
     "second call, skip connection": lambda: Small(settle(Twice()), Layer("act", call=1)),
     "densenet, edited in place": lambda: Small(densenet(), Layer("features")),
 }

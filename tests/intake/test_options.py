@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -21,20 +22,20 @@ SETTINGS = load_settings(
         "methods": ["gradcam", "hirescam", "layercam", "xgradcam", "eigencam"],
     }
 )
-MENU = OptionSchema(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
+SCHEMA = OptionSchema(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
 
 NONSENSE = (None, "", [], {}, [[]], "\r\n[METRICS]x", "x" * 1_000_000, "\u2028", -1, 1e400, True)
 
 
 def parse(fields=None, **raw):
-    return MENU.options(RawRequest(fields=fields or {}, **raw))
+    return SCHEMA.options(RawRequest(fields=fields or {}, **raw))
 
 
 def test_a_row_that_asks_nothing_gets_the_archives_defaults():
     assert parse() == Options(formats=("grid",))
-    menu = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), MENU.labels)
-    assert menu.options(RawRequest()).explain == Condition("probability", "<", 0.6)
-    assert menu.options(RawRequest()).top_k == 2
+    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), SCHEMA.labels)
+    assert schema.options(RawRequest()).explain == Condition("probability", "<", 0.6)
+    assert schema.options(RawRequest()).top_k == 2
 
 
 @pytest.mark.parametrize(
@@ -119,10 +120,10 @@ def test_a_wrong_option_is_answered_with_the_right_ones(fields, message):
         parse(fields)
 
 
-@pytest.mark.parametrize("asked", ["giraffe", "6", "-1"])
-def test_a_class_that_is_not_there_is_refused(asked):
+@pytest.mark.parametrize("name", ["giraffe", "6", "-1"])
+def test_a_class_that_is_not_there_is_refused(name):
     with pytest.raises(UnknownClass):
-        parse({"target": asked})
+        parse({"target": name})
 
 
 def test_a_path_without_pairs_and_an_unknown_header_are_refused():
@@ -164,14 +165,13 @@ def test_the_names_offered_are_those_of_the_tables():
     assert set(SETTINGS.methods) <= set(METHODS)
 
 
-@pytest.mark.parametrize("name", PARSERS)
-@pytest.mark.parametrize("value", NONSENSE, ids=lambda value: repr(value)[:20])
-def test_nonsense_is_accepted_or_refused_but_never_anything_else(name, value):
-    try:
-        parse({name: value})
-    except (BadOption, UnknownClass) as error:
-        message = str(error)
-        assert message.isascii()
-        assert message.isprintable()
-        assert len(message) < 1000
-        json.dumps(message)
+def test_nonsense_is_accepted_or_refused_but_never_anything_else():
+    for name, value in itertools.product(PARSERS, NONSENSE):
+        try:
+            parse({name: value})
+        except (BadOption, UnknownClass) as error:
+            message = str(error)
+            assert message.isascii(), (name, message)
+            assert message.isprintable(), (name, message)
+            assert len(message) < 1000, (name, message)
+            json.dumps(message)

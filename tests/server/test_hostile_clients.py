@@ -6,16 +6,16 @@ import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from urllib.parse import quote
 
 import psutil
 import pytest
 import requests
 from grpc_stub import Client
+from PIL import Image
 
 import hostile
-from camserve.cli import main
-from camserve.operate.doctor.live import check_server
 
 pytestmark = pytest.mark.server
 
@@ -40,10 +40,6 @@ def lives(worker):
 
 @pytest.fixture(scope="module")
 def small(coffee):
-    from io import BytesIO
-
-    from PIL import Image
-
     return hostile.encode(Image.open(BytesIO(coffee)).resize((150, 100)), "JPEG")
 
 
@@ -56,6 +52,11 @@ def send(post):
             return list(pool.map(lambda body: post(PREDICT, files={"data": body}, data=options), bodies))
 
     return send
+
+
+def processor_seconds(process):
+    used = process.cpu_times()
+    return used.user + used.system
 
 
 class Peak:
@@ -106,21 +107,21 @@ def test_bombs_are_refused_and_cost_neither_memory_nor_time(send, post, worker, 
     bombs = [make() for make in hostile.SIZE_BOMBS.values()]
     undisturbed, beside = [], []
     for _ in range(7):
-        start = time.perf_counter()
+        start = processor_seconds(worker)
         post(PREDICT, files={"data": small})
-        undisturbed.append(time.perf_counter() - start)
+        undisturbed.append(processor_seconds(worker) - start)
     with Peak(worker) as peak:
         for number in range(7):
             eight = [bombs[(number + row) % len(bombs)] for row in range(BATCH)]
+            start = processor_seconds(worker)
             with ThreadPoolExecutor(1) as pool:
                 thrown = pool.submit(send, eight)
-                start = time.perf_counter()
                 good = post(PREDICT, files={"data": small})
-                beside.append(time.perf_counter() - start)
                 assert {answer.status_code for answer in thrown.result()} == {413}
+            beside.append(processor_seconds(worker) - start)
             assert_same(good, warm)
     assert peak.growth <= 100 * MEGABYTE
-    # The one measure of time in the tests: relative to the same run, and a bomb that is unpacked costs seconds.
+    # The worker's own processor time, whatever else the machine does: a bomb that is unpacked costs seconds.
     assert statistics.median(beside) <= statistics.median(undisturbed) + 0.5
 
 
@@ -246,16 +247,3 @@ def test_the_worker_does_not_see_the_servers_secrets(worker):
     assert "PATH" in names
     assert not [name for name in names if "SECRET" in name.upper()]
     assert [name for name in worker.parent().environ() if "SECRET" in name.upper()]
-
-
-def test_the_doctor_finds_a_server_with_the_shipped_configuration_clean(server, capsys):
-    side = server.management
-    found = check_server(side.url, side.token, server.metrics_url)
-    assert found == []
-    assert main(["doctor", "--url", side.url, "--token", side.token, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-def test_the_doctor_says_that_it_needs_a_token(server):
-    (locked,) = check_server(server.management.url, "", server.metrics_url)
-    assert "--token" in locked.line

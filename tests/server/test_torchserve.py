@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 
 from camserve.build.unpack import open_archive
+from camserve.cli import main
 from camserve.intake.decode import decode
 from camserve.intake.preprocess import normalise, resize_and_crop
+from camserve.operate.doctor.live import check_server
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server
@@ -71,6 +73,7 @@ def test_a_compatible_answer_is_the_map_that_pytorch_grad_cam_returns(post, pipe
     spec = pipeline.settings.input
     cut = normalise([resize_and_crop(decode(chelsea, pipeline.settings.limits), spec)[0]], spec, torch.device("cpu"))
     cut.requires_grad_()  # the parameters are frozen
+    torch.set_num_threads(2)  # on one thread their float32 sum is 1.01e-6 off
     # The target layer is the second call of a shared module, which they cannot name: they read its output behind it.
     layer = torch.nn.Identity()
     handle = network.get_submodule("_avg_pooling").register_forward_pre_hook(lambda _, given: layer(*given))
@@ -141,3 +144,16 @@ def test_a_request_without_a_body_gets_the_right_command(post):
     answer = post(PREDICT)
     assert answer.status_code == 400
     assert "curl -T photo.jpg" in answer.json()["error"]["message"]
+
+
+def test_the_doctor_finds_a_server_with_the_shipped_configuration_clean(server, capsys):
+    side = server.management
+    found = check_server(side.url, side.token, server.metrics_url)
+    assert found == []
+    assert main(["doctor", "--url", side.url, "--token", side.token, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_doctor_says_that_it_needs_a_token(server):
+    (locked,) = check_server(server.management.url, "", server.metrics_url)
+    assert "--token" in locked.line

@@ -42,12 +42,17 @@ def test_an_untouched_archive_loads(unpacked):
         {"resize": 224},
     ],
 )
-def test_another_preprocessing_is_refused_unless_somebody_says_go_on(unpacked, wrong, caplog):
+def test_another_preprocessing_is_refused(unpacked, wrong):
     folder, settings = unpacked
     changed = replace(settings, input=replace(settings.input, **wrong))
     with pytest.raises(ConfigError, match=r"coffee.png: .* as when it was built"):
         load_archive(folder, changed, "imagenet", "1.0", CPU)
-    assert load_archive(folder, replace(changed, selftest="warn"), "imagenet", "1.0", CPU)
+
+
+def test_another_preprocessing_is_served_with_a_warning_where_the_settings_say_so(unpacked, caplog):
+    folder, settings = unpacked
+    changed = replace(settings, input=replace(settings.input, interpolation="nearest"), selftest="warn")
+    assert not load_archive(folder, changed, "imagenet", "1.0", CPU).monitor.selftest_ok
     assert "as when it was built" in caplog.text
 
 

@@ -8,7 +8,7 @@ import torch
 
 from camserve.answer.compat import pytorch_grad_cam_view
 from camserve.answer.render import Scene, boxes, draw, encode
-from camserve.answer.respond import data_uri, show
+from camserve.answer.respond import data_uri, show_picture
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
 from camserve.values import Answer, Explanation, Options, Response
 
@@ -33,7 +33,7 @@ def draw_answer(answer: Answer, input_size: tuple[int, int], most: int) -> Answe
         answer = replace(answer, explanations=tuple(alike))
     if options.picture and answer.explanations and answer.explanations[0].grid is not None:
         picture = draw("overlay", _scene(answer, answer.explanations[0], most))
-        return show(answer.explanations[0], CONTENT_TYPES[options.picture], encode(picture, options.picture))
+        return show_picture(answer.explanations[0], CONTENT_TYPES[options.picture], encode(picture, options.picture))
     illustrated = (_illustrate(answer, explanation, most) for explanation in answer.explanations)
     return replace(answer, explanations=tuple(illustrated))
 

@@ -1,4 +1,4 @@
-"""What the scores of one row say: its predictions, and which classes its map_requests are about."""
+"""Predictions and target classes of one row, from its scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class RowScores:
-    """One row's scores, ready to be asked."""
+    """The scores of one row."""
 
     scores: np.ndarray  # (C,) float32, before softmax
     probabilities: np.ndarray  # (C,) float32
@@ -44,7 +44,7 @@ class RowScores:
         return int(self.order[0])
 
     def prediction(self, index: int) -> Prediction:
-        """Return what the scores say of one class."""
+        """Return the prediction of one class."""
         return Prediction(index, self.labels[index], float(self.probabilities[index]), float(self.scores[index]))
 
     def top(self, count: int) -> tuple[Prediction, ...]:
@@ -54,16 +54,16 @@ class RowScores:
     def targets(self, options: Options) -> tuple[Target, ...]:
         """Return the classes that the options ask about, each once."""
         found: dict[int, Target] = {}
-        for wanted in options.targets:
-            for index in self._indices(wanted):
-                found.setdefault(index, Target(self.prediction(index), wanted.asked))
+        for request in options.targets:
+            for index in self._indices(request):
+                found.setdefault(index, Target(self.prediction(index), request.asked))
         return tuple(found.values())
 
-    def _indices(self, wanted: TargetRequest) -> list[int]:
-        if wanted.kind == "class":
-            return [wanted.number]
-        if wanted.kind == "top":
-            return [int(index) for index in self.order[: wanted.number]]
+    def _indices(self, request: TargetRequest) -> list[int]:
+        if request.kind == "class":
+            return [request.number]
+        if request.kind == "top":
+            return [int(index) for index in self.order[: request.number]]
         return self._predicted()
 
     def _predicted(self) -> list[int]:
@@ -74,7 +74,7 @@ class RowScores:
         return above or [self.best]
 
     def contrast(self, options: Options, target: Target) -> Prediction | None:
-        """Return the class that the target is held against: a named one, or the best of the others."""
+        """Return the class that the target is compared with: a named one, or the best of the others."""
         if options.contrast is None:
             return None
         if options.contrast.kind == "class":
@@ -94,7 +94,7 @@ class RowScores:
         return first if name == "probability" else first - second
 
 
-def read(scores: Tensor, task: str) -> tuple[np.ndarray, np.ndarray]:
+def read_scores(scores: Tensor, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Return (N, C) scores and their probabilities with one copy to the host."""
     probabilities = scores.softmax(dim=1) if task == "multiclass" else scores.sigmoid()
     both = torch.stack([scores, probabilities]).cpu().numpy()

@@ -15,7 +15,7 @@ from camserve.errors import RequestError
 from camserve.values import Answer, Explanation, Prediction, Response
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
-KEYS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
+KEPT_FIELDS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
 GRID_DIGITS = 4
 COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6
 
@@ -46,9 +46,9 @@ def shrink_to_limit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any
     return body
 
 
-def show(explanation: Explanation, content_type: str, body: bytes) -> Response:
-    """Answer with a picture; what a reader must know of the map goes into a header, as codes."""
-    codes = ",".join(sorted({each.code for each in explanation.warnings}))
+def show_picture(explanation: Explanation, content_type: str, body: bytes) -> Response:
+    """Return an answer that is a picture; the codes of its map's warnings go into a header."""
+    codes = ",".join(sorted({warning.code for warning in explanation.warnings}))
     return Response(200, content_type, body, {"X-Camserve-Warnings": codes} if codes else {})
 
 
@@ -75,23 +75,23 @@ def data_uri(content_type: str, body: bytes) -> str:
 
 
 def _without_pictures(answer: dict[str, Any]) -> dict[str, Any]:
-    return _reduced(answer, WITHOUT_PICTURES, lambda told: {**told, "images": {}})
+    return _reduced(answer, WITHOUT_PICTURES, lambda explanation: {**explanation, "images": {}})
 
 
 def _without_grids(answer: dict[str, Any]) -> dict[str, Any]:
-    return _reduced(
-        answer, WITHOUT_GRIDS, lambda told: {**{name: told[name] for name in KEYS}, "images": {}, "grid": None}
-    )
+    def strip(explanation: dict[str, Any]) -> dict[str, Any]:
+        return {**{name: explanation[name] for name in KEPT_FIELDS}, "images": {}, "grid": None}
+
+    return _reduced(answer, WITHOUT_GRIDS, strip)
 
 
-def _reduced(answer: dict[str, Any], caution: AnswerWarning, reduce: Callable[[Any], Any]) -> dict[str, Any]:
+def _reduced(answer: dict[str, Any], warning: AnswerWarning, reduce: Callable[[Any], Any]) -> dict[str, Any]:
     if not answer.get("explanations"):
         return answer
-    told = {"code": caution.code, "message": caution.message}
     return {
         **answer,
-        "explanations": [reduce(each) for each in answer["explanations"]],
-        "warnings": [*answer["warnings"], told],
+        "explanations": [reduce(explanation) for explanation in answer["explanations"]],
+        "warnings": [*answer["warnings"], _warning(warning)],
     }
 
 
@@ -106,8 +106,8 @@ def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
             "format": picture.format,
             "region": [_pixel(side) for side in answer.request.region],
         },
-        "predictions": [_prediction(each) for each in answer.predictions],
-        "explanations": [_explanation(each) for each in answer.explanations],
+        "predictions": [_prediction(prediction) for prediction in answer.predictions],
+        "explanations": [_explanation(explanation) for explanation in answer.explanations],
         "warnings": _warnings(answer),
     }
     if answer.timing_ms:
@@ -146,13 +146,17 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
 
 
 def _warnings(answer: Answer) -> list[dict[str, Any]]:
-    of_row = [{"code": each.code, "message": each.message} for each in answer.warnings]
+    of_row = [_warning(warning) for warning in answer.warnings]
     of_maps = [
-        {"code": each.code, "message": each.message, "explanation": number}
+        {**_warning(warning), "explanation": number}
         for number, explanation in enumerate(answer.explanations)
-        for each in explanation.warnings
+        for warning in explanation.warnings
     ]
     return of_row + of_maps
+
+
+def _warning(warning: AnswerWarning) -> dict[str, Any]:
+    return {"code": warning.code, "message": warning.message}
 
 
 def _pixel(value: float) -> float | int:

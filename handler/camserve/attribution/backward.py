@@ -39,13 +39,14 @@ class Run:
         """The layer's output on its grid, (N, K, h, w) float32."""
         return on_grid(self.output.detach(), self.layer)
 
-    def forks(self) -> bool:
-        """Say whether more than one way leads from the output to the scores, or none."""
-        node = self.scores.grad_fn
+    def path(self) -> list[str] | None:
+        """Return the operators from the scores back to the output, as autograd names them; None: there are two ways."""
+        names, node = [], self.scores.grad_fn
         while node is not None and node.next_functions:
+            names.append(node.name().partition("Backward")[0])
             inputs = [made for made, _ in node.next_functions if made is not None]
             node = inputs[0] if len(inputs) == 1 else None
-        return node is None
+        return None if node is None else names
 
     def check_time(self) -> None:
         """Stop what takes too long. OutOfTime: it is later than ``until``."""

@@ -65,10 +65,9 @@ def agreement(
     none. ``gradients_of`` returns (T, K, h, w), or (T, K, 1, 1) where all positions have the same, and ``means_of``
     their means (T, K).
     """
-    if output.forks():
+    if output.path() is None:
         return None
-    weights = torch.randn(output.scores.shape, generator=torch.Generator().manual_seed(1)).to(output.scores)
-    objectives = Objectives.weighing(range(len(weights)), weights)
+    objectives = random_objectives(output)
     residual = _distance(scores_of(output.activations), output.scores)
     truth = output.gradients(objectives)
     distances = [residual, _distance(means_of(objectives), truth.mean(dim=(2, 3)))]
@@ -80,6 +79,18 @@ def agreement(
     except ConfigError:  # the tail cannot be run again, so that nobody can say
         return None
     return residual if all(distance < TOLERANCE for distance in distances) else None
+
+
+def gradients_agree(plain: LayerOutput, short: LayerOutput) -> bool:
+    """Whether two passes of the same pictures have the same gradients of random weightings of the scores."""
+    objectives = random_objectives(plain)
+    return _distance(short.gradients(objectives), plain.gradients(objectives)) < TOLERANCE
+
+
+def random_objectives(output: LayerOutput) -> Objectives:
+    """Return a random weighting of the scores of every row."""
+    weights = torch.randn(output.scores.shape, generator=torch.Generator().manual_seed(1)).to(output.scores)
+    return Objectives.weighing(range(len(weights)), weights)
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -36,9 +36,9 @@ class LayerOutput:
         other.__dict__.update(self.__dict__, _run=replace(self._run, until=until))
         return other
 
-    def forks(self) -> bool:
-        """Say whether more than one way leads from the layer to the scores, or none, as autograd recorded it."""
-        return self._run.forks()
+    def path(self) -> list[str] | None:
+        """Return the operators from the scores back to the layer, as autograd names them; None: there are two ways."""
+        return self._run.path()
 
     def check_time(self) -> None:
         """Stop what takes too long. OutOfTime: its time is over."""

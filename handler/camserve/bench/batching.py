@@ -12,8 +12,8 @@ from camserve.bench.contenders import CAMSERVE, Parts, build_camserve
 from camserve.bench.load import Load, run_closed_loop
 from camserve.bench.photos import encode_jpegs
 from camserve.bench.report import BenchReport, Table
-from camserve.bench.served import PHOTOS, WARM_UP_LOAD_SECONDS, run_servers
-from camserve.bench.workloads import CONNECTIONS, EXPLAINED
+from camserve.bench.served import run_servers
+from camserve.bench.workloads import CONNECTIONS, EXPLAINED, PHOTOS, WARM_UP_LOAD_SECONDS
 from camserve.values import Progress
 
 SIZES, DELAYS = (1, 4, 8, 16), (1, 5, 10, 20)

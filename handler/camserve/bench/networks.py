@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from camserve.answer.predictions import read, row_scores
+from camserve.answer.predictions import read_scores, row_scores
 from camserve.attribution.capture import Capture
 from camserve.attribution.explain import explain
 from camserve.attribution.find_head import find_linear_head
@@ -83,7 +83,7 @@ class Subject:
         """Return the explanations of a worker, with their warnings, shares and probabilities."""
         with self._capture as capture:
             (output,) = capture.forward(batch.to(self.dtype))
-            rows = enumerate(row_scores(*read(output.scores, "multiclass"), labels, None))
+            rows = enumerate(row_scores(*read_scores(output.scores, "multiclass"), labels, None))
             requests = [
                 request for row, scores in rows for request in map_requests(row, scores, Options(), self.layer.name)
             ]

@@ -9,12 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import psutil
 
 from camserve.bench.contenders import CAMSERVE, STOCK
-from camserve.bench.load import Client, Load, Reply, run_closed_loop, run_fixed_rate, send_once
+from camserve.bench.load import Client, Load, run_closed_loop, run_fixed_rate, send_once
 from camserve.bench.pairs import Spread, summarise, summarise_ratios
 from camserve.bench.photos import encode_jpegs
 from camserve.bench.workloads import (
@@ -23,20 +22,21 @@ from camserve.bench.workloads import (
     CONNECTIONS,
     EXPLAINED,
     LOADED,
+    PHOTOS,
     PLAIN,
     RATIOS,
     STOCK_PLAIN,
+    WARM_UP_LOAD_SECONDS,
     WORKLOADS,
     Workload,
+    read_best_class,
 )
 from camserve.errors import ConfigError
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
 from camserve.values import Progress
 
-PHOTOS = 8
 TIMED = 20  # requests whose stages are reported
-WARM_UP_LOAD_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -172,17 +172,6 @@ def measure_agreement(contenders: Mapping[str, Contender], photos: Sequence[byte
         for photo in photos
     ]
     return sum(len(classes) == 1 for classes in found) / len(found)
-
-
-def read_best_class(reply: Reply) -> int:
-    """Read the best class from an answer of any of the three handlers. ConfigError: it is a refusal."""
-    if reply.status != 200:
-        raise ConfigError(f"a server answers {reply.status}: {reply.body[:200].decode(errors='replace')}")
-    answer: dict[str, Any] = json.loads(reply.body)
-    if "predictions" in answer:
-        return int(answer["predictions"][0]["index"])
-    classes: dict[str, float] = answer.get("classes", answer)
-    return int(max(classes, key=lambda name: classes[name]))
 
 
 def _rounds(

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,17 +15,18 @@ from camserve.attribution.capture import Tail
 from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, settle_statistics
 from camserve.bench.pairs import Effort, Spread, summarise_ratios, time_in_turns
 from camserve.bench.photos import load_pixels
+from camserve.bench.report import BenchReport, Table, format_spread
 from camserve.build.probe import find_layer
 from camserve.errors import CompilationUnavailable
 from camserve.fast.compiled import read_halves, write_halves
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
-from camserve.fast.prepare import Prepared
+from camserve.fast.prepare import Prepared, without_watched
 from camserve.fast.split import example, split
 from camserve.network.output import ScoringNetwork
-from camserve.network.precision import DTYPES
+from camserve.network.precision import DTYPES, full_precision
 from camserve.settings import RuntimeSpec
-from camserve.values import Layer
+from camserve.values import Layer, Progress
 
 Variant = Callable[[Subject, ScoringNetwork, torch.device, Path], Subject]
 
@@ -41,35 +43,56 @@ class Gain:
 
 
 def measure_gains(
-    models: Sequence[str], batches: Sequence[int], effort: Effort, precision: str, device: torch.device
+    models: Sequence[str],
+    batches: Sequence[int],
+    effort: Effort,
+    runtime: RuntimeSpec,
+    device: torch.device,
+    report: Progress,
 ) -> Iterator[Gain]:
-    """Measure every shortcut on every network of torchvision named."""
-    runtime = RuntimeSpec(precision=precision)
+    """Measure every shortcut on every named network of torchvision; in a shorter precision the last two alone."""
     for name in models:
         plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
-        layer = find_layer(plain, (SIDE, SIDE))
-        subject = load_subject(name, copy.deepcopy(plain), layer, runtime, device)
+        subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, (SIDE, SIDE)), runtime, device)
         for shortcut, variant in VARIANTS.items():
+            if runtime.precision != "fp32" and variant not in (_without_backward, _aot):
+                continue
+            report(f"{name}: {shortcut}")
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     other = variant(subject, copy.deepcopy(plain).to(device), device, Path(folder))
                 except CompilationUnavailable as error:
                     yield from (Gain(shortcut, name, batch, reason=str(error)) for batch in batches)
                     continue
-                with_it, without = (other, subject) if shortcut == "aot" else (subject, other)
-                for batch in batches:
-                    photos = load_pixels(batch, SIDE, device)
-                    works = {"with": lambda: with_it.explain(photos), "without": lambda: without.explain(photos)}  # noqa: B023
-                    times = time_in_turns(works, effort)
-                    yield Gain(shortcut, name, batch, summarise_ratios(times, "without", "with"))
+                pair = (other, subject) if variant is _aot else (subject, other)
+                yield from (_measure_gain(shortcut, name, batch, pair, effort, device) for batch in batches)
 
 
-def _without_closed_form(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
+def _measure_gain(
+    shortcut: str, model: str, batch: int, pair: tuple[Subject, Subject], effort: Effort, device: torch.device
+) -> Gain:
+    photos = load_pixels(batch, SIDE, device)
+    works = {name: partial(subject.explain, photos) for name, subject in zip(("with", "without"), pair)}
+    return Gain(shortcut, model, batch, summarise_ratios(time_in_turns(works, effort), "without", "with"))
+
+
+def make_gains_report(gains: Sequence[Gain], command: str, machine: Mapping[str, str]) -> BenchReport:
+    """Return the table of the gains."""
+    rows = [
+        (gain.shortcut, gain.model, str(gain.batch), gain.reason if gain.ratio is None else format_spread(gain.ratio))
+        for gain in gains
+    ]
+    table = Table("Time without a shortcut / with it", ("shortcut", "network", "batch", "gain"), rows)
+    return BenchReport("shortcuts", command, machine, [table], [], list(gains))
+
+
+def _without_backward(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
     tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
     prepared = Prepared(subject.prepared.network, tails)
     return Subject(subject.name, subject.network, prepared, subject.layer, subject.runtime)
 
 
+@full_precision()
 def _rewritten(
     subject: Subject, network: ScoringNetwork, device: torch.device, folds: bool, packs: bool, channels_last: bool
 ) -> Subject:
@@ -102,22 +125,14 @@ def _aot(subject: Subject, _network: ScoringNetwork, device: torch.device, folde
     sample = example((SIDE, SIDE), DTYPES[subject.runtime.precision], device)
     write_halves(*split(network, subject.layer, sample), sample, folder)
     layer: Layer = subject.layer
-    prepared = Prepared(read_halves(network, layer, folder), _without_watched(subject.prepared.tails))
+    prepared = Prepared(read_halves(network, layer, folder), without_watched(subject.prepared.tails))
     return Subject(subject.name, network, prepared, layer, subject.runtime)
 
 
-def _without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
-    """Return the tails that need no module of the network itself."""
-    return {
-        name: Tail(tail.head) if tail.backward is not None and tail.backward.watched else tail
-        for name, tail in tails.items()
-    }
-
-
 VARIANTS: Mapping[str, Variant] = {
-    "closed form": _without_closed_form,
+    "closed form, zero rows": _without_backward,
     "folding": _without_folding,
     "packing": _without_packing,
-    "packing and channels_last": _without_channels_last,
-    "aot": _aot,
+    "packing and channels last": _without_channels_last,
+    "ahead of time": _aot,
 }

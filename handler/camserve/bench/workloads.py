@@ -1,13 +1,19 @@
-"""The kinds of requests that the server benchmark sends, and which of them it compares."""
+"""The kinds of requests that the server benchmark sends, which of them it compares, and what they answer."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from camserve.bench.contenders import CAMSERVE, CAMSERVE_AOT, CAMSERVE_AOT_BF16, CAMSERVE_BF16, NAIVE, STOCK
+from camserve.bench.load import Reply
+from camserve.errors import ConfigError
 
 CONNECTIONS = 16
+PHOTOS = 8
+WARM_UP_LOAD_SECONDS = 2.0  # of each workload
 PICTURE_SIDE = "600"  # longest side of drawn pictures, pixels
 
 
@@ -41,3 +47,14 @@ RATIOS = (
     (EXPLAINED, NAIVE_EXPLAINED),
     (PICTURE, EXPLAINED),
 )
+
+
+def read_best_class(reply: Reply) -> int:
+    """Read the best class from an answer of any of the three handlers. ConfigError: it is a refusal."""
+    if reply.status != 200:
+        raise ConfigError(f"a server answers {reply.status}: {reply.body[:200].decode(errors='replace')}")
+    answer: dict[str, Any] = json.loads(reply.body)
+    if "predictions" in answer:
+        return int(answer["predictions"][0]["index"])
+    classes: dict[str, float] = answer.get("classes", answer)
+    return int(max(classes, key=lambda name: classes[name]))

@@ -10,6 +10,7 @@ import os
 import shlex
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from camserve.bench.networks import MODELS
 from camserve.bench.pairs import QUICK_EFFORT, Effort
 from camserve.bench.report import BenchReport, Table, describe_machine, write_docs, write_report_json
 from camserve.bench.served_report import make_server_report
+from camserve.bench.shortcuts import make_gains_report, measure_gains
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import PRECISIONS, RuntimeSpec
@@ -54,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--engine", action="store_true", help="as a library, beside captum, pytorch-grad-cam, torch-cam")
     which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
     which.add_argument("--server", action="store_true", help="beside TorchServe's image_classifier and a naive handler")
+    which.add_argument("--shortcuts", action="store_true", help="without each shortcut and with it; on a GPU if any")
     which.add_argument("--batching", action="store_true", help="camserve alone, under several batchSize, maxBatchDelay")
     parser.add_argument("--models", help=f"of torchvision ({','.join(MODELS)}; with --server {MODELS[0]})")
     parser.add_argument("--batches", type=counts, help="photos a batch, as a library (1,8,32)")
@@ -75,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the workers
-    report = bench_server(args) if args.server else bench_batching(args) if args.batching else bench_engine(args)
+    report = next(bench for name, bench in BENCHMARKS.items() if getattr(args, name))(args)
     print(report.text(), flush=True)
     if args.json:
         write_report_json(report, args.json)
@@ -99,6 +102,16 @@ def bench_engine(args: argparse.Namespace) -> BenchReport:
     plan = engine.EnginePlan(models, args.batches, effort, classes, in_depth, runtime, device, deadline)
     cells = list(engine.measure_models(plan, say))
     return make_engine_report(name, cells, command_of(args), where)
+
+
+def bench_shortcuts(args: argparse.Namespace) -> BenchReport:
+    """Measure what each shortcut gains. ConfigError: a model is unknown."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    effort = QUICK_EFFORT if args.quick else Effort(args.pairs)
+    runtime = RuntimeSpec(precision=args.precision)
+    models = models_of(args.models, QUICK_MODELS if args.quick else MODELS)
+    gains = list(measure_gains(models, args.batches, effort, runtime, device, say))
+    return make_gains_report(gains, command_of(args), describe_machine(device))
 
 
 def bench_server(args: argparse.Namespace) -> BenchReport:
@@ -151,9 +164,18 @@ def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
 def command_of(args: argparse.Namespace) -> str:
     """Return the command line that measures the same again."""
     words = ["camserve", "bench"]
-    words += [f"--{name}" for name in ("engine", "gpu", "server", "batching", "quick") if getattr(args, name)]
+    words += [f"--{name}" for name in (*BENCHMARKS, "quick") if getattr(args, name)]
     for name, usual in DEFAULTS.items():
         given = getattr(args, name)
         if given != usual:
             words += [f"--{name.replace('_', '-')}", ",".join(map(str, given)) if name == "batches" else str(given)]
     return shlex.join(words)
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], BenchReport]] = {
+    "engine": bench_engine,
+    "gpu": bench_engine,
+    "server": bench_server,
+    "batching": bench_batching,
+    "shortcuts": bench_shortcuts,
+}

@@ -30,23 +30,30 @@ aten: Any = torch.ops.aten
 ROUNDING = 1e-4  # of the largest value: two ways to compute one vector
 MOST_LAYERS = 4
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)  # keep the sum of each channel's gradients
+# What a form may consist of besides its functions, by the names of autograd's nodes: torch 2.14.
+LINEAR = {"Addmm", "Mm", "Convolution", "Mean", "MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "ToCopy"}
+LINEAR |= {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Slice", "Select"}
+LINEAR |= {"Clone", "Split", "Cat", "AsStrided", "Alias"}
 
 
 @dataclass(frozen=True)
 class Pointwise:
     """A function of each output of a hidden layer."""
 
+    node: str  # autograd's name for it: two functions may give the same on all values that are tried
     run: Callable[[Tensor], Tensor]
     pull_back: Callable[[Tensor, Tensor], Tensor]  # gradient after it, what it was given -> gradient before it
 
 
 FUNCTIONS: Mapping[str, Pointwise] = {
-    "relu": Pointwise(torch.relu, lambda gradient, given: aten.threshold_backward(gradient, given, 0)),
-    "relu6": Pointwise(functional.relu6, lambda gradient, given: aten.hardtanh_backward(gradient, given, 0, 6)),
-    "hardswish": Pointwise(functional.hardswish, aten.hardswish_backward),
-    "silu": Pointwise(functional.silu, aten.silu_backward),
-    "gelu": Pointwise(functional.gelu, aten.gelu_backward),
-    "tanh": Pointwise(torch.tanh, lambda gradient, given: aten.tanh_backward(gradient, given.tanh())),
+    "relu": Pointwise("Relu", torch.relu, lambda gradient, given: aten.threshold_backward(gradient, given, 0)),
+    "relu6": Pointwise(
+        "Hardtanh", functional.relu6, lambda gradient, given: aten.hardtanh_backward(gradient, given, 0, 6)
+    ),
+    "hardswish": Pointwise("Hardswish", functional.hardswish, aten.hardswish_backward),
+    "silu": Pointwise("Silu", functional.silu, aten.silu_backward),
+    "gelu": Pointwise("Gelu", functional.gelu, aten.gelu_backward),
+    "tanh": Pointwise("Tanh", torch.tanh, lambda gradient, given: aten.tanh_backward(gradient, given.tanh())),
 }
 
 
@@ -78,6 +85,7 @@ class ClosedForm:
         """
         self._hidden, self._last = layers[:-1], layers[-1]
         self._pooled, self._reader = pooled, reader
+        self.functions = [FUNCTIONS[layer.function or ""] for layer in self._hidden]
         self.watched: Sequence[str] = [layer.module for layer in self._hidden]
         # A gradient's mean over positions needs no more of the first layer than its sum over them.
         self._summed = layers[0].weight.view(len(layers[0].weight), channels, -1).sum(dim=2)
@@ -154,6 +162,9 @@ def _agrees(form: ClosedForm, network: nn.Module, output: LayerOutput) -> bool:
         with Capture(network, (output.layer,), {output.layer.name: Tail(backward=form)}) as capture:
             (short,) = capture.forward(output.pixels)
     except ConfigError:  # a hidden layer runs more than once
+        return False
+    functions = [node for node in output.path() or () if node not in LINEAR]
+    if functions != [function.node for function in reversed(form.functions)]:
         return False
     # Where functions that are alike far from zero differ.
     small = output.activations / output.activations.std()

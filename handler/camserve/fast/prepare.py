@@ -12,11 +12,12 @@ from torch import nn
 from camserve.attribution.capture import Tail
 from camserve.attribution.linear_head import LinearHead
 from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.closed_form import ClosedForm, find_closed_form
+from camserve.fast.closed_form import find_closed_form
 from camserve.fast.compiled import TAIL, TRUNK, name_machine, read_halves, write_halves
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
 from camserve.fast.split import example, split
+from camserve.fast.zero_rows import find_token_backward
 from camserve.files import inside, sha256
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES, cast, full_precision
@@ -52,19 +53,24 @@ def prepare(
     What ``layers`` give stays the same, but for rounding; ``heads`` are the linear heads known by layer name.
     CompilationUnavailable: the ``compiled`` files cannot be loaded here.
     """
-    forms = {layer.name: find_closed_form(network, layer, size, heads.get(layer.name)) for layer in layers}
+    tails = {layer.name: _find_tail(network, layer, size, heads.get(layer.name)) for layer in layers}
     rewrite(network, layers, size, runtime)
     if compiled is None:
-        return Prepared(network, _tails(layers, heads, forms))
-    # An exported tail has no modules: a hidden layer of it cannot be watched.
-    known = {name: None if form is None or form.watched else form for name, form in forms.items()}
-    return Prepared(read_halves(network, layers[0], compiled.folder), _tails(layers, heads, known))
+        return Prepared(network, tails)
+    return Prepared(read_halves(network, layers[0], compiled.folder), without_watched(tails))
 
 
-def _tails(
-    layers: Sequence[Layer], heads: Mapping[str, LinearHead], forms: Mapping[str, ClosedForm | None]
-) -> dict[str, Tail]:
-    return {layer.name: Tail(heads.get(layer.name), forms[layer.name]) for layer in layers}
+def _find_tail(network: nn.Module, layer: Layer, size: tuple[int, int], head: LinearHead | None) -> Tail:
+    shortcut = find_closed_form(network, layer, size, head) or find_token_backward(network, layer, size)
+    return Tail(head, shortcut)
+
+
+def without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
+    """Return the tails for a network whose exported tail has no modules, so that no hidden layer can be watched."""
+    return {
+        name: Tail(tail.head) if tail.backward is not None and tail.backward.watched else tail
+        for name, tail in tails.items()
+    }
 
 
 @full_precision()

@@ -14,7 +14,7 @@ from camserve.intake.preprocess import enough, resize_and_crop, shrink
 from camserve.settings import InputSpec, Limits
 from camserve.values import Box, Picture
 
-NOTHING = Image.new("RGB", (1, 1))  # in the place of a picture that nobody will draw
+NO_PICTURE = Image.new("RGB", (1, 1))  # in the place of a picture that nobody will draw
 
 KeptSide = Callable[[int, int], int]  # (width, height) of a picture -> its longest side in pixels that is drawn
 
@@ -36,4 +36,4 @@ def accept_picture(
         pixels, region = resize_and_crop(picture, spec)
         side = kept_side(picture.width, picture.height)
         # Before the next large picture is decoded: a batch of them could fill the memory.
-        return replace(picture, image=shrink(picture.image, side) if side else NOTHING), pixels, region
+        return replace(picture, image=shrink(picture.image, side) if side else NO_PICTURE), pixels, region

@@ -101,7 +101,7 @@ def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Pi
 
 
 def _traits(opened: Image.Image) -> list[str]:
-    """Tell what becomes of the picture on its way to upright RGB: what a change of client is known by."""
+    """Return what is changed on the way to upright RGB, of ``TRAITS``: a new client shows in these."""
     found = {
         "grey": opened.mode in GREY or opened.mode.startswith(DEEP),
         "deep": opened.mode.startswith(DEEP),
@@ -110,11 +110,11 @@ def _traits(opened: Image.Image) -> list[str]:
         "rotated": opened.getexif().get(ROTATION) in ROTATED,  # a PNG is unpacked to know it: not before it may be
         "animated": getattr(opened, "is_animated", False),
     }
-    return [name for name, each in found.items() if each]
+    return [name for name, holds in found.items() if holds]
 
 
 def _reduce(opened: Image.Image, enough: Enough) -> tuple[int, int]:
-    """Let a JPEG be decoded no finer than needed; return its own width and height, upright."""
+    """Set a JPEG's decoder to no more pixels than needed; return the picture's own width and height, upright."""
     sideways = opened.getexif().get(ROTATION) in SIDEWAYS
     size = opened.size[::-1] if sideways else opened.size
     needed = enough(*size)

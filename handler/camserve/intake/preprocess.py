@@ -1,4 +1,4 @@
-"""From pictures to the network's input, remembering what part of each picture the network sees."""
+"""From pictures to the network's input, and the part of each picture that this shows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resize_and_crop(picture: Picture, spec: InputSpec) -> tuple[np.ndarray, Box]
     height, width = spec.size
     image = picture.image
     region = seen_region(picture.width, picture.height, spec)
-    across, down = image.width / picture.width, image.height / picture.height  # less than 1 where it was reduced
+    across, down = image.width / picture.width, image.height / picture.height  # less than 1 for a reduced picture
     left, top, right, bottom = region[0] * across, region[1] * down, region[2] * across, region[3] * down
     # Resizing the region alone gives the pixels that resize-then-crop gives, without the rest.
     box = (max(0.0, left), max(0.0, top), min(image.width, right), min(image.height, bottom))
@@ -47,7 +47,7 @@ def normalise(rows: Sequence[np.ndarray], spec: InputSpec, device: torch.device)
     np.stack(rows, out=stacked.numpy())
     # By whole lines of red, green, blue, red, ...: by channels of three numbers it takes five times as long.
     lines = stacked.to(device, non_blocking=True).flatten(2)
-    mean, std = (torch.tensor(each, device=device).repeat(rows[0].shape[1]) * 255 for each in (spec.mean, spec.std))
+    mean, std = (torch.tensor(values, device=device).repeat(rows[0].shape[1]) * 255 for values in (spec.mean, spec.std))
     return lines.sub(mean).div_(std).view(stacked.shape).permute(0, 3, 1, 2)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from camserve.answer.predictions import RowScores, read, row_scores
+from camserve.answer.predictions import RowScores, read_scores, row_scores
 from camserve.attribution.capture import Capture, Tail
 from camserve.attribution.explain import explain
 from camserve.attribution.layer_output import LayerOutput
@@ -27,7 +27,7 @@ from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that is ready to be asked: frozen, in eval mode, on its device."""
+    """A loaded network: frozen, in eval mode, on its device."""
 
     network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
     labels: Labels
@@ -62,7 +62,7 @@ class BatchRunner:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 outputs = capture.forward(pixels.to(self._dtype), tape)
-                scores, probabilities = read(outputs[0].scores, task)
+                scores, probabilities = read_scores(outputs[0].scores, task)
                 rows = row_scores(scores, probabilities, self._labels, several)
             explanations = self._explain(requests, rows, outputs)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError:
-    """Call ``work``; whatever it raises becomes the refusal of the row or rows it was about."""
+    """Call ``work``; whatever it raises becomes the refusal of its row or rows."""
     try:
         return work(*args)
     except RequestError as error:

@@ -6,8 +6,8 @@ import ctypes
 from contextlib import suppress
 
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # of malloc.h
-OWN_MAPPING = 32 * 2**20  # bytes above which a block is returned to the system when freed; glibc takes no more
-KEPT = 512 * 2**20  # bytes of free heap that a worker keeps
+MAPPED_BYTES = 32 * 2**20  # bytes above which a block is returned to the system when freed; glibc takes no more
+KEPT_BYTES = 512 * 2**20  # bytes of free heap that a worker keeps
 
 
 def keep_heap() -> None:
@@ -19,8 +19,8 @@ def keep_heap() -> None:
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_ARENA_MAX, 1)
-        mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def trim_heap() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from camserve.values import Box
 
-MOST = 10  # boxes of one map; a map at the input's resolution can fall into hundreds of specks
+MOST_BOXES = 10  # boxes of one map; a map at the input's resolution can fall into hundreds of specks
 
-Cell = tuple[int, int]  # row, column
+GridCell = tuple[int, int]  # row, column
 
 
 def boxes(grid: np.ndarray, region: Box, threshold: float = 0.15) -> list[Box]:
@@ -25,10 +25,10 @@ def boxes(grid: np.ndarray, region: Box, threshold: float = 0.15) -> list[Box]:
         return []
     parts = [np.array(part) for part in _connected(grid >= threshold * strongest)]
     parts.sort(key=lambda part: (-float(grid[part[:, 0], part[:, 1]].sum()), part.min(axis=0).tolist()))
-    return [_around(part, grid.shape, region) for part in parts[:MOST]]
+    return [_around(part, grid.shape, region) for part in parts[:MOST_BOXES]]
 
 
-def _connected(hot: np.ndarray) -> Iterator[list[Cell]]:
+def _connected(hot: np.ndarray) -> Iterator[list[GridCell]]:
     """Yield the cells of each part; corners connect, since between two hot corners the enlarged map is hot too."""
     remaining = {(row, column) for row, column in np.argwhere(hot).tolist()}
     while remaining:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from camserve.answer.render.canvas import Scene
 from camserve.answer.render.palette import colours, levels
 
-BACKGROUND, INK, EDGE = (255, 255, 255), (32, 32, 32), (128, 128, 128)
+STRIP_COLOUR, TEXT_COLOUR, EDGE_COLOUR = (255, 255, 255), (32, 32, 32), (128, 128, 128)
 LEAST_TEXT = 12  # pixels, the font's size
 SIDE_PER_TEXT = 45  # pixels of the picture's longest side for one pixel of the font's size
 LEAST_BAR = 5  # text sizes, the bar's length: three ticks stay apart
@@ -32,11 +32,11 @@ def add_legend(drawn: Image.Image, scene: Scene) -> Image.Image:
     width = max(drawn.width, LEAST_BAR * size + caption.width + 3 * pad)
     top = drawn.height + pad
     bar = (pad, top, width - 2 * pad - caption.width, top + thick)
-    framed = Image.new("RGB", (width, top + thick + pad // 2 + size + pad), BACKGROUND)
+    framed = Image.new("RGB", (width, top + thick + pad // 2 + size + pad), STRIP_COLOUR)
     framed.paste(drawn, (0, 0))
     _draw_bar(framed, bar, scene)
     _draw_ticks(framed, bar, scene, size)
-    framed.paste(INK, (width - pad - caption.width, top + (thick - caption.height) // 2), caption)
+    framed.paste(TEXT_COLOUR, (width - pad - caption.width, top + (thick - caption.height) // 2), caption)
     return framed
 
 
@@ -45,7 +45,7 @@ def _draw_bar(framed: Image.Image, bar: tuple[int, int, int, int], scene: Scene)
     values = np.linspace(-1 if scene.signed else 0, 1, right - left, dtype=np.float32)
     painted = colours(levels(np.tile(values, (bottom - top, 1)), scene.drawn_palette), scene.drawn_palette)
     framed.paste(painted, (left, top))
-    ImageDraw.Draw(framed).rectangle((left - 1, top - 1, right, bottom), outline=EDGE)
+    ImageDraw.Draw(framed).rectangle((left - 1, top - 1, right, bottom), outline=EDGE_COLOUR)
 
 
 def _draw_ticks(framed: Image.Image, bar: tuple[int, int, int, int], scene: Scene, size: int) -> None:
@@ -53,10 +53,10 @@ def _draw_ticks(framed: Image.Image, bar: tuple[int, int, int, int], scene: Scen
     length = max(3, size // 4)
     for share, label in zip((0, 0.5, 1), ("-1", "0", "1") if scene.signed else ("0", "0.5", "1")):
         at = left + round(share * (right - 1 - left))
-        ImageDraw.Draw(framed).line((at, bottom, at, bottom + length), fill=INK)
+        ImageDraw.Draw(framed).line((at, bottom, at, bottom + length), fill=TEXT_COLOUR)
         text = _text(label, size)
         centred = min(max(at - text.width // 2, 0), framed.width - text.width)
-        framed.paste(INK, (centred, bottom + length + 2), text)
+        framed.paste(TEXT_COLOUR, (centred, bottom + length + 2), text)
 
 
 def _text(text: str, size: int) -> Image.Image:

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 from camserve.answer.render.canvas import Pixels, Placement, Scene, photo, place
 from camserve.answer.render.palette import colours, level_values, levels
 
-OUTSIDE = 0.45  # of its brightness that the photo keeps where the model saw nothing
-LINE = (240, 240, 240)
-LINE_PER_SIDE = 600  # pixels of the longest side for one pixel of line
+OUTSIDE_BRIGHTNESS = 0.45  # of its brightness that the photo keeps where the model saw nothing
+BORDER = (240, 240, 240)
+SIDE_PER_BORDER = 600  # pixels of the longest side for one pixel of line
 
 
 def overlay(scene: Scene) -> Image.Image:
@@ -37,7 +37,7 @@ def _outside(placement: Placement) -> list[Pixels]:
 
 
 def _subdued(part: Image.Image) -> Image.Image:
-    return part.convert("L").point([round(level * OUTSIDE) for level in range(256)]).convert("RGB")
+    return part.convert("L").point([round(level * OUTSIDE_BRIGHTNESS) for level in range(256)]).convert("RGB")
 
 
 def _blend(drawn: Image.Image, placement: Placement, scene: Scene) -> None:
@@ -53,7 +53,7 @@ def _blend(drawn: Image.Image, placement: Placement, scene: Scene) -> None:
 
 def _frame(drawn: Image.Image, inside: Pixels) -> None:
     """Draw the region's border just outside of it; along an edge of the photo that is off the picture."""
-    wide = max(1, round(max(drawn.size) / LINE_PER_SIDE))
+    wide = max(1, round(max(drawn.size) / SIDE_PER_BORDER))
     left, top, right, bottom = inside
     box = (left - wide, top - wide, right + wide - 1, bottom + wide - 1)
-    ImageDraw.Draw(drawn).rectangle(box, outline=LINE, width=wide)
+    ImageDraw.Draw(drawn).rectangle(box, outline=BORDER, width=wide)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from camserve.errors import choose
 
-LEVELS = 256
+PALETTE_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ PALETTE_OF: Mapping[str, Palette] = {
 def colours(at: Image.Image, palette: str) -> Image.Image:
     """Colour a picture of ``levels``, RGB."""
     indexed = at.copy()
-    indexed.putpalette(table(palette).tobytes())
+    indexed.putpalette(palette_colours(palette).tobytes())
     return indexed.convert("RGB")
 
 
@@ -59,20 +59,20 @@ def levels(values: np.ndarray, palette: str) -> Image.Image:
     BadOption: no such palette.
     """
     lowest = choose(PALETTE_OF, palette, "palette").lowest
-    return Image.fromarray(np.rint((values - lowest) * ((LEVELS - 1) / (1 - lowest))).astype(np.uint8))
+    return Image.fromarray(np.rint((values - lowest) * ((PALETTE_LEVELS - 1) / (1 - lowest))).astype(np.uint8))
 
 
 def level_values(palette: str) -> np.ndarray:
     """Return the value that each entry of the palette's table stands for, (256,)."""
-    return np.linspace(choose(PALETTE_OF, palette, "palette").lowest, 1, LEVELS)
+    return np.linspace(choose(PALETTE_OF, palette, "palette").lowest, 1, PALETTE_LEVELS)
 
 
 @cache
-def table(palette: str) -> np.ndarray:
+def palette_colours(palette: str) -> np.ndarray:
     """Return the palette's colours from the lowest value to the highest, (256, 3) uint8, read-only."""
     anchors = np.frombuffer(bytes.fromhex(choose(PALETTE_OF, palette, "palette").anchors), np.uint8).reshape(-1, 3)
     at = np.linspace(0, 1, len(anchors))
-    wanted = np.linspace(0, 1, LEVELS)
+    wanted = np.linspace(0, 1, PALETTE_LEVELS)
     found = np.stack([np.interp(wanted, at, channel) for channel in anchors.T], axis=1)
     filled = np.rint(found).astype(np.uint8)
     filled.setflags(write=False)  # it is shared

@@ -71,11 +71,11 @@ def _v2(row: RawRequest, body: Mapping[str, object], name: str, version: str, li
         raise BadJson(f"'id' must be a text of at most {MAX_ID} characters")
     head = {"model_name": name, "model_version": version, "id": identity}
 
-    def told(bodies: Sequence[Any]) -> dict[str, Any]:
-        data = [write_json(each).decode() for each in bodies]
+    def outputs(bodies: Sequence[Any]) -> dict[str, Any]:
+        data = [write_json(body).decode() for body in bodies]
         return {**head, "outputs": [{"name": "answers", "datatype": "BYTES", "shape": [len(data)], "data": data}]}
 
-    return Envelope(tuple(requests), lambda answers: _joined(answers, told, limits.max_response_bytes))
+    return Envelope(tuple(requests), lambda answers: _joined(answers, outputs, limits.max_response_bytes))
 
 
 def _parameters(block: Mapping[str, object]) -> dict[str, object]:

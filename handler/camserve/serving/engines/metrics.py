@@ -45,7 +45,7 @@ class TorchServeSink:
 
     def _update(self, metric: str, labels: Sequence[str], value: float) -> None:
         if metric in self._metrics:
-            self._metrics[metric].add_or_update(value, [*(label(each) for each in labels), *self._model])
+            self._metrics[metric].add_or_update(value, [*(label(value) for value in labels), *self._model])
 
 
 def _known(declared: Mapping[str, Any], wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

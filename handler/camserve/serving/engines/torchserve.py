@@ -63,7 +63,7 @@ class TorchServeHandler:
     def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[bytes]:
         """Answer every row of a batch with its own status and content type; never raises."""
         envelopes = [self._open(number, row, context) for number, row in enumerate(data)]
-        answers = iter(self._pipeline.answer([request for each in envelopes for request in each.requests]))
+        answers = iter(self._pipeline.answer([request for envelope in envelopes for request in envelope.requests]))
         bodies = []
         for number, envelope in enumerate(envelopes):
             joined = attempt(envelope.join, [next(answers) for _ in envelope.requests])
