@@ -39,7 +39,7 @@ def test_wrong_usage(capsys):
 def test_the_report_names_the_command_without_the_files_that_it_wrote(capsys, monkeypatch):
     commands = []
     report = BenchReport("engine", "", {}, [], [], [])
-    monkeypatch.setattr(bench, "bench_engine", lambda args: commands.append(bench.command_of(args)) or report)
+    monkeypatch.setitem(bench.BENCHMARKS, "engine", lambda args: commands.append(bench.command_of(args)) or report)
     main(["bench", "--engine", "--quick", "--models", "vgg16", "--batches", "1,4", "--pairs", "15"])
     assert commands == ["camserve bench --engine --quick --models vgg16 --batches 1,4"]
     assert "camserve bench: engine" in capsys.readouterr().out

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from camserve.attribution.objectives import Objectives
 from camserve.bench import memory
 from camserve.bench.engine import TOO_SLOW, EnginePlan, measure_memory, measure_model
-from camserve.bench.networks import best_objectives, load_subject, settle_statistics
+from camserve.bench.networks import load_subject, settle_statistics
 from camserve.bench.pairs import Effort, Spread, summarise, summarise_ratios, time_in_turns
 from camserve.bench.photos import SIZE, cut_pictures, encode_jpegs, load_pixels
 from camserve.network.output import ScoringNetwork
@@ -70,8 +71,8 @@ def test_settling_makes_activations_behave_and_leaves_the_network_in_eval_mode()
 
 
 def test_the_best_classes_of_every_row_become_objectives():
-    objectives = best_objectives(torch.tensor([[0.0, 2.0, 1.0], [5.0, 3.0, 4.0]]), 2)
-    assert objectives.rows.tolist() == [0, 0, 1, 1]
+    objectives = Objectives.of_top_classes(torch.tensor([[0.0, 2.0, 1.0], [5.0, 3.0, 4.0]]), 2)
+    assert objectives.rows == (0, 0, 1, 1)
     assert objectives.weights.argmax(dim=1).tolist() == [1, 2, 0, 2]
     assert objectives.weights.sum(dim=1).tolist() == [1, 1, 1, 1]
 
@@ -88,7 +89,7 @@ def subject():
 def test_explain_gives_the_scores_of_predict_and_a_map_for_each_class(subject):
     photos = load_pixels(2, SIDE, CPU)
     for candidate, closed in ((make_small_subject(pooled()), True), (subject, False)):
-        assert (candidate.head is not None) is closed
+        assert (candidate.prepared.tails[candidate.layer.name].head is not None) is closed
         scores, maps = candidate.explain(photos, 3)
         assert np.allclose(scores, candidate.predict(photos), atol=1e-5)
         assert len(maps) == 2 * 3

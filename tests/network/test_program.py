@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from architectures import resnet
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
 from camserve.build.archive import build_archive
@@ -23,10 +22,30 @@ from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.settings import InputSpec, Limits, RuntimeSpec
 from camserve.values import Layer, RawRequest
-from small_networks import Small, objectives_for, watch
+from small_networks import CLASSES, SIDE, Small, objectives_for, settle, watch
 
-SIDE = 64
 GEOMETRY = InputSpec(resize=SIDE, crop=SIDE)
+LAST = "at.relu__2"  # what a program calls the output of ``Residual.block``
+
+
+class Residual(nn.Module):
+    """A residual block with batch normalisation, as a ResNet has many."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.inner = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.outer = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.BatchNorm2d(8))
+        self.block = nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, pixels):
+        before = self.stem(pixels)
+        return self.head(self.block(self.outer(self.inner(before)) + before).mean((2, 3)))
+
+
+def residual():
+    return settle(Residual())
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +56,19 @@ def files(tmp_path_factory):
     shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(torch.export.export(resnet(), (pixels,), dynamic_shapes=shapes), folder / "any.pt2")
-        torch.export.save(torch.export.export(resnet(), (pixels,)), folder / "fixed.pt2")
-        torch.jit.save(torch.jit.trace(resnet(), pixels), folder / "traced.pt")
+        torch.export.save(torch.export.export(residual(), (pixels,), dynamic_shapes=shapes), folder / "any.pt2")
+        torch.export.save(torch.export.export(residual(), (pixels,)), folder / "fixed.pt2")
+        torch.jit.save(torch.jit.trace(residual(), pixels), folder / "traced.pt")
     return folder
 
 
 def test_a_program_has_the_scores_and_the_map_of_its_network(files):
     pixels = torch.randn(3, 3, SIDE, SIDE)
     objectives = objectives_for((0, 1), (1, 2), (2, 3), (2, 4))
-    program = load_program(files / "any.pt2", ["at.relu__10"], (SIDE, SIDE))
+    program = load_program(files / "any.pt2", [LAST], (SIDE, SIDE))
     outputs = [
         watch(Small(source, Layer(name)), pixels, tape=True)
-        for source, name in ((resnet(), "layer4"), (program, "at.relu__10"))
+        for source, name in ((residual(), "block"), (program, LAST))
     ]
     assert torch.allclose(outputs[1].scores, outputs[0].scores, atol=1e-6, rtol=1e-4)
     for method in ("gradcam", "reciprocam"):
@@ -58,12 +77,12 @@ def test_a_program_has_the_scores_and_the_map_of_its_network(files):
 
 
 def test_the_weights_of_a_program_are_packed(files):
-    layer = Layer("at.relu__10")
+    layer = Layer(LAST)
     program = ScoringNetwork(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
     pixels = torch.randn(3, 3, SIDE, SIDE)
     expected = program(pixels)
     rewrite(program, (layer,), (SIDE, SIDE), RuntimeSpec())
-    assert sum(isinstance(parameter, PackedWeight) for parameter in program.parameters()) == 14
+    assert sum(isinstance(parameter, PackedWeight) for parameter in program.parameters()) == 3
     assert torch.allclose(program(pixels), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -73,9 +92,9 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
     with open_archive(build_archive(recipe, tmp_path, lambda line: None)) as pipeline:
         answers = [json.loads(answer.body) for answer in pipeline.answer([RawRequest(chelsea)] * 3)]
         layer = pipeline.settings.layers[0]
-    assert layer.grid == (2, 2)
+    assert layer.grid == (8, 8)
     pixels = normalise([resize_and_crop(decode(chelsea, Limits()), GEOMETRY)[0]], GEOMETRY, torch.device("cpu"))
-    output = watch(Small(resnet(), Layer("layer4")), pixels)
+    output = watch(Small(residual(), Layer("block")), pixels)
     best = int(output.scores.argmax())
     assert [answer["predictions"][0]["index"] for answer in answers] == [best] * 3
     expected = METHODS["gradcam"].run(output, Objectives.of_top_classes(output.scores))[0].clamp(min=0)

@@ -14,7 +14,8 @@ import requests
 import torch
 import yaml
 
-from camserve.build.archive import add_baseline, build_archive
+from camserve.build.archive import build_archive
+from camserve.build.pack import add_baseline
 from camserve.build.recipe import Recipe
 from camserve.cli import main
 from camserve.monitor.baseline import BASELINE

@@ -86,9 +86,12 @@ def read_counts(url: str) -> Snapshot:
 
 
 def query(url: str, expression: str, path: str = "query", **parameters: float) -> list[dict[str, Any]]:
-    """Return a Prometheus' answer to a query. requests.RequestException, ConfigError: its refusal."""
+    """Return a Prometheus' answer to a query. ConfigError: its refusal, or that there is none."""
     arguments: dict[str, str | float] = {"query": expression, **parameters}
-    answer = requests.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT)
+    try:
+        answer = requests.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        raise ConfigError(f"{url} does not answer as a metrics port or a Prometheus: {error}") from None
     try:
         block = answer.json()
     except ValueError:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from camserve.drift import charts
+import camserve.drift.charts as charts
 from camserve.drift.audit_log import CLASSES, class_names
 from camserve.drift.charts import PERCENT
 from camserve.drift.counts import aligned

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from camserve.monitor import formulas
+import camserve.monitor.formulas as formulas
 from camserve.monitor.views import Column
 
 BINS = 10
