@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import requests
 
 from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, sample_of, windows_of
 from camserve.drift.counts import Bins, Version, aligned, query
@@ -81,23 +79,16 @@ def from_prometheus(url: str, start: float, end: float, step: float) -> History:
     ConfigError: no Prometheus answers.
     """
     references: dict[Version, Bins] = {}
-    for series in _ask(url, REFERENCE, "query", time=end):
+    for series in query(url, REFERENCE, "query", time=end):
         feature, bin_ = series["metric"]["feature"], series["metric"]["bin"]
         references.setdefault(_version(series), {}).setdefault(feature, {})[bin_] = float(series["value"][1])
     added: dict[Version, dict[float, Bins]] = {version: {} for version in references}
-    for series in _ask(url, COUNTERS, "query_range", start=start, end=end, step=step):
+    for series in query(url, COUNTERS, "query_range", start=start, end=end, step=step):
         for instant, count in _increases(series["values"]):
             window = added.setdefault(_version(series), {}).setdefault(instant, {})
             bins = window.setdefault(series["metric"]["feature"], {})
             bins[series["metric"]["bin"]] = bins.get(series["metric"]["bin"], 0.0) + count
     return {version: (bins, list(added[version].values())) for version, bins in references.items()}
-
-
-def _ask(url: str, expression: str, path: str, **instants: float) -> list[dict[str, Any]]:
-    try:
-        return query(url, expression, path, **instants)
-    except requests.RequestException as error:
-        raise ConfigError(f"{url} does not answer as a Prometheus: {error}") from None
 
 
 def _version(series: Mapping[str, Mapping[str, str]]) -> Version:
