@@ -1,18 +1,12 @@
 """Archives whose trunk is native code, made by a real compiler and served by a real TorchServe."""
 
 import json
-import zipfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import requests
-import torch
 
 from camserve.build.unpack import open_archive, read_contents
-from camserve.fast.split import Split
-from camserve.serving.load import load_pipeline
-from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server
@@ -41,16 +35,3 @@ def assert_alike(answer, expected):
     for got, wanted in zip(answer["explanations"], expected["explanations"], strict=True):
         assert got["status"] == wanted["status"] == "ok"
         assert np.abs(np.array(got["grid"]) - np.array(wanted["grid"])).max() <= 1e-3
-
-
-def test_a_trunk_compiled_at_load_gives_the_same_answers(imagenet, coffee, chelsea, caplog, tmp_path):
-    settings = replace(read_contents(imagenet).settings, runtime=RuntimeSpec(mode="compile"))
-    with zipfile.ZipFile(imagenet) as archive:
-        archive.extractall(tmp_path)
-    pipeline = load_pipeline(tmp_path, settings, "imagenet", "1.0", torch.device("cpu"))
-    assert isinstance(pipeline.network, Split)
-    rows = [RawRequest(photo) for photo in (coffee, chelsea, coffee)]
-    with open_archive(imagenet) as eager:
-        for got, wanted in zip(pipeline.answer(rows), eager.answer(rows), strict=True):
-            assert_alike(json.loads(got.body), json.loads(wanted.body))
-    assert "runs eager" not in caplog.text

@@ -26,6 +26,7 @@ from camserve.drift.counts import Version, query, read_counts, references
 from camserve.drift.exporter import EvidencePage, serve_page
 from camserve.drift.statistics import ALARM_WINDOWS
 from camserve.drift.watcher import Watcher
+from camserve.errors import ConfigError
 
 pytestmark = [
     pytest.mark.server,
@@ -162,7 +163,7 @@ def until(holds, what):
         try:
             if found := holds():
                 return found
-        except requests.ConnectionError:
+        except (requests.ConnectionError, ConfigError):  # it has not started yet
             pass
         time.sleep(0.5)
     pytest.fail(f"not within {PATIENCE} s: {what}")

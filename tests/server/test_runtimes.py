@@ -12,17 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from camserve.build.sources import find_file
 from camserve.build.unpack import read_contents
-from camserve.fast.compiled import read_halves, write_halves
 from camserve.fast.packing import can_pack
-from camserve.fast.split import Split, example, split
-from camserve.network.output import ScoringNetwork
+from camserve.fast.split import Split
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
-from camserve.values import Layer, RawRequest
+from camserve.values import RawRequest
 from labelled_photos import Photos, read_photos
 
 pytestmark = pytest.mark.server  # a compiler takes its time
@@ -42,7 +39,10 @@ RUNTIMES = {  # most points of accuracy, difference of a probability at the medi
 @pytest.fixture(scope="module")
 def photos():
     if DATA.is_dir():
-        return read_photos(DATA)
+        photos = read_photos(DATA)
+        # Without bf16 of its own a processor takes minutes for what others do in seconds.
+        step = 1 if can_pack(torch.bfloat16, torch.device("cpu")) else 5
+        return Photos(photos.paths[::step], photos.classes[::step])
     paths = [find_file(f"package://skimage/data/{name}.png") for name in ("coffee", "chelsea")]
     return Photos(paths, np.array([ESPRESSO, TIGER_CAT]))
 
@@ -92,32 +92,7 @@ def test_a_runtime_gives_the_classes_probabilities_and_maps_of_eager_float32(nam
         f"probability apart {np.median(apart):.1e} (most {apart.max():.1e}), "
         f"maps correlate {np.median(alike):.5f} (1 % quantile {np.quantile(alike, 0.01):.5f})"
     )
-    assert 100 * abs(accuracy - expected_accuracy) <= points + 1e-9
+    assert 100 * abs(accuracy - expected_accuracy) <= max(points, 100 / len(photos.paths) if points else 0) + 1e-9
     assert np.median(apart) <= probability
     assert np.median(alike) >= correlation
     assert np.mean(alike >= correlation) >= 0.95
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_compiled_trunk_reorders_no_weights(dtype, tmp_path, capfd):
-    if not can_pack(dtype, torch.device("cpu")):
-        pytest.skip(f"oneDNN has no {dtype} on this processor")
-    trunk = [nn.Conv2d(3, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()]
-    network = ScoringNetwork(nn.Sequential(*trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)))
-    network.eval().requires_grad_(False).to(dtype)
-    pixels, layer = example((64, 64), dtype, torch.device("cpu")), Layer("3")
-    write_halves(*split(network, layer, pixels), pixels, tmp_path)
-    joined = read_halves(network, layer, tmp_path)
-
-    def run(module, rows):
-        capfd.readouterr()
-        with torch.no_grad(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
-            scores = module(pixels[:1].expand(rows, -1, -1, -1))
-        return scores, capfd.readouterr().out
-
-    for rows in (1, 3, 8):
-        (scores, log), (expected, log_before) = run(joined, rows), run(network, rows)
-        assert torch.allclose(scores, expected, rtol=0, atol={torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype])
-        assert log.count(",convolution,") == 2
-        assert log.count(",reorder,") == 0
-        assert log_before.count(",reorder,") >= 1
