@@ -13,7 +13,7 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.operate.ports import PORTS_NEEDED, free_ports
 from camserve.operate.server import Server
-from camserve.settings import RuntimeSpec
+from camserve.settings import Limits, RuntimeSpec
 from conftest import RECIPE
 
 HERE = Path(__file__).parent
@@ -74,7 +74,9 @@ def compiled(build_once):
 
     def compiled(precision):
         runtime = RuntimeSpec(mode="aot", precision=precision)
-        recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS)
+        # Time enough for the many passes of ablationcam beside whatever else the cores do.
+        patient = {"limits": Limits(explain_ms=100_000), "serving": {"responseTimeout": 120}}
+        recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS, **patient)
         return build_once(f"compiled-{precision}", lambda folder: build_archive(recipe, folder, lambda line: None))
 
     return compiled
