@@ -17,7 +17,7 @@ class Shortcut:
     module: str  # of this room
     replaces: str
     verified: str  # against the plain path, at load or when the archive is built
-    private_names: tuple[str, ...]  # of torch, tried from 2.4.0 to 2.14.1; where one is missing, the plain path runs
+    private_names: tuple[str, ...]  # of torch, tried on 2.11.0 and 2.14.1
     gain: str  # time without it / with it, of an explained pass: camserve bench --shortcuts
 
 
