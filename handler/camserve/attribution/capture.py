@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camserve.attribution.backward import AutogradBackward, Backward, Run
+from camserve.attribution.backward import PICTURES_AT_ONCE, AutogradBackward, Backward, Run
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.linear_head import LinearHead
 from camserve.attribution.tape import Tape
 from camserve.errors import ConfigError
 from camserve.network.hooks import ModuleCall, calls_of, first_tensor
+from camserve.network.output import device_of_network
 from camserve.values import Layer
 
 
@@ -47,7 +48,7 @@ class Capture:
         ``tails`` say, by layer name, what is known of the tails. ConfigError: the network has no such module.
         """
         modules = dict(network.named_modules())
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        device = device_of_network(network)
         tails = tails or {}
         self._network = network
         self._training = [module for module in network.modules() if module.training]
@@ -63,7 +64,9 @@ class Capture:
         self._watched = {name: modules[name] for name in watched}
         self._hooks = [_LayerHook(modules[layer.name], layer) for layer in layers]
         self._needs_graph = not layers or any(backward.needs_graph for backward in self._backwards)
-        self.pictures_at_once = min((backward.pictures_at_once for backward in self._backwards), default=len(layers))
+        self.pictures_at_once = min(
+            (backward.pictures_at_once for backward in self._backwards), default=PICTURES_AT_ONCE
+        )
 
     def __enter__(self) -> Capture:
         """Freeze the network and start to watch."""

@@ -24,7 +24,7 @@ def signs(output: LayerOutput, objectives: Objectives) -> list[dict[str, float]]
         "n": (-weights.clamp(max=0), -activations.clamp(max=0).sum(dim=(2, 3))),
     }
     pairs = {one + other: halves[one][0] * halves[other][1] for one in halves for other in halves}
-    mass = torch.stack([each.sum(dim=1) for each in pairs.values()], dim=1)
+    mass = torch.stack([products.sum(dim=1) for products in pairs.values()], dim=1)
     total = mass.sum(dim=1, keepdim=True)
     shares = torch.where(total > 0, mass / total, 0.0)
     return [dict(zip(pairs, row)) for row in shares.tolist()]
@@ -42,7 +42,7 @@ def channels(output: LayerOutput, objectives: Objectives, top: int) -> list[list
     total = contributions.abs().sum(dim=1, keepdim=True)
     shares = torch.where(total > 0, contributions.abs() / total, 0.0)
     found = shares.topk(min(top, shares.shape[1]), dim=1).indices
-    table = torch.stack([each.gather(1, found) for each in (weights, means, contributions, shares)], dim=2)
+    table = torch.stack([values.gather(1, found) for values in (weights, means, contributions, shares)], dim=2)
     names = ("weight", "activation", "contribution", "share")
     return [
         [{"channel": channel, **dict(zip(names, values))} for channel, values in zip(*row)]

@@ -16,6 +16,7 @@ from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.linear_head import LinearHead
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
+from camserve.network.output import device_of_network
 from camserve.network.precision import full_precision
 from camserve.values import Layer
 
@@ -39,8 +40,7 @@ def find_linear_head(network: nn.Module, layer: Layer, size: tuple[int, int]) ->
 
 def random_pictures(network: nn.Module, size: tuple[int, int]) -> Tensor:
     """Return two random pictures (2, 3, H, W) on the network's device."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    return torch.randn(PICTURES, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randn(PICTURES, 3, *size, generator=torch.Generator().manual_seed(0)).to(device_of_network(network))
 
 
 def as_matrix(weight: object) -> Tensor | None:

@@ -17,8 +17,8 @@ def fuse(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     Jiang et al. 2021, equation 9: each map after its ReLU is divided by its maximum, and those finer
     than the coarsest, whose evidence is spread thin, are lifted by tanh(2 x). A blank map adds nothing.
     """
-    coarsest = min(each.shape[1] * each.shape[2] for each in maps)
-    return torch.stack([_enlarge(_scale(each, coarsest), size) for each in maps]).amax(dim=0)
+    coarsest = min(signed.shape[1] * signed.shape[2] for signed in maps)
+    return torch.stack([_enlarge(_scale(signed, coarsest), size) for signed in maps]).amax(dim=0)
 
 
 def _scale(signed: Tensor, coarsest: int) -> Tensor:

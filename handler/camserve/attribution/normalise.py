@@ -35,7 +35,7 @@ def normalise_maps(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
     raw = np.maximum(flat, NOTHING)
     with np.errstate(invalid="ignore"):
         masses = zip(np.add.reduce(raw, 1).tolist(), np.add.reduce(raw - flat, 1).tolist())
-        both = [number for number, each in enumerate(evidence) if each == "signed"]
+        both = [number for number, kind in enumerate(evidence) if kind == "signed"]
         if both:
             raw[both] = flat[both]
         scales = np.maximum.reduce(np.abs(raw) if both else raw, 1)

@@ -85,9 +85,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **(kwargs or {}))
         if depends:
             made = tree_flatten(output)[0]
-            if not any(isinstance(each, Tensor) for each in made):
+            if not any(isinstance(value, Tensor) for value in made):
                 self._fault = self._fault or f"{func} decides by the values of the activation"
-            slots = [(self._add(each), each.shape) if isinstance(each, Tensor) else None for each in made]
+            slots = [(self._add(value), value.shape) if isinstance(value, Tensor) else None for value in made]
             self._steps.append(_Step(func, named, structure, slots))
         return output
 
@@ -112,11 +112,11 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for at, step in enumerate(self._steps):
             args, kwargs = tree_unflatten([self._value(leaf, values) for leaf in step.leaves], step.structure)
             output = tree_flatten(step.operator(*args, **kwargs))[0]
-            for made, each in zip(step.made, output):
+            for made, value in zip(step.made, output):
                 if made is not None:
-                    if each.shape != made[1]:
+                    if value.shape != made[1]:
                         raise NotReplayable(f"the shape of {step.operator} depends on the values of the activation")
-                    values[made[0]] = each
+                    values[made[0]] = value
             for number in _uses(step):
                 if self._last_use[number] == at and number != self._result.number:
                     values.pop(number, None)
@@ -193,8 +193,10 @@ def _key(tensor: Tensor) -> tuple[Any, ...]:
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors that an operator writes to."""
-    declared = [each for each in func._schema.arguments if each.alias_info is not None and each.alias_info.is_write]
-    names = {each.name for each in declared}
-    positions = [at for at, each in enumerate(func._schema.arguments) if each.name in names and at < len(args)]
+    arguments = func._schema.arguments
+    names = {
+        argument.name for argument in arguments if argument.alias_info is not None and argument.alias_info.is_write
+    }
+    positions = [at for at, argument in enumerate(arguments) if argument.name in names and at < len(args)]
     found = [args[at] for at in positions] + [value for name, value in kwargs.items() if name in names]
-    return [each for each in tree_flatten(found)[0] if isinstance(each, Tensor)]
+    return [value for value in tree_flatten(found)[0] if isinstance(value, Tensor)]

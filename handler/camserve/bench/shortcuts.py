@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from camserve.fast.split import example, split
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES, full_precision
 from camserve.settings import RuntimeSpec
-from camserve.values import Layer, Progress
+from camserve.values import Progress
 
 Variant = Callable[[Subject, ScoringNetwork, torch.device, Path], Subject]
 
@@ -50,7 +50,7 @@ def measure_gains(
     device: torch.device,
     report: Progress,
 ) -> Iterator[Gain]:
-    """Measure every shortcut on every named network of torchvision; in a shorter precision the last two alone."""
+    """Measure every shortcut on every named network of torchvision; below float32, the first and the last alone."""
     for name in models:
         plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
         subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, (SIDE, SIDE)), runtime, device)
@@ -88,8 +88,7 @@ def make_gains_report(gains: Sequence[Gain], command: str, machine: Mapping[str,
 
 def _without_backward(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
     tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
-    prepared = Prepared(subject.prepared.network, tails)
-    return Subject(subject.name, subject.network, prepared, subject.layer, subject.runtime)
+    return replace(subject, prepared=Prepared(subject.prepared.network, tails))
 
 
 @full_precision()
@@ -104,8 +103,7 @@ def _rewritten(
     if channels_last:
         network.to(memory_format=torch.channels_last)
     pack(network, biases, sample)
-    prepared = Prepared(network, subject.prepared.tails)
-    return Subject(subject.name, network, prepared, subject.layer, subject.runtime)
+    return replace(subject, network=network, prepared=Prepared(network, subject.prepared.tails))
 
 
 def _without_folding(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
@@ -124,9 +122,8 @@ def _aot(subject: Subject, _network: ScoringNetwork, device: torch.device, folde
     network = copy.deepcopy(subject.network)
     sample = example((SIDE, SIDE), DTYPES[subject.runtime.precision], device)
     write_halves(*split(network, subject.layer, sample), sample, folder)
-    layer: Layer = subject.layer
-    prepared = Prepared(read_halves(network, layer, folder), without_watched(subject.prepared.tails))
-    return Subject(subject.name, network, prepared, layer, subject.runtime)
+    compiled = read_halves(network, subject.layer, folder)
+    return replace(subject, network=network, prepared=Prepared(compiled, without_watched(subject.prepared.tails)))
 
 
 VARIANTS: Mapping[str, Variant] = {

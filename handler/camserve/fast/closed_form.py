@@ -7,7 +7,7 @@ the network and taken only where scores and gradients agree with plain autograd'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +45,14 @@ class Pointwise:
     pull_back: Callable[[Tensor, Tensor], Tensor]  # gradient after it, what it was given -> gradient before it
 
 
-FUNCTIONS: Mapping[str, Pointwise] = {
-    "relu": Pointwise("Relu", torch.relu, lambda gradient, given: aten.threshold_backward(gradient, given, 0)),
-    "relu6": Pointwise(
-        "Hardtanh", functional.relu6, lambda gradient, given: aten.hardtanh_backward(gradient, given, 0, 6)
-    ),
-    "hardswish": Pointwise("Hardswish", functional.hardswish, aten.hardswish_backward),
-    "silu": Pointwise("Silu", functional.silu, aten.silu_backward),
-    "gelu": Pointwise("Gelu", functional.gelu, aten.gelu_backward),
-    "tanh": Pointwise("Tanh", torch.tanh, lambda gradient, given: aten.tanh_backward(gradient, given.tanh())),
-}
+FUNCTIONS = (
+    Pointwise("Relu", torch.relu, lambda gradient, given: aten.threshold_backward(gradient, given, 0)),
+    Pointwise("Hardtanh", functional.relu6, lambda gradient, given: aten.hardtanh_backward(gradient, given, 0, 6)),
+    Pointwise("Hardswish", functional.hardswish, aten.hardswish_backward),
+    Pointwise("Silu", functional.silu, aten.silu_backward),
+    Pointwise("Gelu", functional.gelu, aten.gelu_backward),
+    Pointwise("Tanh", torch.tanh, lambda gradient, given: aten.tanh_backward(gradient, given.tanh())),
+)
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,12 @@ class Linear:
     module: str  # dotted name
     weight: Tensor  # (M, J) float32
     bias: Tensor  # (M,) float32
-    function: str | None = None  # of ``FUNCTIONS``; None: of the last layer, whose outputs are the scores
+    function: Pointwise | None = None  # None: of the last layer, whose outputs are the scores
 
     def run(self, vectors: Tensor) -> Tensor:
         """Return what the layer and its function make, (N, M), of vectors (N, J)."""
         given = vectors @ self.weight.T + self.bias
-        return given if self.function is None else FUNCTIONS[self.function].run(given)
+        return given if self.function is None else self.function.run(given)
 
 
 class ClosedForm:
@@ -85,7 +83,7 @@ class ClosedForm:
         """
         self._hidden, self._last = layers[:-1], layers[-1]
         self._pooled, self._reader = pooled, reader
-        self.functions = [FUNCTIONS[layer.function or ""] for layer in self._hidden]
+        self.functions = [layer.function for layer in layers if layer.function is not None]
         self.watched: Sequence[str] = [layer.module for layer in self._hidden]
         # A gradient's mean over positions needs no more of the first layer than its sum over them.
         self._summed = layers[0].weight.view(len(layers[0].weight), channels, -1).sum(dim=2)
@@ -125,9 +123,8 @@ class ClosedForm:
             return objectives.combine(first)
         gradients = objectives.combine(self._last.weight)
         weights = [first, *(layer.weight for layer in self._hidden[1:])]
-        for layer, weight in zip(reversed(self._hidden), reversed(weights)):
-            given = objectives.spread(run.outputs[layer.module])
-            gradients = FUNCTIONS[layer.function or ""].pull_back(gradients, given) @ weight
+        for module, function, weight in reversed(list(zip(self.watched, self.functions, weights))):
+            gradients = function.pull_back(gradients, objectives.spread(run.outputs[module])) @ weight
         return gradients
 
     def _through_reader(self, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -149,12 +146,17 @@ def find_closed_form(
     """
     if head is not None:
         return ClosedForm([Linear("", head.weight, head.bias)], head.weight.shape[1], pooled=True)
-    leaves = {name: module for name, module in network.named_modules() if name and not any(module.children())}
+    steps = {name: module for name, module in network.named_modules() if name and _may_be_a_step(module)}
     pixels = random_pictures(network, size)
-    with calls_of(leaves, copy=True) as calls, Capture(network, (layer,)) as capture:
+    with calls_of(steps, copy=True) as calls, Capture(network, (layer,)) as capture:
         (output,) = capture.forward(pixels, tape=True)
     forms = _trace(network, output, calls, [], output.scores)
     return next((form for form in forms if _agrees(form, network, output)), None)
+
+
+def _may_be_a_step(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or pooling; outputs of others need not be kept."""
+    return isinstance(module, POOLS) or as_matrix(getattr(module, "weight", None)) is not None
 
 
 def _agrees(form: ClosedForm, network: nn.Module, output: LayerOutput) -> bool:
@@ -208,7 +210,7 @@ def _steps(network: nn.Module, call: ModuleCall, vectors: Tensor, last: bool) ->
     if given.shape != vectors.shape or weight.shape != (given.shape[1], read.shape[1]):
         return
     for function in (None,) if last else FUNCTIONS:
-        if _same(given if function is None else FUNCTIONS[function].run(given), vectors):
+        if _same(given if function is None else function.run(given), vectors):
             yield Linear(call.name, weight, (given - read @ weight.T).mean(dim=0), function), read
 
 

@@ -90,10 +90,10 @@ class PackedWeight(torch.Tensor):
     def _order(self, arguments: tuple[Any, ...]) -> Tensor:
         """Return the weights as an input of this size wants them; keep each order once."""
         wanted: Tensor = ONEDNN._reorder_convolution_weight(self.unpacked(), *arguments)
-        known = [each for each in self._orders if each.is_mkldnn]
-        for each in known:
-            if order(each) == order(wanted):
-                return each
+        known = [weight for weight in self._orders if weight.is_mkldnn]
+        for weight in known:
+            if order(weight) == order(wanted):
+                return weight
         self._orders = [*known, wanted]
         return wanted
 
@@ -164,14 +164,14 @@ def pack(network: ScoringNetwork, biases: Mapping[str, Tensor | None], pixels: T
     """
     if not biases:
         return 0
-    weights = {name: each for name, each in network.named_parameters(remove_duplicate=False) if name in biases}
+    weights = {name: weight for name, weight in network.named_parameters(remove_duplicate=False) if name in biases}
     with torch.no_grad():
         expected = network(pixels)
-    packed = {id(each): PackedWeight(each.detach(), biases[name]) for name, each in weights.items()}
-    for name, each in weights.items():
-        network.put(name, packed[id(each)])
+    packed = {id(weight): PackedWeight(weight.detach(), biases[name]) for name, weight in weights.items()}
+    for name, weight in weights.items():
+        network.put(name, packed[id(weight)])
     if network.gives(expected, pixels):
         return len(weights)
-    for name, each in weights.items():
-        network.put(name, each)
+    for name, weight in weights.items():
+        network.put(name, weight)
     return 0

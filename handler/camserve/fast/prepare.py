@@ -19,7 +19,7 @@ from camserve.fast.packing import can_pack, pack, packable
 from camserve.fast.split import example, split
 from camserve.fast.zero_rows import find_token_backward
 from camserve.files import inside, sha256
-from camserve.network.output import ScoringNetwork
+from camserve.network.output import ScoringNetwork, device_of_network
 from camserve.network.precision import DTYPES, cast, full_precision
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings
 from camserve.values import Layer
@@ -33,31 +33,25 @@ class Prepared:
     tails: Mapping[str, Tail]  # by layer name
 
 
-@dataclass(frozen=True)
-class CompiledFiles:
-    """The compiled halves of an archive, known to be for this machine."""
-
-    folder: Path
-
-
 def prepare(
     network: ScoringNetwork,
     layers: Sequence[Layer],
     size: tuple[int, int],
     runtime: RuntimeSpec,
     heads: Mapping[str, LinearHead],
-    compiled: CompiledFiles | None = None,
+    compiled: Path | None = None,
 ) -> Prepared:
     """Return a frozen float32 network, which is changed in place, in the form in which it runs soonest.
 
-    What ``layers`` give stays the same, but for rounding; ``heads`` are the linear heads known by layer name.
-    CompilationUnavailable: the ``compiled`` files cannot be loaded here.
+    What ``layers`` give stays the same, but for rounding; ``heads`` are the linear heads known by layer name, and
+    ``compiled`` is a folder of compiled files that ``check_compiled`` has passed. CompilationUnavailable: they cannot
+    be loaded here.
     """
     tails = {layer.name: _find_tail(network, layer, size, heads.get(layer.name)) for layer in layers}
     rewrite(network, layers, size, runtime)
     if compiled is None:
         return Prepared(network, tails)
-    return Prepared(read_halves(network, layers[0], compiled.folder), without_watched(tails))
+    return Prepared(read_halves(network, layers[0], compiled), without_watched(tails))
 
 
 def _find_tail(network: nn.Module, layer: Layer, size: tuple[int, int], head: LinearHead | None) -> Tail:
@@ -77,7 +71,7 @@ def without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
 def rewrite(network: ScoringNetwork, layers: Sequence[Layer], size: tuple[int, int], runtime: RuntimeSpec) -> None:
     """Fold batch normalisation, shorten numbers and pack weights of a frozen float32 network, in place."""
     dtype = DTYPES[runtime.precision]
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of_network(network)
     pixels = example(size, torch.float32, device)
     packs = runtime.mode == "eager" and runtime.channels_last and can_pack(dtype, device)
     kept = {layer.name for layer in layers}
@@ -103,8 +97,8 @@ def write_compiled(network: ScoringNetwork, settings: Settings, device: torch.de
     return CompiledSpec(name_machine(device), sha256(folder / TRUNK), sha256(folder / TAIL))
 
 
-def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> CompiledFiles:
-    """Return an archive's compiled files, checked before anything takes its time.
+def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> None:
+    """Check an archive's compiled files before anything takes its time.
 
     CompilationUnavailable: they are for another machine. ConfigError: they are not those that the archive was built
     with.
@@ -116,4 +110,3 @@ def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device
             raise ConfigError(f"{name} has the SHA-256 {found[:12]}..., not {expected[:12]}...")
     if (here := name_machine(device)) != spec.machine:
         raise CompilationUnavailable(f"it was compiled for {spec.machine}, and this is {here}")
-    return CompiledFiles(folder)

@@ -129,8 +129,8 @@ def _observe(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, 
 
 def _agree(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float) -> bool:
     return all(
-        was.shape == is_now.shape and float((was - is_now).abs().max()) <= tolerance * float(was.abs().max())
-        for was, is_now in zip(one, other)
+        truth.shape == found.shape and float((truth - found).abs().max()) <= tolerance * float(truth.abs().max())
+        for truth, found in zip(one, other)
     )
 
 

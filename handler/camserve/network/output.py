@@ -65,6 +65,11 @@ class ScoringNetwork(nn.Module):
         return float((found - expected).abs().max()) <= ROUNDING[pixels.dtype] * float(expected.abs().max())
 
 
+def device_of_network(network: nn.Module) -> torch.device:
+    """Return the device of a network's parameters; the CPU where it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
 def scores_of(output: Any) -> Tensor:
     """Find the scores (N, C) float32 in what a classifier returned.
 
@@ -77,7 +82,7 @@ def scores_of(output: Any) -> Tensor:
         several = (
             output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
         )
-        scores = next((each for each in several if isinstance(each, Tensor) and each.ndim == 2), output)
+        scores = next((value for value in several if isinstance(value, Tensor) and value.ndim == 2), output)
     if not _are_scores(scores):
         raise ConfigError(f"the classifier returns {_describe(output)}; it must return scores of shape (N, classes)")
     matrix: Tensor = scores.flatten(1) if scores.ndim > 1 else scores[:, None]
@@ -94,7 +99,7 @@ def _describe(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"a {str(output.dtype).split('.')[-1]} tensor of shape {tuple(output.shape)}"
     if isinstance(output, Mapping):
-        return f"a {type(output).__name__} of {', '.join(f'{name}: {_kind(each)}' for name, each in output.items())}"
+        return f"a {type(output).__name__} of {', '.join(f'{name}: {_kind(value)}' for name, value in output.items())}"
     if isinstance(output, (tuple, list)):
         return f"a {type(output).__name__} of {', '.join(map(_kind, output)) or 'nothing'}"
     return f"a {type(output).__name__} without logits"

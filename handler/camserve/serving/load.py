@@ -44,8 +44,8 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     runtime, layers, size = settings.runtime, settings.layers, settings.input.size
-    # Known before anything takes its time.
-    compiled = check_compiled(folder, settings.compiled, device) if runtime.mode == "aot" else None
+    if runtime.mode == "aot":
+        check_compiled(folder, settings.compiled, device)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     network = load_network(folder, settings, device)
@@ -53,7 +53,7 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     found = {layer.name: find_linear_head(network, layer, size) for layer in layers}
     heads = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
-        prepared = prepare(network, layers, size, runtime, heads, compiled)
+        prepared = prepare(network, layers, size, runtime, heads, folder if runtime.mode == "aot" else None)
         return Classifier(prepared.network, labels, device, prepared.tails)
     cast(network, DTYPES[runtime.precision])
     return Classifier(network, labels, device, {name: Tail(head) for name, head in heads.items()})

@@ -31,7 +31,7 @@ def orientation(output: LayerOutput, objectives: Objectives) -> list[dict[str, f
     """Return how surely the sign of each ``eigencam`` map is known: its correlation with the activation, 0 to 1."""
     activations = output.activations_of(objectives)
     correlations = principal(activations, activations.clamp(min=0).sum(dim=1))[1].tolist()
-    return [{"orientation": round(each, 4)} for each in correlations]
+    return [{"orientation": round(correlation, 4)} for correlation in correlations]
 
 
 def principal(values: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:

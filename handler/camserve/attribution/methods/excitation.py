@@ -84,10 +84,10 @@ class _Excite(torch.autograd.Function):
 def _flow(positive: Callable[..., Tensor], inputs: tuple[Tensor, ...], share: Tensor) -> list[Tensor]:
     """Divide each output's share among its inputs, in proportion to what each gave it."""
     with torch.enable_grad():
-        given = [each.detach().clamp(min=0).requires_grad_() for each in inputs]
+        given = [value.detach().clamp(min=0).requires_grad_() for value in inputs]
         made = positive(*given)
     ratio = torch.where(made > 0, share / made, 0.0)
-    return [each.detach() * part for each, part in zip(given, torch.autograd.grad(made, given, ratio))]
+    return [value.detach() * part for value, part in zip(given, torch.autograd.grad(made, given, ratio))]
 
 
 class _Winners(TorchFunctionMode):
@@ -100,7 +100,7 @@ class _Winners(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", str(func)), dict(kwargs or {})
-        if not any(each.requires_grad for each in args if isinstance(each, Tensor)):
+        if not any(value.requires_grad for value in args if isinstance(value, Tensor)):
             return func(*args, **kwargs)
         if name in ACTIVATIONS or name == "hardtanh":
             return _Excite.apply(_activation(name, args, kwargs), args[0])

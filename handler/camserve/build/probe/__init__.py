@@ -29,7 +29,7 @@ def find_layer(network: nn.Module, input_size: tuple[int, int], seed: int = 0) -
 
 def check_layer(network: nn.Module, name: str, input_size: tuple[int, int], seed: int = 0) -> Layer:
     """Return the last call of the named module that carries evidence. ConfigError says why none does."""
-    names = [each for each, _ in network.named_modules() if each]
+    names = [module for module, _ in network.named_modules() if module]
     if name not in names:
         raise ConfigError(f"the network has no module named '{name}'{nearest(name, names)}")
     search = Search(network, input_size, seed)

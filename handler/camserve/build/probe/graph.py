@@ -47,7 +47,7 @@ class Graph:
 
     def above_forks(self, node: Node) -> Iterator[Node]:
         """Walk back from ``node``, the nearest first, over all that is read by more than one path."""
-        waiting, known = deque((each, False) for each in _inputs(node)), {node}
+        waiting, known = deque((made_by, False) for made_by in _inputs(node)), {node}
         while waiting:
             reached, forked = waiting.popleft()
             if reached in known:
@@ -56,7 +56,7 @@ class Graph:
             forked = forked or len(self._readers[reached]) > 1
             if forked:
                 yield reached
-            waiting.extend((each, forked) for each in _inputs(reached))
+            waiting.extend((made_by, forked) for made_by in _inputs(reached))
 
 
 def back_over_pooling(node: Node) -> Iterator[tuple[Node, bool]]:

@@ -52,7 +52,7 @@ def _halves(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def _follows(activations: Tensor) -> bool:
     """Whether halves change what lies on their own side; (5, K, h, w), the first row unchanged."""
     change = (activations[1:] - activations[0]).abs().sum(dim=1)
-    upper, lower, left, right = (_centre(each, axis) for each, axis in zip(change, (0, 0, 1, 1)))
+    upper, lower, left, right = (_centre(half, axis) for half, axis in zip(change, (0, 0, 1, 1)))
     rows, columns = change.shape[1:]
     return (rows == 1 or lower - upper > APART) and (columns == 1 or right - left > APART)
 

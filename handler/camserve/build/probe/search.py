@@ -17,7 +17,7 @@ from camserve.build.probe.graph import Graph, back_over_pooling
 from camserve.build.probe.places import in_place
 from camserve.build.probe.watch import Output, watch, watch_shapes
 from camserve.errors import ConfigError
-from camserve.network.output import ScoringNetwork
+from camserve.network.output import ScoringNetwork, device_of_network
 from camserve.values import Layer
 
 PICTURES = 2
@@ -63,24 +63,23 @@ class Search:
         """Run the network; it comes back as it was. ConfigError: it fails on pictures of ``size``."""
         network = ScoringNetwork(network)
         generator = torch.Generator().manual_seed(seed)
-        device = next((each.device for each in network.parameters()), torch.device("cpu"))
-        pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device)
+        pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device_of_network(network))
         taller: Mapping[Key, Shape] = watch_shapes(network, torch.cat([pixels[:1], pixels[1:]], dim=2))
         self._outputs, self._scores = watch(network, pixels)
         # A network that first scales every picture to its own size shows nothing by a taller one.
-        taller = taller if any(_grows(each, taller) for each in self._outputs) else {}
+        taller = taller if any(_grows(output, taller) for output in self._outputs) else {}
         self._layers: dict[Key, Layer | str] = {
-            each.key: _lay_out(each, taller.get(each.key), size) for each in self._outputs
+            output.key: _lay_out(output, taller.get(output.key), size) for output in self._outputs
         }
         # How tokens lie is a guess where no taller picture tells.
-        tokens = (each for each in self._layers.values() if isinstance(each, Layer) and each.layout == "NLC")
-        guessed = {(each.name, each.call): each for each in tokens if (each.name, each.call) not in taller}
+        tokens = (layer for layer in self._layers.values() if isinstance(layer, Layer) and layer.layout == "NLC")
+        guessed = {(layer.name, layer.call): layer for layer in tokens if (layer.name, layer.call) not in taller}
         placed = in_place(network, pixels[:1], guessed, generator) if guessed else set()
         self._layers.update({key: ELSEWHERE for key in guessed if key not in placed})
         # A random weighting of the scores: no class is asked for, and none is left out.
         self._weights = torch.randn(self._scores.shape, generator=generator).to(self._scores)
         self._graph = Graph(self._scores)
-        self._made = {each.edge.node: each for each in self._outputs if each.edge is not None}
+        self._made = {output.edge.node: output for output in self._outputs if output.edge is not None}
 
     def find(self) -> Finding:
         """Return the last output that carries evidence, before pooling. ConfigError: there is none."""
@@ -101,16 +100,16 @@ class Search:
 
     def check(self, name: str) -> tuple[Layer | None, str]:
         """Return the last call of the named module that carries evidence, else why its last call does not."""
-        judged = list(self._judge([each for each in self._outputs[::-1] if each.name == name]))
+        judged = list(self._judge([output for output in self._outputs[::-1] if output.name == name]))
         if not judged:
             return None, "it does not run in a forward pass"
-        return next((each.layer for each in judged if each.layer), None), judged[0].reason
+        return next((verdict.layer for verdict in judged if verdict.layer), None), judged[0].reason
 
     def _judge(self, outputs: Sequence[Output]) -> Iterator[_Judged]:
         for start in range(0, len(outputs), TOGETHER):
             part = outputs[start : start + TOGETHER]
-            layers = [self._layers[each.key] for each in part]
-            wanted = [each for each, layer in zip(part, layers) if isinstance(layer, Layer)]
+            layers = [self._layers[output.key] for output in part]
+            wanted = [output for output, layer in zip(part, layers) if isinstance(layer, Layer)]
             gradients = dict(zip(map(id, wanted), self._gradients(wanted, self._weights)))
             for output, layer in zip(part, layers):
                 if isinstance(layer, str):
@@ -121,11 +120,11 @@ class Search:
                     yield _Judged(output, layer)
 
     def _gradients(self, outputs: Sequence[Output], weights: Tensor) -> Sequence[Tensor | None]:
-        edges = [each.edge for each in outputs if each.edge is not None]
+        edges = [output.edge for output in outputs if output.edge is not None]
         if not edges or not self._scores.requires_grad:
             return [None] * len(outputs)
         found = iter(torch.autograd.grad((weights * self._scores).sum(), edges, retain_graph=True, allow_unused=True))
-        return [None if each.edge is None else next(found) for each in outputs]
+        return [None if output.edge is None else next(found) for output in outputs]
 
     def _not_features(self, judged: _Judged) -> str:
         """Say why an output that carries evidence is still not one to draw maps from."""
@@ -167,8 +166,8 @@ class Search:
                 elif growth == 0 and not pooled:
                     aliases.append(judged)
         maker = aliases[-1].output.name
-        containers = [each for each in aliases if f"{maker}.".startswith(f"{each.output.name}.")]
-        outermost = min(containers, key=lambda each: len(each.output.name)).layer
+        containers = [alias for alias in aliases if f"{maker}.".startswith(f"{alias.output.name}.")]
+        outermost = min(containers, key=lambda alias: len(alias.output.name)).layer
         assert outermost is not None
         return outermost
 
@@ -185,7 +184,7 @@ def _node(judged: _Judged) -> Node:
 def _silenced(node: Node) -> Iterator[None]:
     """Let no gradient pass a node of the autograd graph."""
     handle = node.register_prehook(
-        lambda gradients: tuple(None if each is None else torch.zeros_like(each) for each in gradients)
+        lambda gradients: tuple(None if gradient is None else torch.zeros_like(gradient) for gradient in gradients)
     )
     try:
         yield

@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from camserve.attribution.capture import Capture
 from camserve.build.probe.axes import Key, Shape
 from camserve.errors import ConfigError
+from camserve.network.hooks import first_tensor
 
 Read = Callable[[str, int, Any], Any]  # what a module of this name handed on at this call; returns what it shall
 
@@ -90,8 +91,7 @@ def watch_values(network: nn.Module, pixels: Tensor, look: Callable[[str, int, T
 
 def _tensor(output: Any) -> Tensor | None:
     # Capture hands on a tuple whose first entry is replaced; other containers would lose their kind.
-    first = output[0] if type(output) is tuple and output else output
-    return first if isinstance(first, Tensor) else None
+    return first_tensor(output) if isinstance(output, Tensor) or type(output) is tuple else None
 
 
 @contextlib.contextmanager
