@@ -15,6 +15,8 @@ from camserve.strict import read
 from camserve.values import Layer
 
 TASKS = ("multiclass", "multilabel", "binary")
+WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
+ACTIVATIONS = ("none", *WITH_SCORES_BEFORE, "probabilities")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MODES = ("eager", "aot")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -40,6 +42,20 @@ class ModelSpec:
         _one_of(self.task, TASKS, "model.task")
         is_program = self.weights.endswith(".pt2")
         _require(is_program or self.factory is not None, "model.factory is missing (only a .pt2 program needs none)")
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Where the scores are in what the network returns."""
+
+    select: str = ""  # a path into it, such as logits, 1 or heads.color; "": it returns one tensor
+    # What stands at the network's end, and makes probabilities of scores. probabilities: something that has no score
+    # before it, as the average of several softmaxes; the score is then their logarithm, or their logit.
+    activation: str = "none"
+    call: int = 0  # which call of that function, of those whose result is shaped like scores
+
+    def __post_init__(self) -> None:
+        _one_of(self.activation, ACTIVATIONS, "output.activation")
 
 
 @dataclass(frozen=True)
@@ -182,6 +198,7 @@ class Settings:
     input: InputSpec
     layers: tuple[Layer, ...]  # the first is the default target layer
     labels: str = "labels.txt"
+    output: OutputSpec = field(default_factory=OutputSpec)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     compiled: Optional[CompiledSpec] = None
     methods: tuple[str, ...] = ("gradcam",)
@@ -198,6 +215,11 @@ class Settings:
             _require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:
             _one_of(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one class alone is true, so that probabilities are a softmax; else each has a sigmoid of its own."""
+        return self.model.task == "multiclass" and self.output.activation != "sigmoid"
 
 
 def load_settings(block: object) -> Settings:

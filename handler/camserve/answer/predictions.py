@@ -94,9 +94,9 @@ class RowScores:
         return first if name == "probability" else first - second
 
 
-def read_scores(scores: Tensor, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, C) scores and their probabilities with one copy to the host."""
-    probabilities = scores.softmax(dim=1) if task == "multiclass" else scores.sigmoid()
+def read_scores(scores: Tensor, exclusive: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N, C) scores and their probabilities with one copy to the host; ``exclusive``: one class alone is true."""
+    probabilities = scores.softmax(dim=1) if exclusive else scores.sigmoid()
     both = torch.stack([scores, probabilities]).cpu().numpy()
     return both[0], both[1]
 

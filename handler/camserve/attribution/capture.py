@@ -172,13 +172,30 @@ class _LayerHook:
         first = first_tensor(output)
         if first is None or self._calls != self._layer.call + 1:
             return None
-        # A deeper layer stays in the graph of a shallower one, so that both get gradients.
-        cut = self._differentiable and not first.requires_grad
-        self._output = first.detach().requires_grad_() if cut else first
-        # The copy lets the next module work in place, which a leaf forbids and which would otherwise change what this
-        # module's output is taken to be (DenseNet does both).
-        handed_on = self._output.clone()
+        handed_on = self._hand_on(first)
         if self._record:
             # Switched on only now, so that the trunk runs as fast, and as compiled, as ever.
             self._tape = self._stack.enter_context(Tape(handed_on))
         return handed_on if isinstance(output, Tensor) else (handed_on, *output[1:])
+
+    def _hand_on(self, first: Tensor) -> Tensor:
+        """Keep the layer's tensor and return a copy of it, which what follows is computed from."""
+        if self._differentiable:
+            self._output, handed_on = start_graph(first)
+            return handed_on
+        self._output = first
+        return first.clone()
+
+
+def start_graph(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a tensor that gradients can be asked for, with the values of ``tensor``, and its copy to go on with.
+
+    A deeper layer stays in the graph of a shallower one, so that both get gradients. The copy lets the next module work
+    in place, which a leaf forbids and which would otherwise change what this module's output is taken to be (DenseNet
+    does both).
+    """
+    # A trunk may run under no_grad, as in transfer learning; what follows shall have a graph all the same.
+    with torch.inference_mode(False), torch.enable_grad():
+        if not tensor.requires_grad:
+            tensor = (tensor.clone() if tensor.is_inference() else tensor.detach()).requires_grad_()
+        return tensor, tensor.clone()

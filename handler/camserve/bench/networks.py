@@ -83,7 +83,7 @@ class Subject:
         """Return the explanations of a worker, with their warnings, shares and probabilities."""
         with self._capture as capture:
             (output,) = capture.forward(batch.to(self.dtype))
-            rows = enumerate(row_scores(*read_scores(output.scores, "multiclass"), labels, None))
+            rows = enumerate(row_scores(*read_scores(output.scores, exclusive=True), labels, None))
             requests = [
                 request for row, scores in rows for request in map_requests(row, scores, Options(), self.layer.name)
             ]

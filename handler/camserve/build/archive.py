@@ -10,15 +10,18 @@ import dataclasses
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 import camserve
+from camserve.build.contract import check_rows, takes_channels_last
+from camserve.build.output import find_meaning
 from camserve.build.pack import PROGRAM, WEIGHTS, pack_archive, write_config
 from camserve.build.probe import check_layer, find_layer
 from camserve.build.recipe import Recipe
@@ -26,12 +29,14 @@ from camserve.build.sources import find_file, input_spec, label_names, module_pa
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
+from camserve.intake.accept import accept_picture
+from camserve.intake.preprocess import normalise
 from camserve.network.load import build_network, fill, load_network
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
-from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
+from camserve.settings import CompiledSpec, InputSpec, Limits, ModelSpec, Settings, load_settings
 from camserve.values import Layer, Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
@@ -116,19 +121,28 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     network, spec = _stage_network(recipe, content, geometry)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
-    network = ScoringNetwork(network, recipe.task == "binary").eval()
+    samples = _stage_samples(content, recipe)
+    pixels = _pixels(content, samples, geometry)
+    names = label_names(recipe.labels)
+    meaning = find_meaning(network.eval(), pixels, recipe.output, recipe.task, names and len(names), report)
+    _stage_labels(names, meaning.classes, content)
+    network = ScoringNetwork(network, meaning.output, meaning.task).eval()
+    check_rows(network, pixels)
+    runtime = recipe.runtime
+    if runtime.channels_last and not takes_channels_last(network, pixels, report):
+        runtime = dataclasses.replace(runtime, channels_last=False)
     layers = _target_layers(network, recipe, geometry, report)
-    _stage_labels(network, recipe, geometry, content)
     settings = Settings(
-        model=spec,
+        model=dataclasses.replace(spec, task=meaning.task),
         input=geometry,
         layers=layers,
         labels=LABELS,
-        runtime=recipe.runtime,
+        output=meaning.output,
+        runtime=runtime,
         methods=recipe.methods,
         defaults=recipe.defaults,
         limits=recipe.limits,
-        samples=_stage_samples(content, recipe),
+        samples=samples,
     )
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
@@ -148,10 +162,21 @@ def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, repo
     return layers
 
 
-def _stage_labels(network: nn.Module, recipe: Recipe, geometry: InputSpec, content: Path) -> None:
-    with torch.inference_mode():
-        classes = network(torch.zeros(2, 3, *geometry.size)).shape[1]
-    names = label_names(recipe.labels, classes)
+def _pixels(content: Path, samples: Sequence[str], geometry: InputSpec) -> Tensor:
+    """Return what the network is tried on, (N, 3, H, W): the samples, and two pictures of noise."""
+    photos = [
+        accept_picture((content / sample).read_bytes(), geometry, Limits(), lambda width, height: 0)[1]
+        for sample in samples
+    ]
+    noise = torch.randn(2, 3, *geometry.size, generator=torch.Generator().manual_seed(0))
+    return torch.cat([noise, normalise(photos, geometry, torch.device("cpu"))]).contiguous()
+
+
+def _stage_labels(names: Sequence[str] | None, classes: int, content: Path) -> None:
+    if names is None:
+        names = [f"class {index}" for index in range(classes)]
+    if len(names) != classes:
+        raise ConfigError(f"labels: {len(names)} names for {classes} classes")
     (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
@@ -169,7 +194,7 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 
 def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
     given = find_file(recipe.weights)
-    traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
+    traits: dict[str, Any] = {"threshold": recipe.threshold}
     if recipe.factory is None and stage_program(given, geometry.size, content / PROGRAM):
         spec = ModelSpec(weights=PROGRAM, **traits)
         network = load_program(content / PROGRAM, None, geometry.size)
@@ -218,10 +243,11 @@ def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Prog
         _check_expected(recipe, sample, best)
         for method in settings.methods:
             row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True})
-            (explained,) = json.loads(pipeline.answer([row])[0].body)["explanations"]
+            explanations = json.loads(pipeline.answer([row])[0].body)["explanations"]
+            statuses = {explanation["status"] for explanation in explanations}
             blank_is_fine = sample == PATTERN or method != settings.defaults.method
-            if explained["status"] == "failed" or (explained["status"] == "blank" and not blank_is_fine):
-                raise ConfigError(f"{sample}: method {method} gives a map that is {explained['status']}")
+            if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
+                raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
         report(f"{sample}: {best['label']} {best['probability']:.3f}, explained by {', '.join(settings.methods)}")
     (content / SELFTEST_FILE).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 

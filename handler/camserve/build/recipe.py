@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import yaml
 
+from camserve.build.output import OutputChoice
 from camserve.build.sources import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec
@@ -33,7 +34,8 @@ class Recipe:
     args: dict[str, Any] = field(default_factory=dict)
     model_file: Optional[str] = None
     version: str = "1.0"
-    task: str = "multiclass"
+    task: Optional[str] = None  # found where it can be: see build/output.py
+    output: OutputChoice = field(default_factory=OutputChoice)
     threshold: float = 0.5
     labels: Optional[str] = None  # a file of one label a line, or "imagenet"
     preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name

@@ -52,9 +52,14 @@ def _pairs(network: ScoringNetwork, pixels: Tensor) -> list[tuple[str, str]]:
         if not isinstance(module, nn.BatchNorm2d) or not module.track_running_stats:
             continue
         made = [call for call in calls[:number] if call.output is norm.inputs[0]]
-        if made and isinstance(modules[made[-1].name], nn.Conv2d):
+        if made and _has_plain_weight(modules[made[-1].name]):
             pairs.append((made[-1].name, norm.name))
     return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1]
+
+
+def _has_plain_weight(module: nn.Module) -> bool:
+    """Whether a module is a convolution whose weight is no result of others, as weight and spectral norm make it."""
+    return isinstance(module, nn.Conv2d) and "weight" in dict(module.named_parameters(recurse=False))
 
 
 def _merge(conv: nn.Module, norm: nn.Module) -> None:

@@ -73,6 +73,8 @@ def rewrite(network: ScoringNetwork, layers: Sequence[Layer], size: tuple[int, i
     dtype = DTYPES[runtime.precision]
     device = device_of_network(network)
     pixels = example(size, torch.float32, device)
+    if not runtime.channels_last:
+        pixels = pixels.contiguous()
     packs = runtime.mode == "eager" and runtime.channels_last and can_pack(dtype, device)
     kept = {layer.name for layer in layers}
     if dtype != torch.float32:  # packed weights keep an exact bias; elsewhere a folded one would be rounded

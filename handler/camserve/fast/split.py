@@ -90,22 +90,19 @@ def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.Gra
     raise CompilationUnavailable(f"the exported program has no tensor that does what '{layer.name}' does")
 
 
-class _Exportable(nn.Module):
+class _Exportable(ScoringNetwork):
     """``ScoringNetwork`` under the names that torch.export expects: those of the modules as they lie in one another."""
 
-    def __init__(self, network: ScoringNetwork) -> None:
-        super().__init__()
-        self.classifier = network.classifier
-        self.binary = network.binary
-
-    forward = ScoringNetwork.forward
+    named_modules = nn.Module.named_modules
+    get_submodule = nn.Module.get_submodule
 
 
 def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
     try:
         rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
+        exportable = _Exportable(network.classifier, network.output, network.task)
         with torch.no_grad():
-            program = torch.export.export(_Exportable(network), (pixels,), dynamic_shapes=({0: rows},))
+            program = torch.export.export(exportable, (pixels,), dynamic_shapes=({0: rows},))
         exported: Any = program.run_decompositions({}).module()  # without operators that work in place
     except Exception as error:
         first = first_line(error)

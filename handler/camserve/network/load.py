@@ -36,7 +36,7 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
     else:
         network = build_network(settings.model, folder)
         fill(network, load_weights(path))
-    return ScoringNetwork(network, settings.model.task == "binary").eval().requires_grad_(False).to(device)
+    return ScoringNetwork(network, settings.output, settings.model.task).eval().requires_grad_(False).to(device)
 
 
 def build_network(spec: ModelSpec, folder: Path) -> nn.Module:

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camserve.errors import ConfigError
+from camserve.network.last_activation import WatchActivations
+from camserve.network.returned import as_rows, select
+from camserve.settings import WITH_SCORES_BEFORE, OutputSpec
 
 # What another order of the same arithmetic may change, of the largest value.
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+SMALLEST = 1e-30  # of a probability whose logarithm is taken
+WHOLE = OutputSpec()
 
 
 class ScoringNetwork(nn.Module):
-    """Any image classifier as a function from (N, 3, H, W) pixels to (N, C) float32 scores before softmax.
+    """Any image classifier as a function from (N, C, H, W) pixels to (N, K) float32 scores.
 
-    Modules and parameters keep the names that they have in the classifier itself, so that target
-    layers are named as its owner knows them.
+    A score is what stands before the softmax or sigmoid, whether that is part of the classifier or not. Modules and
+    parameters keep the names that they have in the classifier itself, so that target layers are named as its owner
+    knows them.
     """
 
-    def __init__(self, classifier: nn.Module, binary: bool = False) -> None:
+    def __init__(self, classifier: nn.Module, output: OutputSpec = WHOLE, task: str = "multiclass") -> None:
         """Wrap a classifier whose weights are already loaded: a state dict would carry this wrapper's prefix.
 
-        With ``binary`` the classifier's one logit s becomes the scores of two classes, -s and s, so that
+        With the ``task`` binary the classifier's one logit s becomes the scores of two classes, -s and s, so that
         what speaks for the negative class can be asked too.
         """
         super().__init__()
         self.classifier = classifier
-        self.binary = binary
+        self.output = output
+        self.task = task
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the scores (N, C). ConfigError: nothing in the classifier's output is shaped like scores."""
-        scores = scores_of(self.classifier(pixels))
-        if not self.binary:
+        """Return the scores (N, K).
+
+        ConfigError: what the classifier returns holds no scores, or not one row of them for each picture.
+        """
+        scores = self._scores(pixels).float()
+        if len(scores) != len(pixels):
+            raise ConfigError(count_rows(len(scores), len(pixels)))
+        if self.task != "binary":
             return scores
         if scores.shape[1] != 1:
             raise ConfigError(f"task binary is for one logit; the classifier gives {scores.shape[1]} scores")
         return torch.cat([-scores, scores], dim=1)
+
+    def _scores(self, pixels: Tensor) -> Tensor:
+        if self.output.activation not in WITH_SCORES_BEFORE:
+            rows = self._rows(pixels)
+            return rows if self.output.activation == "none" else self._invert(rows)
+        with WatchActivations() as watch:
+            rows = self._rows(pixels)
+        calls = [call for call in watch.calls if call.kind == self.output.activation]
+        if self.output.call >= len(calls):
+            raise ConfigError(f"no {self.output.activation} ran at the end of the network, as it did at the build")
+        return calls[self.output.call].given.reshape(rows.shape)
+
+    def _rows(self, pixels: Tensor) -> Tensor:
+        returned: Any = self.classifier(pixels)
+        return as_rows(select(returned, self.output.select), returned)
+
+    def _invert(self, probabilities: Tensor) -> Tensor:
+        """Return the scores that a softmax or sigmoid would turn into these probabilities: their logarithm or logit."""
+        logs = probabilities.float().clamp(min=SMALLEST).log()
+        return logs if self.task == "multiclass" else logs - (1 - probabilities.float()).clamp(min=SMALLEST).log()
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -56,7 +88,7 @@ class ScoringNetwork(nn.Module):
         setattr(self.get_submodule(parent), leaf, value)
 
     def gives(self, expected: Tensor, pixels: Tensor) -> bool:
-        """Say whether this network runs on (N, 3, H, W) ``pixels`` and gives these scores (N, C), but for rounding."""
+        """Say whether this network runs on (N, C, H, W) ``pixels`` and gives these scores (N, K), but for rounding."""
         try:
             with torch.no_grad():
                 found = self(pixels)
@@ -65,45 +97,14 @@ class ScoringNetwork(nn.Module):
         return float((found - expected).abs().max()) <= ROUNDING[pixels.dtype] * float(expected.abs().max())
 
 
+def count_rows(rows: int, pictures: int) -> str:
+    """Word that the scores do not go with the pictures."""
+    return (
+        f"the network gives {rows} rows of scores for {pictures} picture{'' if pictures == 1 else 's'}: it must keep the "
+        "batch axis (no squeeze() without an axis, no reshape(-1, classes)) and take pictures of input's size"
+    )
+
+
 def device_of_network(network: nn.Module) -> torch.device:
     """Return the device of a network's parameters; the CPU where it has none."""
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
-def scores_of(output: Any) -> Tensor:
-    """Find the scores (N, C) float32 in what a classifier returned.
-
-    That is a tensor; the ``logits`` of an object or a mapping (transformers); else the first tensor
-    of two dimensions in a tuple, list or mapping. (N,) is taken as one score a row, and axes of
-    length 1 after the second are dropped. ConfigError: there is no such tensor.
-    """
-    scores = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if scores is None:
-        several = (
-            output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
-        )
-        scores = next((value for value in several if isinstance(value, Tensor) and value.ndim == 2), output)
-    if not _are_scores(scores):
-        raise ConfigError(f"the classifier returns {_describe(output)}; it must return scores of shape (N, classes)")
-    matrix: Tensor = scores.flatten(1) if scores.ndim > 1 else scores[:, None]
-    return matrix.float()
-
-
-def _are_scores(value: object) -> bool:
-    if not isinstance(value, Tensor) or value.ndim == 0 or not value.is_floating_point():
-        return False
-    return all(side == 1 for side in value.shape[2:])
-
-
-def _describe(output: Any) -> str:
-    if isinstance(output, Tensor):
-        return f"a {str(output.dtype).split('.')[-1]} tensor of shape {tuple(output.shape)}"
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} of {', '.join(f'{name}: {_kind(value)}' for name, value in output.items())}"
-    if isinstance(output, (tuple, list)):
-        return f"a {type(output).__name__} of {', '.join(map(_kind, output)) or 'nothing'}"
-    return f"a {type(output).__name__} without logits"
-
-
-def _kind(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

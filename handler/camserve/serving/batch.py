@@ -55,14 +55,16 @@ class BatchRunner:
         """Return the answer to each request, or its refusal where its scores are not finite."""
         with self._monitor.stage("preprocess"):
             pixels = normalise([request.pixels for request in requests], self._settings.input, self._device)
+            if not self._settings.runtime.channels_last:
+                pixels = pixels.contiguous()
             sample = self._monitor.sample_pixels(requests)
-        task = self._settings.model.task
-        several = self._settings.model.threshold if task == "multilabel" else None
+        model = self._settings.model
+        several = model.threshold if model.task == "multilabel" else None
         with self._capture(self._layers_for(requests)) as capture:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 outputs = capture.forward(pixels.to(self._dtype), tape)
-                scores, probabilities = read_scores(outputs[0].scores, task)
+                scores, probabilities = read_scores(outputs[0].scores, self._settings.exclusive)
                 rows = row_scores(scores, probabilities, self._labels, several)
             explanations = self._explain(requests, rows, outputs)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from camserve.errors import InternalError, ModelFailed, OutOfMemory, RequestError
+from camserve.errors import ConfigError, InternalError, ModelFailed, OutOfMemory, RequestError
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -22,6 +22,9 @@ def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError
         return work(*args)
     except RequestError as error:
         return error
+    except ConfigError as error:  # the network did what it did not do at the build
+        logger.error("camserve: %s", error)
+        return ModelFailed(str(error))
     except (MemoryError, torch.cuda.OutOfMemoryError):
         logger.exception("out of memory")
         return OutOfMemory("there is not enough memory for this picture")

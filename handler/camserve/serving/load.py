@@ -11,7 +11,7 @@ import torch
 from camserve.answer.respond import ModelName
 from camserve.attribution.capture import Tail
 from camserve.attribution.find_head import find_linear_head
-from camserve.errors import CompilationUnavailable
+from camserve.errors import CamserveError, CompilationUnavailable, first_line
 from camserve.fast.prepare import check_compiled, prepare
 from camserve.files import inside
 from camserve.intake.decode import harden_pillow
@@ -53,7 +53,13 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     found = {layer.name: find_linear_head(network, layer, size) for layer in layers}
     heads = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
-        prepared = prepare(network, layers, size, runtime, heads, folder if runtime.mode == "aot" else None)
+        try:
+            prepared = prepare(network, layers, size, runtime, heads, folder if runtime.mode == "aot" else None)
+        except CamserveError:
+            raise
+        except Exception as error:  # a shortcut that does not fit this network is no reason not to serve it
+            logger.warning("camserve: the network runs without shortcuts: %s", first_line(error))
+            return _load(folder, replace(settings, runtime=replace(runtime, mode="eager", fast=False)), device)
         return Classifier(prepared.network, labels, device, prepared.tails)
     cast(network, DTYPES[runtime.precision])
     return Classifier(network, labels, device, {name: Tail(head) for name, head in heads.items()})

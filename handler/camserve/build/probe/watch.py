@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from camserve.attribution.capture import Capture
+from camserve.attribution.capture import Capture, start_graph
 from camserve.build.probe.axes import Key, Shape
 from camserve.errors import ConfigError
 from camserve.network.hooks import first_tensor
@@ -45,11 +45,10 @@ def watch(network: nn.Module, pixels: Tensor) -> tuple[list[Output], Tensor]:
 
     def read(name: str, call: int, output: Any) -> Any:
         tensor, kind = _tensor(output), type(output).__name__
-        if tensor is None or tensor.ndim < 3 or not tensor.is_floating_point() or not torch.is_grad_enabled():
+        if tensor is None or tensor.ndim < 3 or not tensor.is_floating_point():
             outputs.append(Output(name, call, kind, None if tensor is None else tuple(tensor.shape), None))
             return None
-        # A copy, as Capture's: what is read is what is handed on, before what follows edits it in place.
-        handed_on = (tensor if tensor.requires_grad else tensor.detach().requires_grad_()).clone()
+        handed_on = start_graph(tensor)[1]
         outputs.append(Output(name, call, kind, tuple(tensor.shape), get_gradient_edge(handed_on)))
         return handed_on if isinstance(output, Tensor) else (handed_on, *output[1:])
 
