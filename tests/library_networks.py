@@ -10,7 +10,12 @@ from torch import nn
 from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 
+from camserve.bench.networks import wake
+from camserve.build.output import find_meaning
+from camserve.build.recipe import OutputChoice
+from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
+from model_file import quiet
 from small_networks import CLASSES, SIDE, Network, tokens
 
 
@@ -18,6 +23,13 @@ class Kind(NamedTuple):
     build: Callable[[], nn.Module]
     size: tuple[int, int]
     layer: Layer
+
+    def scoring(self) -> ScoringNetwork:
+        """The network, all of its weights drawn, as an archive serves it."""
+        network = wake(self.build().eval())
+        pixels = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
+        meaning = find_meaning(network, pixels, OutputChoice(), None, None, quiet)
+        return ScoringNetwork(network, meaning.output, meaning.task).eval()
 
 
 def vit(**more: Any) -> nn.Module:

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import ConfigError, quote, unknown_choice
 from camserve.strict import read
-from camserve.values import Layer
+from camserve.values import Layer, MapSource
 
 TASKS = ("multiclass", "multilabel", "binary")
 WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
@@ -197,6 +197,8 @@ class Settings:
     model: ModelSpec
     input: InputSpec
     layers: tuple[Layer, ...]  # the first is the default target layer
+    members: tuple[str, ...] = ()  # layers whose maps are added up where a request names none: those of an ensemble
+    members_share: float = 1.0  # of the scores' variance that passes all of them
     labels: str = "labels.txt"
     output: OutputSpec = field(default_factory=OutputSpec)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
@@ -215,11 +217,21 @@ class Settings:
             _require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:
             _one_of(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
+        for name in self.members:
+            _one_of(name, tuple(layer.name for layer in self.layers), "members")
 
     @property
     def exclusive(self) -> bool:
         """Whether one class alone is true, so that probabilities are a softmax; else each has a sigmoid of its own."""
         return self.model.task == "multiclass" and self.output.activation != "sigmoid"
+
+    def map_source(self, names: tuple[str, ...] = ()) -> MapSource:
+        """Return where the maps are read that a request asks for at the named layers, or at none in particular."""
+        if not names and self.members:
+            return MapSource(self.members, added=True, share=self.members_share)
+        shares = {layer.name: layer.share for layer in self.layers}
+        names = names or (self.layers[0].name,)
+        return MapSource(names, share=max(shares[name] for name in names))
 
 
 def load_settings(block: object) -> Settings:

@@ -48,6 +48,21 @@ class Layer:
     prefix: int = 0  # tokens before those of the grid (class token, registers)
     grid: tuple[int, int] = (0, 0)  # rows, columns at the model's own input size
     call: int = 0  # which call of the module in one forward pass
+    share: float = 1.0  # of the scores' variance that passes it, measured when the archive was built
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """The layers that one map is read at."""
+
+    layers: tuple[str, ...]
+    added: bool = False  # several layers' maps are added up, as those of an ensemble's members; else they are fused
+    share: float = 1.0  # of the scores' variance that passes them
+
+    @property
+    def name(self) -> str:
+        """The name in an answer."""
+        return "+".join(self.layers)
 
 
 TRAITS = ("grey", "deep", "cmyk", "flattened", "rotated", "animated")  # what an uploaded picture may be, besides RGB

@@ -53,3 +53,12 @@ def warn_double_negative(share: float) -> AnswerWarning:
         f"{share:.0%} of the positive map is negative weight times negative activation: evidence only in "
         "name; compare method=hirescam, or a layer after a ReLU",
     )
+
+
+def warn_partial_evidence(share: float) -> AnswerWarning:
+    """Return the warning for a map of layers that ``share``, 0..1, of the scores' variance passes."""
+    return AnswerWarning(
+        "PARTIAL_EVIDENCE",
+        f"only {share:.0%} of what makes the scores differ passes this layer: the map is of that part, and "
+        "shows nothing of the rest",
+    )

@@ -23,7 +23,9 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.objectives import Objectives
 from camserve.bench.networks import settle_statistics, wake
+from camserve.build.output import find_meaning
 from camserve.build.probe import find_layer
+from camserve.build.recipe import OutputChoice
 from camserve.errors import ConfigError
 from camserve.fast.closed_form import find_closed_form
 from camserve.network.output import ScoringNetwork
@@ -81,14 +83,16 @@ def try_out(entry: Entry) -> ZooRow:
 
 def _measure(name: str, network: nn.Module) -> ZooRow:
     size = _input_size(network)
-    scores = ScoringNetwork(wake(network)).eval()
+    noise = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2))
     try:
-        # Noise: without statistics of its own, a deep random network gives the same scores for every picture.
-        settle_statistics(scores, torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2)))
+        # Without statistics of its own, a deep random network gives the same scores for every picture.
+        settle_statistics(wake(network).eval(), noise)
     except Exception as error:
         return ZooRow(
             name, reason=f"takes no pictures of shape (N, 3, {size[0]}, {size[1]}): {_word(error)}", built=False
         )
+    meaning = find_meaning(network, noise, OutputChoice(), None, None, lambda _line: None)
+    scores = ScoringNetwork(network, meaning.output, meaning.task).eval()
     start = time.perf_counter()
     layer = find_layer(scores, size)
     seconds = time.perf_counter() - start

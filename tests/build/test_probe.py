@@ -9,10 +9,8 @@ from torch import nn
 from camserve.attribution.capture import Capture
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.objectives import Objectives
-from camserve.bench.networks import wake
 from camserve.build.probe import check_layer, find_layer, probe
 from camserve.errors import ConfigError
-from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from library_networks import KINDS, vit
 from odd_networks import Added, Frozen, Latents, Odd, Paired, Sideways, Turned, Twice, convolutional, flat
@@ -23,7 +21,7 @@ from zoo_models import MAP_TOLERANCE, plain_gradcam
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_right(kind):
     torch.manual_seed(0)
-    network = ScoringNetwork(wake(kind.build().eval()))
+    network = kind.scoring()
     layer = find_layer(network, kind.size)
     assert layer == kind.layer
     assert check_layer(network, layer.name, kind.size) == layer

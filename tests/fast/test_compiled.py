@@ -47,7 +47,7 @@ class Twice(nn.Module):
     def forward(self, pixels):
         low = self.act(self.first(pixels))
         high = self.act(self.second(low))
-        return {"logits": self.head((high + low).mean((2, 3)))}
+        return self.head((high + low).mean((2, 3)))
 
 
 EVERY = {

@@ -248,7 +248,7 @@ class OneLogit(nn.Module):
 
 def test_a_one_logit_network_is_explained_for_and_against(photo):
     settings = build(model={"factory": "tests:OneLogit", "task": "binary"}).settings
-    network = ScoringNetwork(OneLogit().eval(), binary=True)
+    network = ScoringNetwork(OneLogit().eval(), task="binary")
     classifier = Classifier(network, Labels(["cold", "warm"]), torch.device("cpu"), {})
     pipeline = Pipeline(classifier, settings, ModelName("one", "1.0", ""), Monitor())
     ((_, answer),) = ask(pipeline, RawRequest(photo(200, 0, 100), {"target": "warm,cold"}))

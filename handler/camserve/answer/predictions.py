@@ -95,7 +95,10 @@ class RowScores:
 
 
 def read_scores(scores: Tensor, exclusive: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, C) scores and their probabilities with one copy to the host; ``exclusive``: one class alone is true."""
+    """Return (N, C) scores and their probabilities with one copy to the host.
+
+    Where one class alone is true, ``exclusive``, they are a softmax, else a sigmoid of each score.
+    """
     probabilities = scores.softmax(dim=1) if exclusive else scores.sigmoid()
     both = torch.stack([scores, probabilities]).cpu().numpy()
     return both[0], both[1]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from camserve.attribution.evidence import channels, share_of_score, signs
@@ -17,7 +18,7 @@ from camserve.attribution.methods import METHODS, Method
 from camserve.attribution.normalise import Map, normalise_maps
 from camserve.attribution.objectives import Objectives
 from camserve.errors import OutOfTime
-from camserve.values import Explanation
+from camserve.values import Explanation, MapSource
 from camserve.warning_codes import (
     EXPLANATION_FAILED,
     FAILS_SANITY_CHECK,
@@ -26,12 +27,14 @@ from camserve.warning_codes import (
     SATURATED_SOFTMAX,
     AnswerWarning,
     warn_double_negative,
+    warn_partial_evidence,
 )
 
 logger = logging.getLogger(__name__)
 
 TOP_CHANNELS = 10
 SATURATED = 0.9999  # a probability above which it no longer tells scores apart
+ENOUGH = 0.95  # of the scores' variance that passes the layers; below, a map says that it is of a part
 MUCH_DOUBLE_NEGATIVE = 0.3  # of the mass of the positive map
 
 
@@ -42,14 +45,14 @@ def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) 
     tried again one by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use
     up their time.
     """
-    groups: dict[tuple[tuple[str, ...], str, float], list[int]] = {}
+    groups: dict[tuple[MapSource, str, float], list[int]] = {}
     for number in sorted(range(len(requests)), key=lambda number: _cost(requests[number])):
         request = requests[number]
-        groups.setdefault((request.layers, request.method, request.until), []).append(number)
+        groups.setdefault((request.source, request.method, request.until), []).append(number)
     found: dict[int, Explanation] = {}
-    for (layers, method, until), numbers in groups.items():
+    for (source, method, until), numbers in groups.items():
         chosen = [requests[number] for number in numbers]
-        layer_outputs = [outputs[layer].within(until) for layer in layers]
+        layer_outputs = [outputs[layer].within(until) for layer in source.layers]
         found.update(zip(numbers, _attempt(layer_outputs, METHODS[method], chosen)))
     return [found[number] for number in range(len(requests))]
 
@@ -77,11 +80,17 @@ def _explanations(outputs: list[LayerOutput], method: Method, chosen: Sequence[M
     rows, terms = tuple(request.row for request in chosen), tuple(request.terms for request in chosen)
     objectives = Objectives(rows, terms, first.scores.shape[1], first.scores.device)
     maps = [method.run(output, objectives) for output in outputs]
-    signed = maps[0] if len(maps) == 1 else fuse(maps, _finest(maps))
+    signed = _combine(maps, chosen[0].source)
     shares = share_of_score(first, objectives, signed) if method.complete and len(maps) == 1 else [None] * len(chosen)
     details = _details(first, method, chosen, objectives)
     normalised = normalise_maps(signed.cpu().numpy(), [request.evidence for request in chosen])
     return [_explanation(*row, method) for row in zip(chosen, normalised, shares, details)]
+
+
+def _combine(maps: Sequence[Tensor], source: MapSource) -> Tensor:
+    if len(maps) == 1:
+        return maps[0]
+    return torch.stack(list(maps)).sum(dim=0) if source.added else fuse(maps, _finest(maps))
 
 
 def _finest(maps: Sequence[Tensor]) -> tuple[int, int]:
@@ -135,6 +144,8 @@ def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], 
         warnings.append(FAILS_SANITY_CHECK)
     if request.target.prediction.probability > SATURATED:
         warnings.append(SATURATED_SOFTMAX)
+    if request.source.share < ENOUGH:
+        warnings.append(warn_partial_evidence(request.source.share))
     if method.weighted and (double := _double_negative(details.get("signs"))) > MUCH_DOUBLE_NEGATIVE:
         warnings.append(warn_double_negative(double))
     return warnings

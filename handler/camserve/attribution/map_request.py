@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from camserve.answer.predictions import RowScores
 from camserve.attribution.objectives import Terms
-from camserve.values import Explanation, Options, Prediction, Target
+from camserve.values import Explanation, MapSource, Options, Prediction, Target
 from camserve.warning_codes import AnswerWarning
 
 
@@ -19,7 +19,7 @@ class MapRequest:
     target: Target
     contrast: Prediction | None
     method: str
-    layers: tuple[str, ...]  # several: their maps are fused
+    source: MapSource
     evidence: str
     details: frozenset[str] = frozenset()
     until: float = math.inf  # time.monotonic() after which no pass is begun for it
@@ -33,21 +33,22 @@ class MapRequest:
 
     def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""
-        layer = "+".join(self.layers)
-        return Explanation(status, self.method, layer, self.evidence, self.target, self.contrast, warnings=warnings)
+        return Explanation(
+            status, self.method, self.source.name, self.evidence, self.target, self.contrast, warnings=warnings
+        )
 
 
 def map_requests(
-    row: int, scores: RowScores, options: Options, layer: str, until: float = math.inf
+    row: int, scores: RowScores, options: Options, source: MapSource, until: float = math.inf
 ) -> list[MapRequest]:
-    """Return the maps that one row asks for, at its own layers or else at ``layer``."""
+    """Return the maps that one row asks for, read at ``source``."""
     return [
         MapRequest(
             row,
             target,
             scores.contrast(options, target),
             method,
-            options.layers or (layer,),
+            source,
             options.evidence,
             options.details,
             until,

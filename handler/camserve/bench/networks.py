@@ -25,7 +25,7 @@ from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES
 from camserve.settings import RuntimeSpec
-from camserve.values import Explanation, Layer, Options
+from camserve.values import Explanation, Layer, MapSource, Options
 
 MODELS = (
     "resnet50",
@@ -85,7 +85,9 @@ class Subject:
             (output,) = capture.forward(batch.to(self.dtype))
             rows = enumerate(row_scores(*read_scores(output.scores, exclusive=True), labels, None))
             requests = [
-                request for row, scores in rows for request in map_requests(row, scores, Options(), self.layer.name)
+                request
+                for row, scores in rows
+                for request in map_requests(row, scores, Options(), MapSource((self.layer.name,)))
             ]
             return explain({self.layer.name: output}, requests)
 

@@ -20,24 +20,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 import camserve
-from camserve.build.contract import check_rows, takes_channels_last
-from camserve.build.output import find_meaning
+from camserve.build.examine import examine
 from camserve.build.pack import PROGRAM, WEIGHTS, pack_archive, write_config
-from camserve.build.probe import check_layer, find_layer
 from camserve.build.recipe import Recipe
 from camserve.build.sources import find_file, input_spec, label_names, module_path, read_state_dict, stage_program
-from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.errors import CompilationUnavailable, ConfigError, RequestError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
 from camserve.intake.accept import accept_picture
 from camserve.intake.preprocess import normalise
 from camserve.network.load import build_network, fill, load_network
-from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, InputSpec, Limits, ModelSpec, Settings, load_settings
-from camserve.values import Layer, Progress, RawRequest
+from camserve.values import Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
 SERVED = (
@@ -122,25 +119,22 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
     samples = _stage_samples(content, recipe)
-    pixels = _pixels(content, samples, geometry)
     names = label_names(recipe.labels)
-    meaning = find_meaning(network.eval(), pixels, recipe.output, recipe.task, names and len(names), report)
-    _stage_labels(names, meaning.classes, content)
-    network = ScoringNetwork(network, meaning.output, meaning.task).eval()
-    check_rows(network, pixels)
-    runtime = recipe.runtime
-    if runtime.channels_last and not takes_channels_last(network, pixels, report):
-        runtime = dataclasses.replace(runtime, channels_last=False)
-    layers = _target_layers(network, recipe, geometry, report)
+    examined = examine(
+        network, recipe, _pixels(content, samples, geometry), None if names is None else len(names), report
+    )
+    _stage_labels(names, examined.meaning.classes, content)
     settings = Settings(
-        model=dataclasses.replace(spec, task=meaning.task),
+        model=dataclasses.replace(spec, task=examined.meaning.task),
         input=geometry,
-        layers=layers,
+        output=examined.meaning.output,
+        layers=examined.target.layers,
+        members=examined.target.members,
+        members_share=examined.target.share,
         labels=LABELS,
-        output=meaning.output,
-        runtime=runtime,
-        methods=recipe.methods,
-        defaults=recipe.defaults,
+        runtime=examined.runtime,
+        methods=examined.methods,
+        defaults=examined.defaults,
         limits=recipe.limits,
         samples=samples,
     )
@@ -151,25 +145,18 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     return load_settings(block)
 
 
-def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, report: Progress) -> tuple[Layer, ...]:
-    names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
-    layers = tuple(
-        find_layer(network, geometry.size) if name == "auto" else check_layer(network, name, geometry.size)
-        for name in names
-    )
-    for layer in layers:
-        report(f"target layer {layer.name}: {layer.layout}, grid {layer.grid[0]} x {layer.grid[1]}")
-    return layers
-
-
 def _pixels(content: Path, samples: Sequence[str], geometry: InputSpec) -> Tensor:
     """Return what the network is tried on, (N, 3, H, W): the samples, and two pictures of noise."""
-    photos = [
-        accept_picture((content / sample).read_bytes(), geometry, Limits(), lambda width, height: 0)[1]
-        for sample in samples
-    ]
+    photos = [_photo(content, sample, geometry) for sample in samples]
     noise = torch.randn(2, 3, *geometry.size, generator=torch.Generator().manual_seed(0))
     return torch.cat([noise, normalise(photos, geometry, torch.device("cpu"))]).contiguous()
+
+
+def _photo(content: Path, sample: str, geometry: InputSpec) -> np.ndarray:
+    try:
+        return accept_picture((content / sample).read_bytes(), geometry, Limits(), lambda _width, _height: 0)[1]
+    except RequestError as error:
+        raise ConfigError(f"{sample}: {error}") from None
 
 
 def _stage_labels(names: Sequence[str] | None, classes: int, content: Path) -> None:

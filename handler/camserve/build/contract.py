@@ -64,7 +64,9 @@ def takes_channels_last(network: ScoringNetwork, pixels: Tensor, report: Progres
         try:
             found = network(pixels.contiguous(memory_format=torch.channels_last))
         except RuntimeError:
-            report("runtime.channels_last: false, since the network fails on such pixels (view() in place of flatten()?)")
+            report(
+                "runtime.channels_last: false, since the network fails on such pixels (view() in place of flatten()?)"
+            )
             return False
     if not _alike(expected, found):
         report("runtime.channels_last: false, since it changes the network's scores")

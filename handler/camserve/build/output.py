@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from camserve.build.recipe import OutputChoice
 from camserve.errors import ConfigError, first_line
 from camserve.network.last_activation import ActivationCall, WatchActivations
 from camserve.network.output import count_rows
 from camserve.network.returned import as_rows, describe, may_be_scores, select, tensors_in
-from camserve.settings import ACTIVATIONS, TASKS, OutputSpec
+from camserve.settings import TASKS, OutputSpec
 from camserve.values import Progress
 
 EXACT = 1e-6  # two copies of one number, in float32
 SUMS = 1e-3  # how far the sum of a row of probabilities may be from 1
 CONVENTION = "logits"  # what the transformers library calls the scores
-
-
-@dataclass(frozen=True)
-class OutputChoice:
-    """What a person says of the output; None: it is found."""
-
-    select: Optional[str] = None
-    activation: Optional[str] = None
-
-    def __post_init__(self) -> None:
-        if self.activation is not None and self.activation not in ACTIVATIONS:
-            raise ConfigError(f"output.activation must be one of {', '.join(ACTIVATIONS)}, not '{self.activation}'")
 
 
 @dataclass(frozen=True)

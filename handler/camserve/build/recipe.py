@@ -9,10 +9,9 @@ from typing import Any, Optional, Union
 
 import yaml
 
-from camserve.build.output import OutputChoice
 from camserve.build.sources import PACKAGE_SCHEME
 from camserve.errors import ConfigError
-from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec
+from camserve.settings import ACTIVATIONS, Defaults, InputSpec, Limits, RuntimeSpec
 from camserve.strict import read
 
 
@@ -22,6 +21,18 @@ class Expected:
 
     label: str
     probability: float
+
+
+@dataclass(frozen=True)
+class OutputChoice:
+    """What a person says of the output; None: it is found."""
+
+    select: Optional[str] = None
+    activation: Optional[str] = None
+
+    def __post_init__(self) -> None:
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise ConfigError(f"output.activation must be one of {', '.join(ACTIVATIONS)}, not '{self.activation}'")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class WatchActivations(TorchFunctionMode):
         kind = ACTIVATIONS.get(name.strip("_"))
         if kind is None:
             return func(*args, **(kwargs or {}))
-        given = args[0] if args else (kwargs or {}).get("input", (kwargs or {}).get("self"))
+        given: Tensor = args[0] if args else next(iter((kwargs or {}).values()))
         in_place = name.endswith("_")
         before = given.clone() if in_place else given
         result = func(*args, **(kwargs or {}))

@@ -44,8 +44,8 @@ class ScoringNetwork(nn.Module):
         ConfigError: what the classifier returns holds no scores, or not one row of them for each picture.
         """
         scores = self._scores(pixels).float()
-        if len(scores) != len(pixels):
-            raise ConfigError(count_rows(len(scores), len(pixels)))
+        if scores.shape[0] != pixels.shape[0]:  # not len(): an exported program takes any number of rows
+            raise ConfigError(count_rows(scores.shape[0], pixels.shape[0]))
         if self.task != "binary":
             return scores
         if scores.shape[1] != 1:
@@ -61,7 +61,8 @@ class ScoringNetwork(nn.Module):
         calls = [call for call in watch.calls if call.kind == self.output.activation]
         if self.output.call >= len(calls):
             raise ConfigError(f"no {self.output.activation} ran at the end of the network, as it did at the build")
-        return calls[self.output.call].given.reshape(rows.shape)
+        scores: Tensor = calls[self.output.call].given.reshape(rows.shape)
+        return scores
 
     def _rows(self, pixels: Tensor) -> Tensor:
         returned: Any = self.classifier(pixels)
@@ -100,8 +101,8 @@ class ScoringNetwork(nn.Module):
 def count_rows(rows: int, pictures: int) -> str:
     """Word that the scores do not go with the pictures."""
     return (
-        f"the network gives {rows} rows of scores for {pictures} picture{'' if pictures == 1 else 's'}: it must keep the "
-        "batch axis (no squeeze() without an axis, no reshape(-1, classes)) and take pictures of input's size"
+        f"the network gives {rows} row(s) of scores for {pictures} picture(s): it must keep the batch axis (no "
+        "squeeze() without an axis, no reshape(-1, classes)) and take pictures of input's size"
     )
 
 

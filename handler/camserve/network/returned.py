@@ -23,7 +23,9 @@ def select(returned: Any, path: str) -> Any:
             else:
                 value = value[int(key)] if isinstance(value, (tuple, list)) and key.isdigit() else getattr(value, key)
         except (LookupError, AttributeError):
-            message = f"output.select '{path}': there is no '{key}' in what the classifier returns, {describe(returned)}"
+            message = (
+                f"output.select '{path}': there is no '{key}' in what the classifier returns, {describe(returned)}"
+            )
             raise ConfigError(message) from None
     return value
 

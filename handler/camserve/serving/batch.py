@@ -85,8 +85,8 @@ class BatchRunner:
         return self._captures[names]
 
     def _layers_for(self, requests: Sequence[Request]) -> tuple[str, ...]:
-        first = (self._settings.layers[0].name,)
-        wanted = {name for request in requests for name in request.options.layers or first}
+        sources = (self._settings.map_source(request.options.layers) for request in requests)
+        wanted = {name for source in sources for name in source.layers}
         return tuple(name for name in self._layers if name in wanted)
 
     def _explain(
@@ -109,12 +109,14 @@ class BatchRunner:
 
     def _map_requests(self, requests: Sequence[Request], rows: Sequence[RowScores]) -> list[MapRequest]:
         latest = time.monotonic() + self._settings.limits.explain_ms / 1000
-        layer = self._settings.layers[0].name
+        source = self._settings.map_source
         return [
             map_request
             for number, (request, row) in enumerate(zip(requests, rows))
             if row.finite and request.options.explain is not False
-            for map_request in map_requests(number, row, request.options, layer, min(request.until, latest))
+            for map_request in map_requests(
+                number, row, request.options, source(request.options.layers), min(request.until, latest)
+            )
         ]
 
     def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:

@@ -75,7 +75,7 @@ def load_pipeline(folder: Path, settings: Settings, name: str, version: str, dev
 
 def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
     usual = OptionSchema(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
-    map_filter = MapFilter(usual, settings.layers[0].name)
+    map_filter = MapFilter(usual, settings.map_source().name)
     name = settings.monitoring.baseline
     baseline = None if name is None else load_baseline(inside(folder, name), settings, map_filter)
     return Monitor(map_filter, baseline, settings.monitoring.low_confidence)

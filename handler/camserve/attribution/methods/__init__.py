@@ -41,6 +41,7 @@ class Method:
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
     weighted: bool = False  # channel weight times activation, so that two negatives make evidence
     complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
+    gradients: bool = True  # needs gradients of the scores; False: explains networks that let none pass
     notes: Callable[[LayerOutput, Objectives], list[dict[str, float]]] | None = None  # what else a reader must know
 
 
@@ -56,18 +57,25 @@ METHODS: Mapping[str, Method] = {
     "gradcam++": Method(gradcam_plus_plus, "Chattopadhyay et al. 2018, arXiv:1710.11063", "1 tail backward"),
     "eigengradcam": Method(eigengradcam, "Gildenblat 2020, after arXiv:2008.00299", "1 tail backward"),
     "cam": Method(cam, "Zhou et al. 2016, arXiv:1512.04150", "none"),
-    "eigencam": Method(eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", sane=False, notes=orientation),
+    "eigencam": Method(
+        eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", sane=False, gradients=False, notes=orientation
+    ),
     "ablationcam": Method(
         ablationcam,
         "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
         "1 tail forward a channel",
         tape=True,
+        gradients=False,
     ),
-    "reciprocam": Method(reciprocam, "Byun and Lee 2022, arXiv:2209.14074", "1 tail forward a position", tape=True),
+    "reciprocam": Method(
+        reciprocam, "Byun and Lee 2022, arXiv:2209.14074", "1 tail forward a position", tape=True, gradients=False
+    ),
     "vit_reciprocam": Method(
-        vit_reciprocam, "Byun and Lee 2023, arXiv:2310.02588", "1 tail forward a position", tape=True
+        vit_reciprocam, "Byun and Lee 2023, arXiv:2310.02588", "1 tail forward a position", tape=True, gradients=False
     ),
-    "scorecam": Method(scorecam, "Wang et al. 2020, arXiv:1910.01279", "up to 64 forward", reruns=True),
+    "scorecam": Method(
+        scorecam, "Wang et al. 2020, arXiv:1910.01279", "up to 64 forward", reruns=True, gradients=False
+    ),
     "gradient": Method(gradient, "Simonyan et al. 2014, arXiv:1312.6034", "1 forward, 1 backward", reruns=True),
     "input_x_gradient": Method(
         input_x_gradient, "Shrikumar et al. 2016, arXiv:1605.01713", "1 forward, 1 backward", reruns=True

@@ -45,6 +45,15 @@ class Graph:
                     waiting.append(reader)
         return False
 
+    def is_above(self, earlier: Node, later: Node) -> bool:
+        """Whether the result of ``earlier`` is part of what ``later`` was made from."""
+        waiting, known = [earlier], {earlier}
+        while waiting:
+            new = [reader for reader in self._readers[waiting.pop()] if reader not in known]
+            known.update(new)
+            waiting += new
+        return later in known
+
     def above_forks(self, node: Node) -> Iterator[Node]:
         """Walk back from ``node``, the nearest first, over all that is read by more than one path."""
         waiting, known = deque((made_by, False) for made_by in _inputs(node)), {node}

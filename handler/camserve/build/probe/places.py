@@ -1,12 +1,12 @@
 """Whether the positions of a module's output lie where the picture's do.
 
-A shape cannot tell a grid of patches from as many latents, or from tokens in another order. A
-picture whose left half is changed can: what changes most must lie at the left.
+A shape cannot tell a grid of patches from as many latents, or from tokens in another order, nor a picture from its
+mirror image. A picture whose left half is changed can: what changes most must lie at the left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,26 @@ from camserve.values import Layer
 APART = 0.005
 
 
-def in_place(network: nn.Module, pixels: Tensor, layers: Mapping[Key, Layer], generator: torch.Generator) -> set[Key]:
+def in_place(
+    network: nn.Module,
+    pixels: Tensor,
+    layers: Mapping[Key, Layer],
+    guessed: Collection[Key],
+    generator: torch.Generator,
+) -> set[Key]:
     """Return those of ``layers``, by module name and call, whose grid follows the picture; one forward pass.
 
-    ``pixels``, (1, 3, H, W), is shown as it is and with other noise in its upper, lower, left and right half.
+    ``pixels``, (1, C, H, W), is shown as it is and with other noise in its upper, lower, left and right half. Layers
+    that are ``guessed`` must follow it; of the others it is enough that they are not mirrored.
     """
     found = set()
 
     def look(name: str, call: int, tensor: Tensor) -> None:
         layer = layers.get((name, call))
-        if layer is not None and len(tensor) == 5 and _follows(on_grid(tensor, layer)):
-            found.add((name, call))
+        if layer is not None and len(tensor) == 5:
+            least = APART if (name, call) in guessed else -APART
+            if all(apart > least for apart in _apart(on_grid(tensor, layer))):
+                found.add((name, call))
 
     watch_values(network, _halves(pixels, generator), look)
     return found
@@ -49,12 +58,15 @@ def _halves(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return shown
 
 
-def _follows(activations: Tensor) -> bool:
-    """Whether halves change what lies on their own side; (5, K, h, w), the first row unchanged."""
+def _apart(activations: Tensor) -> list[float]:
+    """Return how far the lower half's change lies below the upper's, and the right's right of the left's, of a side.
+
+    ``activations`` are (5, K, h, w), the first row that of the unchanged picture. A side of one position has no place.
+    """
     change = (activations[1:] - activations[0]).abs().sum(dim=1)
     upper, lower, left, right = (_centre(half, axis) for half, axis in zip(change, (0, 0, 1, 1)))
     rows, columns = change.shape[1:]
-    return (rows == 1 or lower - upper > APART) and (columns == 1 or right - left > APART)
+    return [apart for side, apart in ((rows, lower - upper), (columns, right - left)) if side > 1]
 
 
 def _centre(change: Tensor, axis: int) -> float:

@@ -30,6 +30,10 @@ BYPASSED = "it is one of several branches, and evidence passes it by"
 SCORE_MAPS = "its channels are the classes' own score maps, not features"
 
 
+class NoEvidence(ConfigError):
+    """No gradient of the scores reaches an output with positions."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """One call of one module that is not the target layer, and why."""
@@ -71,11 +75,11 @@ class Search:
         self._layers: dict[Key, Layer | str] = {
             output.key: _lay_out(output, taller.get(output.key), size) for output in self._outputs
         }
+        laid_out = {key: layer for key, layer in self._layers.items() if isinstance(layer, Layer)}
         # How tokens lie is a guess where no taller picture tells.
-        tokens = (layer for layer in self._layers.values() if isinstance(layer, Layer) and layer.layout == "NLC")
-        guessed = {(layer.name, layer.call): layer for layer in tokens if (layer.name, layer.call) not in taller}
-        placed = in_place(network, pixels[:1], guessed, generator) if guessed else set()
-        self._layers.update({key: ELSEWHERE for key in guessed if key not in placed})
+        guessed = {key for key, layer in laid_out.items() if layer.layout == "NLC" and key not in taller}
+        placed = in_place(network, pixels[:1], laid_out, guessed, generator)
+        self._layers.update({key: ELSEWHERE for key in laid_out if key not in placed})
         # A random weighting of the scores: no class is asked for, and none is left out.
         self._weights = torch.randn(self._scores.shape, generator=generator).to(self._scores)
         self._graph = Graph(self._scores)
@@ -95,8 +99,38 @@ class Search:
         if best is None:
             if torch.equal(*self._scores):
                 raise ConfigError("the scores of two random pictures are equal: are the weights loaded?")
-            raise ConfigError("no module of the network has an output whose positions the scores' gradient reaches")
+            raise NoEvidence(self._why_none(refused))
         return Finding(self._settle(best), tuple(refused))
+
+    def find_beside(self, layers: Sequence[Layer]) -> Layer | None:
+        """Return the last output that carries evidence which passes none of ``layers``; None: there is none.
+
+        It is no part of what these were made from: evidence that has passed a residual connection, as that of a class
+        token, would be found in all that came before.
+        """
+        keys = {(layer.name, layer.call) for layer in layers}
+        known = [output for output in self._outputs if output.key in keys]
+        others = [output for output in self._outputs[::-1] if output not in known]
+        with contextlib.ExitStack() as stack:
+            for output in known:
+                if output.edge is not None:
+                    stack.enter_context(_silenced(output.edge.node))
+            found = (judged for judged in self._judge(others) if not judged.reason and not self._not_features(judged))
+            beside = next(found, None)
+            above = beside is not None and any(
+                output.edge is not None and self._graph.is_above(_node(beside), output.edge.node) for output in known
+            )
+            return None if beside is None or above else self._settle(beside)
+
+    def placed(self) -> list[Layer]:
+        """Return the outputs whose positions lie where the picture's do, the last first, with evidence or without."""
+        layers = (self._layers[output.key] for output in self._outputs[::-1])
+        return [layer for layer in layers if isinstance(layer, Layer)]
+
+    def _why_none(self, refused: Sequence[Refusal]) -> str:
+        reasons = [refusal for refusal in refused if self._outputs and "no spatial extent" not in refusal.reason]
+        why = f"; of the last, '{reasons[0].name}': {reasons[0].reason}" if reasons else ""
+        return f"no module of the network has an output whose positions the scores' gradient reaches{why}"
 
     def check(self, name: str) -> tuple[Layer | None, str]:
         """Return the last call of the named module that carries evidence, else why its last call does not."""

@@ -1,0 +1,80 @@
+"""What is found out about a network by running it, before its archive is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from camserve.attribution.explain import ENOUGH
+from camserve.attribution.methods import METHODS
+from camserve.build.contract import check_rows, takes_channels_last
+from camserve.build.output import Meaning, find_meaning
+from camserve.build.probe import check_layer
+from camserve.build.probe.target import Target, find_target, measure_share
+from camserve.build.recipe import Recipe
+from camserve.errors import ConfigError
+from camserve.network.output import ScoringNetwork
+from camserve.settings import Defaults, RuntimeSpec
+from camserve.values import Progress
+
+WITHOUT_GRADIENTS = "reciprocam"  # the default method where no gradient reaches a layer
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an archive's settings say of its network."""
+
+    meaning: Meaning
+    target: Target
+    runtime: RuntimeSpec
+    methods: tuple[str, ...]
+    defaults: Defaults
+
+
+def examine(network: nn.Module, recipe: Recipe, pixels: Tensor, labels: int | None, report: Progress) -> Examined:
+    """Run a network on (N, C, H, W) pictures, N at least 3, and say how it is to be served.
+
+    ``labels`` is the number of class names, where there are any. ``report`` gets a line for each thing that was found
+    or taken for granted. ConfigError: it cannot be served as it is; the message says what to do.
+    """
+    meaning = find_meaning(network.eval(), pixels, recipe.output, recipe.task, labels, report)
+    scoring = ScoringNetwork(network, meaning.output, meaning.task).eval()
+    check_rows(scoring, pixels)
+    runtime = recipe.runtime
+    if runtime.channels_last and not takes_channels_last(scoring, pixels, report):
+        runtime = replace(runtime, channels_last=False)
+    target = _choose_target(scoring, recipe, pixels, report)
+    methods, defaults = recipe.methods, recipe.defaults
+    if not target.gradients:
+        methods, defaults = _without_gradients(recipe, target, report)
+    return Examined(meaning, target, runtime, methods, defaults)
+
+
+def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> Target:
+    names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
+    size = (pixels.shape[2], pixels.shape[3])
+    found = find_target(network, pixels) if "auto" in names else Target(())
+    named = {name: measure_share(network, check_layer(network, name, size), pixels) for name in names if name != "auto"}
+    layers = tuple(layer for name in names for layer in (found.layers if name == "auto" else (named[name],)))
+    for layer in layers:
+        part = "" if layer.share >= ENOUGH else f"; {layer.share:.0%} of what makes scores differ passes it"
+        report(f"target layer {layer.name}: {layer.layout}, grid {layer.grid[0]} x {layer.grid[1]}{part}")
+    if names[0] != "auto":
+        return replace(found, layers=layers, members=(), share=1.0)
+    if found.members:
+        report(f"maps of {' + '.join(found.members)} are added up: {found.share:.0%} passes them together")
+    return replace(found, layers=layers)
+
+
+def _without_gradients(recipe: Recipe, target: Target, report: Progress) -> tuple[tuple[str, ...], Defaults]:
+    """Return the methods that explain a network whose gradients are cut off, and the defaults of its requests."""
+    methods = tuple(name for name in recipe.methods if not METHODS[name].gradients) or (WITHOUT_GRADIENTS,)
+    default = recipe.defaults.method if recipe.defaults.method in methods else methods[0]
+    report(
+        f"no gradient of the scores reaches {target.layers[0].name} (no_grad, inference_mode or detach() in the "
+        f"network's code): explained by {', '.join(methods)}, which need none"
+    )
+    if recipe.runtime.mode != "eager":
+        raise ConfigError(f"runtime.mode {recipe.runtime.mode} needs a network whose gradients reach the target layer")
+    return methods, replace(recipe.defaults, method=default)
