@@ -60,7 +60,7 @@ def unpacked(pets, tmp_path_factory):
 
 
 def test_the_same_inputs_give_the_same_bytes(recipe, pets, tmp_path):
-    assert build_archive(recipe, tmp_path, quiet).read_bytes() == pets.read_bytes()
+    assert build_archive(recipe, tmp_path, quiet, fresh_process=False).read_bytes() == pets.read_bytes()
 
 
 def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
@@ -144,7 +144,7 @@ def test_a_recipe_that_would_not_work_writes_nothing(recipe, tmp_path):
     for change, message in FAULTS:
         broken = dataclasses.replace(recipe, **change)
         with pytest.raises(ConfigError, match=message):
-            build_archive(broken, tmp_path / "out", quiet)
+            build_archive(broken, tmp_path / "out", quiet, fresh_process=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -190,3 +190,16 @@ def test_an_archive_without_a_baseline_is_told_how_to_get_one(pets):
 
 def test_a_recipe_needs_a_name_and_weights_only():
     assert Recipe("n", "w", "a:b").methods == ("gradcam",)
+
+
+def test_an_archive_that_only_the_builder_can_load_is_not_written(recipe, tmp_path):
+    """The tests' own folders are on this process's path, as a project's are where PYTHONPATH says so."""
+    here = tmp_path / "here"
+    here.mkdir()
+    source = Path(recipe.model_file).read_text()
+    (here / "net.py").write_text(source.replace("return self", "import model_file\n        return self"))
+    lost = dataclasses.replace(recipe, model_file=str(here / "net.py"))
+    with pytest.raises(ConfigError, match=r"process of its own: .*No module named 'model_file'.*bundle") as refusal:
+        build_archive(lost, tmp_path / "out", quiet)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()

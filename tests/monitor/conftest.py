@@ -35,7 +35,9 @@ def folder(build_once):
 @pytest.fixture(scope="session")
 def bare(build_once, folder):
     """The archive without a baseline."""
-    return build_once("monitor-bare", lambda out: build_archive(load_recipe(folder / "pets.yaml"), out, quiet))
+    return build_once(
+        "monitor-bare", lambda out: build_archive(load_recipe(folder / "pets.yaml"), out, quiet, fresh_process=False)
+    )
 
 
 @pytest.fixture(scope="session")

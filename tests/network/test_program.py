@@ -89,7 +89,7 @@ def test_the_weights_of_a_program_are_packed(files):
 @pytest.mark.parametrize("file", ["any.pt2", "traced.pt"])
 def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, file):
     recipe = Recipe("program", str(files / file), preprocess=GEOMETRY, methods=("gradcam", "eigencam"))
-    with open_archive(build_archive(recipe, tmp_path, lambda line: None)) as pipeline:
+    with open_archive(build_archive(recipe, tmp_path, lambda line: None, fresh_process=False)) as pipeline:
         answers = [json.loads(answer.body) for answer in pipeline.answer([RawRequest(chelsea)] * 3)]
         layer = pipeline.settings.layers[0]
     assert layer.grid == (8, 8)
@@ -131,4 +131,4 @@ def test_torchscript_that_cannot_be_converted_is_refused_with_the_way_out(tmp_pa
         torch.jit.save(torch.jit.script(Loops()), tmp_path / "loops.pt")
     recipe = Recipe("loops", str(tmp_path / "loops.pt"), preprocess=GEOMETRY)
     with pytest.raises(ConfigError, match=r"cannot convert .* export the model itself"):
-        build_archive(recipe, tmp_path / "out", lambda line: None)
+        build_archive(recipe, tmp_path / "out", lambda line: None, fresh_process=False)

@@ -23,6 +23,7 @@ import camserve
 from camserve.build.examine import examine
 from camserve.build.pack import PROGRAM, WEIGHTS, pack_archive, write_config
 from camserve.build.recipe import Recipe
+from camserve.build.replay import replay
 from camserve.build.sources import find_file, input_spec, label_names, module_path, read_state_dict, stage_program
 from camserve.errors import CompilationUnavailable, ConfigError, RequestError
 from camserve.fast.prepare import write_compiled
@@ -60,9 +61,10 @@ EXPECTED_TOLERANCE = 0.02  # of a probability
 SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
 
-def build_archive(recipe: Recipe, out: Path, report: Progress) -> Path:
+def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bool = True) -> Path:
     """Write ``out``/NAME.mar and return its path; ``report`` gets a line for every step.
 
+    With ``fresh_process`` the packed file is tested once more, in a process of its own, which takes some seconds.
     ConfigError: something in the recipe does not work; nothing is written then.
     """
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
@@ -71,6 +73,8 @@ def build_archive(recipe: Recipe, out: Path, report: Progress) -> Path:
         settings = _stage_model(recipe, content, report)
         _try_samples(content, settings, recipe, report)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
+        if fresh_process:
+            replay(packed, torch.get_num_threads())
         target = out / f"{recipe.name}.mar"
         out.mkdir(parents=True, exist_ok=True)
         shutil.move(str(packed), target)

@@ -1,0 +1,51 @@
+"""The packed archive, loaded and tested in a process that has nothing of the builder's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from camserve.errors import LINE_LIMIT, ConfigError
+
+# As a worker does it: the archive's folder comes first on the path. The last line names what was imported beside it.
+SCRIPT = """
+import json, logging, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+import torch, yaml
+from camserve.serving.load import load_archive
+from camserve.settings import load_settings
+torch.set_num_threads(int(sys.argv[2]))
+settings = load_settings(yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))["camserve"])
+try:
+    load_archive(folder, settings, "replay", "1.0", torch.device("cpu"))
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items() if "." not in name}
+print(json.dumps(sorted(name for name, file in files.items() if "-packages" in file)))
+"""
+
+
+def replay(path: Path, threads: int) -> set[str]:
+    """Load a .mar in a fresh process and repeat its self-test; return the installed modules that this took.
+
+    ConfigError: it does not load, or does not get the answers that it got in this process.
+    """
+    with tempfile.TemporaryDirectory(prefix="camserve-replay-") as folder:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+        # -I: neither PYTHONPATH nor the working directory, where the builder's own modules may lie.
+        command = [sys.executable, "-I", "-c", SCRIPT, folder, str(threads)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise ConfigError(
+            f"the packed archive does not answer in a process of its own: {last[:LINE_LIMIT]}; modules that lie beside "
+            "the model file or are installed go in by bundle"
+        )
+    return set(json.loads(done.stdout.splitlines()[-1]))
