@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from camserve.build.archive import SERVED
@@ -80,3 +81,9 @@ def test_members_of_a_table_folder_do_not_import_the_table():
 def test_no_file_is_too_long_to_be_read_at_once():
     long = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in FILES}
     assert {name: lines for name, lines in long.items() if lines > MOST_LINES} == {}
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig):
+    folders = {path.parent for path in Path(__file__).parent.rglob("test_*.py")}
+    patterns = pytestconfig.getini("norecursedirs")
+    assert [folder.name for folder in folders if any(fnmatch(folder.name, pattern) for pattern in patterns)] == []

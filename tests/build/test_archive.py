@@ -71,7 +71,7 @@ def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
     assert not [name for name in names if name.endswith(".pyc")]
     assert names - code - bundled == {
         "MAR-INF/MANIFEST.json",
-        "golden.json",
+        "selftest.json",
         "gradcam_handler.py",
         "labels.txt",
         "model-config.yaml",
@@ -123,7 +123,7 @@ print(json.loads(pipeline.answer([RawRequest((here / "samples/chelsea.png").read
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=unpacked, capture_output=True, text=True, check=False
     )
-    expected = json.loads((unpacked / "golden.json").read_text())["samples/chelsea.png"]["predictions"][0]
+    expected = json.loads((unpacked / "selftest.json").read_text())["samples/chelsea.png"]["predictions"][0]
     assert f"'{expected['label']}'" in done.stdout, done.stderr
 
 
