@@ -10,7 +10,7 @@ GOOD = {"model": {"factory": "a:b"}, "input": {"resize": 256}, "layers": [{"name
 def test_a_block_becomes_settings():
     settings = load_settings(GOOD)
     assert settings.layers == (Layer("features", grid=(7, 7)),)
-    assert settings.input.size == (224, 224)
+    assert settings.input.shape == (3, 224, 224)
     assert settings.limits.max_targets == 5
 
 
@@ -26,6 +26,8 @@ def test_a_block_becomes_settings():
         ({"layers": [{"name": "x", "grid": [7]}]}, "a list of 2, not of 1"),
         ({"limits": {"max_targets": True}}, "max_targets must be a whole number"),
         ({"input": {"mean": [0, 0, "x"]}}, r"input\.mean\[2\] must be a number"),
+        ({"input": {"channels": 1}}, r"input\.mean and input\.std take one number a channel: 1"),
+        ({"input": {"channels": 0, "mean": [], "std": []}}, r"input\.channels must be above 0"),
         ({"input": {"resize": [1, 2, 3]}}, r"input\.resize must be a whole number or a list or null"),
         ({"defaults": {"top_k": 5}}, r"defaults\.top_k must be a text"),
     ],

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import ConfigError, quote, unknown_choice
 from camserve.strict import read
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 TASKS = ("multiclass", "multilabel", "binary")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -55,11 +55,16 @@ class InputSpec:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of pixels in 0..1
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     color: str = "rgb"
+    channels: int = 3  # of the network's input
 
     def __post_init__(self) -> None:
         _one_of(self.interpolation, INTERPOLATIONS, "input.interpolation")
         _one_of(self.color, ("rgb",), "input.color")
-        _require(len(self.mean) == 3 and len(self.std) == 3, "input.mean and input.std take three numbers")
+        _require(self.channels > 0, "input.channels must be above 0")
+        _require(
+            len(self.mean) == len(self.std) == self.channels,
+            f"input.mean and input.std take one number a channel: {self.channels}",
+        )
         _require(all(deviation > 0 for deviation in self.std), "input.std must be above 0")
         sides = [side for spec in (self.resize, self.crop) for side in (spec if isinstance(spec, tuple) else (spec,))]
         _require(all(side is None or side > 0 for side in sides), "input.resize and input.crop must be above 0")
@@ -80,6 +85,11 @@ class InputSpec:
         sides = self.resize if self.crop is None else self.crop
         assert sides is not None
         return _pair(sides)
+
+    @property
+    def shape(self) -> InputShape:
+        """Channels, height and width of the network's input."""
+        return (self.channels, *self.size)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+InputShape = tuple[int, int, int]  # channels, height, width of the network's input
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Progress = Callable[[str], None]  # gets one line for each step of long work
 
@@ -109,7 +110,7 @@ class Request:
     """One accepted row: the network's input, and the options."""
 
     picture: Picture
-    pixels: np.ndarray  # (H, W, 3) uint8, of the network's own size
+    pixels: np.ndarray  # (H, W, C) uint8, of the network's own size
     region: Box  # the part of the uploaded picture that they show
     options: Options
     request_id: str

@@ -12,7 +12,7 @@ from camserve.build.probe import find_layer
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork, scores_of
 from odd_networks import Odd
-from small_networks import SIDE, deep, pictures, settle
+from small_networks import SHAPE, deep, pictures, settle
 
 
 class Answer(NamedTuple):
@@ -40,20 +40,20 @@ ANSWERS = {
 
 def test_scores_are_found_in_any_kind_of_answer():
     plain = settle(Odd())
-    expected, layer = plain(pictures()), find_layer(plain, (SIDE, SIDE))
+    expected, layer = plain(pictures()), find_layer(plain, SHAPE)
     for name, answer in ANSWERS.items():
         odd = ScoringNetwork(settle(Odd(answer)))
         scores = odd(pictures())
         assert scores.dtype == torch.float32, name
         assert torch.allclose(scores, expected, atol=0.02 if name == "half" else 0, rtol=0), name
-        assert find_layer(odd, (SIDE, SIDE)) == layer, name
+        assert find_layer(odd, SHAPE) == layer, name
 
 
 def test_one_score_a_picture_becomes_one_class():
     assert scores_of(torch.tensor([1.0, 2.0])).tolist() == [[1.0], [2.0]]
     network = ScoringNetwork(settle(Odd(lambda scores: scores[:, 0])))
     assert network(pictures()).shape == (3, 1)
-    assert find_layer(network, (SIDE, SIDE)).name == "features"
+    assert find_layer(network, SHAPE).name == "features"
 
 
 NO_SCORES = {

@@ -140,7 +140,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
 def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, report: Progress) -> tuple[Layer, ...]:
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     layers = tuple(
-        find_layer(network, geometry.size) if name == "auto" else check_layer(network, name, geometry.size)
+        find_layer(network, geometry.shape) if name == "auto" else check_layer(network, name, geometry.shape)
         for name in names
     )
     for layer in layers:
@@ -150,7 +150,7 @@ def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, repo
 
 def _stage_labels(network: nn.Module, recipe: Recipe, geometry: InputSpec, content: Path) -> None:
     with torch.inference_mode():
-        classes = network(torch.zeros(2, 3, *geometry.size)).shape[1]
+        classes = network(torch.zeros(2, *geometry.shape)).shape[1]
     names = label_names(recipe.labels, classes)
     (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
@@ -170,9 +170,9 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
     given = find_file(recipe.weights)
     traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
-    if recipe.factory is None and stage_program(given, geometry.size, content / PROGRAM):
+    if recipe.factory is None and stage_program(given, geometry.shape, content / PROGRAM):
         spec = ModelSpec(weights=PROGRAM, **traits)
-        network = load_program(content / PROGRAM, None, geometry.size)
+        network = load_program(content / PROGRAM, None, geometry.shape)
     else:
         file = Path(recipe.model_file).name if recipe.model_file else None
         spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, **traits)

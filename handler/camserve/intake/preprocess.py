@@ -42,7 +42,7 @@ def resize_and_crop(picture: Picture, spec: InputSpec) -> tuple[np.ndarray, Box]
 
 
 def normalise(rows: Sequence[np.ndarray], spec: InputSpec, device: torch.device) -> Tensor:
-    """Return (N, 3, H, W) float32 on ``device``, channels last in memory, of (H, W, 3) uint8 rows: one upload."""
+    """Return (N, C, H, W) float32 on ``device``, channels last in memory, of (H, W, 3) uint8 rows: one upload."""
     stacked = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
     np.stack(rows, out=stacked.numpy())
     # By whole lines of red, green, blue, red, ...: by channels of three numbers it takes five times as long.

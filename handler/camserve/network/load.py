@@ -32,7 +32,7 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
     if (found := sha256(path)) != settings.model.sha256:
         raise ConfigError(f"{path.name} has the SHA-256 {found[:12]}..., not {settings.model.sha256[:12]}...")
     if path.suffix == SUFFIX:
-        network = load_program(path, [layer.name for layer in settings.layers], settings.input.size)
+        network = load_program(path, [layer.name for layer in settings.layers], settings.input.shape)
     else:
         network = build_network(settings.model, folder)
         fill(network, load_weights(path))

@@ -15,7 +15,7 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class ScoringNetwork(nn.Module):
-    """Any image classifier as a function from (N, 3, H, W) pixels to (N, C) float32 scores before softmax.
+    """Any image classifier as a function from (N, C, H, W) pixels to (N, C) float32 scores before softmax.
 
     Modules and parameters keep the names that they have in the classifier itself, so that target
     layers are named as its owner knows them.
@@ -56,7 +56,7 @@ class ScoringNetwork(nn.Module):
         setattr(self.get_submodule(parent), leaf, value)
 
     def gives(self, expected: Tensor, pixels: Tensor) -> bool:
-        """Say whether this network runs on (N, 3, H, W) ``pixels`` and gives these scores (N, C), but for rounding."""
+        """Say whether this network runs on (N, C, H, W) ``pixels`` and gives these scores (N, C), but for rounding."""
         try:
             with torch.no_grad():
                 found = self(pixels)

@@ -29,7 +29,7 @@ from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
 class Classifier:
     """A loaded network: frozen, in eval mode, on its device."""
 
-    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    network: nn.Module  # (N, C, H, W) pixels -> (N, C) scores before softmax
     labels: Labels
     device: torch.device
     tails: Mapping[str, Tail]  # what is known of the network after each target layer

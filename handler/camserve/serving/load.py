@@ -43,17 +43,17 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    runtime, layers, size = settings.runtime, settings.layers, settings.input.size
+    runtime, layers, shape = settings.runtime, settings.layers, settings.input.shape
     if runtime.mode == "aot":
         check_compiled(folder, settings.compiled, device)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     network = load_network(folder, settings, device)
     labels = load_labels(inside(folder, settings.labels))
-    found = {layer.name: find_linear_head(network, layer, size) for layer in layers}
+    found = {layer.name: find_linear_head(network, layer, shape) for layer in layers}
     heads = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
-        prepared = prepare(network, layers, size, runtime, heads, folder if runtime.mode == "aot" else None)
+        prepared = prepare(network, layers, shape, runtime, heads, folder if runtime.mode == "aot" else None)
         return Classifier(prepared.network, labels, device, prepared.tails)
     cast(network, DTYPES[runtime.precision])
     return Classifier(network, labels, device, {name: Tail(head) for name, head in heads.items()})

@@ -24,7 +24,7 @@ APART = 0.005
 def in_place(network: nn.Module, pixels: Tensor, layers: Mapping[Key, Layer], generator: torch.Generator) -> set[Key]:
     """Return those of ``layers``, by module name and call, whose grid follows the picture; one forward pass.
 
-    ``pixels``, (1, 3, H, W), is shown as it is and with other noise in its upper, lower, left and right half.
+    ``pixels``, (1, C, H, W), is shown as it is and with other noise in its upper, lower, left and right half.
     """
     found = set()
 
