@@ -56,13 +56,15 @@ TRAITS = ("grey", "deep", "cmyk", "flattened", "rotated", "animated")  # what an
 
 @dataclass(frozen=True)
 class Picture:
-    """An uploaded picture, decoded: upright, RGB."""
+    """An uploaded picture, decoded and upright."""
 
-    image: Image.Image  # perhaps smaller than the upload: no larger than the network or a drawing needs
+    image: Image.Image  # RGB, perhaps smaller than the upload: no larger than the network or a drawing needs
     format: str  # JPEG, PNG, ...
     width: int  # of the upload, in pixels after EXIF rotation
     height: int
     traits: Sequence[str] = ()  # of ``TRAITS``
+    seen: Image.Image | None = None  # what the network is shown: RGB, L, F (0..255) or RGBA; None: ``image``
+    guessed_depth: int | None = None  # bits of a 16-bit grey picture, where nothing says them for certain
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Request:
     """One accepted row: the network's input, and the options."""
 
     picture: Picture
-    pixels: np.ndarray  # (H, W, C) uint8, of the network's own size
+    pixels: np.ndarray  # (H, W, C) of the network's own size, 0..255: uint8, or float32 of a deep picture
     region: Box  # the part of the uploaded picture that they show
     options: Options
     request_id: str

@@ -5,8 +5,8 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.intake.preprocess import enough, normalise, resize_and_crop, seen_region, shrink
-from camserve.settings import InputSpec
 from camserve.values import Picture
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def test_a_picture_is_shrunk_to_its_longest_side_and_never_enlarged():
         ({"resize": 200}, "crop must not be larger"),
         ({"std": (1.0, 0.0, 1.0)}, "above 0"),
         ({"crop": None}, "height, width"),
-        ({"mean": (0.5,)}, "three numbers"),
+        ({"mean": (0.5,)}, "one number a channel"),
     ],
 )
 def test_a_geometry_that_cannot_be_is_refused(wrong, message):

@@ -16,11 +16,12 @@ from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.fast.packing import PackedWeight
 from camserve.fast.prepare import rewrite
+from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
 from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
-from camserve.settings import InputSpec, Limits, RuntimeSpec
+from camserve.settings import Limits, RuntimeSpec
 from camserve.values import Layer, RawRequest
 from small_networks import CLASSES, SHAPE, SIDE, Small, objectives_for, settle, watch
 

@@ -26,12 +26,13 @@ from camserve.build.sources import find_file, input_spec, label_names, module_pa
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
+from camserve.input_spec import InputSpec
 from camserve.network.load import build_network, fill, load_network
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
-from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
+from camserve.settings import CompiledSpec, ModelSpec, Settings, load_settings
 from camserve.values import Layer, Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
@@ -43,6 +44,7 @@ SERVED = (
     "strict",
     "files",
     "labels",
+    "input_spec",
     "settings",
     "intake",
     "network",

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from camserve.errors import ConfigError, first_line
+from camserve.input_spec import InputSpec
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
-from camserve.settings import InputSpec
 from camserve.values import InputShape
 
 PACKAGE_SCHEME = "package://"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camserve.settings import InputSpec
+from camserve.input_spec import InputSpec
 from camserve.values import Box, Picture
 
 RESAMPLING = {
@@ -27,28 +27,37 @@ def enough(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
 
 
 def resize_and_crop(picture: Picture, spec: InputSpec) -> tuple[np.ndarray, Box]:
-    """Resize and crop: (H, W, 3) uint8 of the network's size, and the part of the uploaded picture that it shows.
+    """Resize and crop: (H, W, C) of the network's size, and the part of the uploaded picture that it shows.
+
+    uint8, red before green and blue, or float32 for a deep picture; 0..255.
 
     The geometry is torchvision's Resize and CenterCrop on PIL pictures.
     """
     height, width = spec.size
-    image = picture.image
+    image = picture.seen or picture.image
     region = seen_region(picture.width, picture.height, spec)
     across, down = image.width / picture.width, image.height / picture.height  # less than 1 for a reduced picture
     left, top, right, bottom = region[0] * across, region[1] * down, region[2] * across, region[3] * down
     # Resizing the region alone gives the pixels that resize-then-crop gives, without the rest.
     box = (max(0.0, left), max(0.0, top), min(image.width, right), min(image.height, bottom))
-    return np.asarray(image.resize((width, height), RESAMPLING[spec.interpolation], box=box)), region
+    pixels = np.asarray(image.resize((width, height), RESAMPLING[spec.interpolation], box=box))
+    return pixels.reshape(height, width, -1), region
 
 
 def normalise(rows: Sequence[np.ndarray], spec: InputSpec, device: torch.device) -> Tensor:
-    """Return (N, C, H, W) float32 on ``device``, channels last in memory, of (H, W, 3) uint8 rows: one upload."""
-    stacked = torch.empty((len(rows), *rows[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    """Return (N, C, H, W) float32 on ``device``, channels last in memory, of (H, W, C) rows, 0..255: one upload."""
+    dtype = torch.uint8 if all(row.dtype == np.uint8 for row in rows) else torch.float32
+    stacked = torch.empty((len(rows), *rows[0].shape), dtype=dtype, pin_memory=device.type == "cuda")
     np.stack(rows, out=stacked.numpy())
     # By whole lines of red, green, blue, red, ...: by channels of three numbers it takes five times as long.
     lines = stacked.to(device, non_blocking=True).flatten(2)
-    mean, std = (torch.tensor(values, device=device).repeat(rows[0].shape[1]) * 255 for values in (spec.mean, spec.std))
-    return lines.sub(mean).div_(std).view(stacked.shape).permute(0, 3, 1, 2)
+    backwards = spec.color == "bgr"  # rows are red, green, blue, and mean and std are of the network's channels
+    mean, std = (
+        torch.tensor(values[::-1] if backwards else values, device=device).repeat(rows[0].shape[1]) * 255
+        for values in (spec.mean, spec.std)
+    )
+    values = lines.sub(mean).div_(std).view(stacked.shape)
+    return (values.flip(3) if backwards else values).permute(0, 3, 1, 2)
 
 
 def shrink(image: Image.Image, longest: int) -> Image.Image:

@@ -214,4 +214,11 @@ def measure_pass(
 def sample_pixels(requests: Sequence[Request]) -> PixelRows:
     """Return a part of the pixels that the network is about to see."""
     step = max(1, min(requests[0].pixels.shape[:2]) // GRID_SIDE)
-    return PixelRows(np.stack([request.pixels[step // 2 :: step] for request in requests]), step)
+    return PixelRows(np.stack([_as_colors(request.pixels[step // 2 :: step]) for request in requests]), step)
+
+
+def _as_colors(pixels: np.ndarray) -> np.ndarray:
+    """Return the pixels (h, W, C) of a network with other channels as red, green and blue, (h, W, 3) uint8."""
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)) if pixels.shape[2] == 1 else pixels[..., :3]
