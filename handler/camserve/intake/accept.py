@@ -11,7 +11,8 @@ from PIL import Image
 
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decoding
-from camserve.intake.preprocess import enough, resize_and_crop, shrink
+from camserve.intake.geometry import enough
+from camserve.intake.preprocess import resize_and_crop, shrink
 from camserve.settings import Limits
 from camserve.values import Box, Picture
 
