@@ -35,21 +35,34 @@ class InputSpec:
     normalise: str = "fixed"  # by ``mean`` and ``std``; image: by the picture's own
     mean: tuple[float, ...] = IMAGENET_MEAN  # of pixels in 0..scale
     std: tuple[float, ...] = IMAGENET_STD
+    transform: Optional[str] = None  # module:callable, in the place of all but ``channels``, ``color`` and the size
 
     def __post_init__(self) -> None:
-        self._check_channels()
-        self._check_numbers()
+        require_choice(self.color, COLORS, "input.color")
+        require(self.depth is None or 8 < self.depth <= 16, "input.depth must be 9 to 16 bits, or null")
         self._check_geometry()
+        if self.transform is None:
+            self._check_channels()
+            self._check_numbers()
+        else:
+            self._check_transform()
+
+    def _check_transform(self) -> None:
+        require(self.channels > 0, "input.channels must be above 0")
+        require(self.color != "bgr", "input.transform gets an rgb picture where its color is bgr: name rgb")
+        for name in ("pad", "pad_color", "scale", "normalise", "mean", "std"):
+            require(
+                getattr(self, name) == getattr(InputSpec, name),
+                f"input.{name} has no use beside input.transform, which does it all: leave it out",
+            )
 
     def _check_channels(self) -> None:
-        require_choice(self.color, COLORS, "input.color")
         fitting = [color for color, channels in COLORS.items() if channels == self.channels]
         require(
             self.color in fitting,
             f"input.color {self.color} has {COLORS[self.color]} channels, and input.channels is {self.channels}: "
-            + (f"name {' or '.join(fitting)}" if fitting else "1, 3 and 4 channels have a color"),
+            + (f"name {' or '.join(fitting)}" if fitting else "others than 1, 3 and 4 need input.transform"),
         )
-        require(self.depth is None or 8 < self.depth <= 16, "input.depth must be 9 to 16 bits, or null")
 
     def _check_numbers(self) -> None:
         require_choice(self.scale, SCALES, "input.scale")

@@ -118,6 +118,7 @@ class Request:
     request_id: str
     until: float  # time.monotonic() after which no pass is begun for its explanations
     row: int  # its place in the batch
+    preview: np.ndarray | None = None  # (H, W, 3) uint8 of the region, where ``pixels`` are made by a transform
 
 
 @dataclass(frozen=True)

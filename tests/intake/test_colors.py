@@ -127,7 +127,7 @@ def test_a_network_of_four_channels_sees_transparency(build_once):
         ({"color": "hsv"}, "'hsv' is not one of: rgb, bgr, gray, rgba"),
         ({"color": "gray"}, "gray has 1 channels, and input.channels is 3: name rgb or bgr"),
         ({"channels": 1, "mean": (0.0,), "std": (1.0,)}, "input.channels is 1: name gray"),
-        ({"channels": 2}, "1, 3 and 4 channels have a color"),
+        ({"channels": 2}, "others than 1, 3 and 4 need input.transform"),
         ({"mean": (0.5,)}, "one number a channel: 3"),
         ({"depth": 8}, "9 to 16 bits"),
     ],

@@ -27,7 +27,7 @@ from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
 from camserve.input_spec import InputSpec
-from camserve.network.load import build_network, fill, load_network
+from camserve.network.load import build_network, fill, load_network, load_transform
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
@@ -115,6 +115,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
+    load_transform(content, geometry)  # before what takes its time
     network, spec = _stage_network(recipe, content, geometry)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")

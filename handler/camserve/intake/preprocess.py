@@ -101,6 +101,8 @@ def normalise(rows: Sequence[np.ndarray], spec: InputSpec, device: torch.device)
     stacked = torch.empty((len(rows), *rows[0].shape), dtype=dtype, pin_memory=device.type == "cuda")
     np.stack(rows, out=stacked.numpy())
     pixels = stacked.to(device, non_blocking=True)
+    if spec.transform is not None:  # which has done it all
+        return pixels.permute(0, 3, 1, 2)
     if spec.normalise == "image":
         return _channels_first(_standardise(pixels, spec), spec)
     # By whole lines of red, green, blue, red, ...: by channels of three numbers it takes five times as long.

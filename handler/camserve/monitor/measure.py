@@ -214,7 +214,8 @@ def measure_pass(
 def sample_pixels(requests: Sequence[Request]) -> PixelRows:
     """Return a part of the pixels that the network is about to see."""
     step = max(1, min(requests[0].pixels.shape[:2]) // GRID_SIDE)
-    return PixelRows(np.stack([_as_colors(request.pixels[step // 2 :: step]) for request in requests]), step)
+    shown = [request.pixels if request.preview is None else request.preview for request in requests]
+    return PixelRows(np.stack([_as_colors(pixels[step // 2 :: step]) for pixels in shown]), step)
 
 
 def _as_colors(pixels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from camserve.attribution.map_request import MapRequest, map_requests
 from camserve.attribution.methods import METHODS
 from camserve.errors import ModelFailed, RequestError
 from camserve.intake.preprocess import normalise
+from camserve.intake.transform import Transform
 from camserve.labels import Labels
 from camserve.monitor import Monitor, PassObservation
 from camserve.network.precision import DTYPES
@@ -33,6 +34,7 @@ class Classifier:
     labels: Labels
     device: torch.device
     tails: Mapping[str, Tail]  # what is known of the network after each target layer
+    transform: Transform | None = None  # of pictures, in the place of camserve's own
 
 
 class BatchRunner:

@@ -19,7 +19,7 @@ from camserve.intake.options import OptionSchema
 from camserve.labels import Labels, load_labels
 from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import MapFilter
-from camserve.network.load import load_network
+from camserve.network.load import load_network, load_transform
 from camserve.network.precision import DTYPES, cast
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
@@ -62,7 +62,8 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
 def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
     """Load an unpacked archive. ConfigError: one line says what in it is wrong."""
     harden_pillow()
-    classifier = load_classifier(folder, settings, device)
+    transform = load_transform(folder, settings.input)  # before what takes its time
+    classifier = replace(load_classifier(folder, settings, device), transform=transform)
     model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
     return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.labels))
 
