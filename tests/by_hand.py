@@ -10,7 +10,7 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 from camserve.values import Layer
-from small_networks import SIDE, Small, watch
+from small_networks import SHAPE, Small, watch
 
 ACTIVATION = [[[1.0, 2.0], [3.0, 4.0]], [[0.0, 8.0], [0.0, 0.0]], [[4.0, 0.0], [0.0, 4.0]]]
 WEIGHTS = [[1.0, 2.0, -1.0], [-1.0, -1.0, -1.0]]
@@ -34,4 +34,4 @@ def watch_first(network: nn.Module, pixels: Tensor) -> LayerOutput:
 
 def observe(small: Small, pixels: Tensor) -> LayerOutput:
     """The layer's output of a small network, with its linear head if it has one."""
-    return watch(small, pixels, Tail(find_linear_head(small.network, small.layer, (SIDE, SIDE))), tape=True)
+    return watch(small, pixels, Tail(find_linear_head(small.network, small.layer, SHAPE)), tape=True)

@@ -28,7 +28,7 @@ class Kind(NamedTuple):
         """The network, all of its weights drawn, as an archive serves it."""
         network = wake(self.build().eval())
         pixels = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
-        meaning = find_meaning(network, pixels, OutputChoice(), None, None, quiet)
+        meaning = find_meaning(network, pixels, OutputChoice(activation="none"), None, None, quiet)
         return ScoringNetwork(network, meaning.output, meaning.task).eval()
 
 

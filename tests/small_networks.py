@@ -19,6 +19,7 @@ no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=no_cuda)])
 
 SIDE = 32  # pixels
+SHAPE = (3, SIDE, SIDE)  # of the networks' input
 CLASSES = 5
 
 

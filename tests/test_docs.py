@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from camserve import choices, errors
 from camserve.attribution.methods import METHODS
 from camserve.cli.command import COMMANDS
 from camserve.fast import SHORTCUTS
+from camserve.input_spec import InputSpec
 from camserve.intake.options import PARSERS
 from camserve.settings import Defaults
 
@@ -103,3 +105,10 @@ def test_the_documented_shortcuts_are_those_of_the_table():
     assert "\n".join([head, "|---|---|---|---|---|---|", *rows]) in page
     for shortcut in SHORTCUTS:
         assert (PACKAGE / "fast" / f"{shortcut.module}.py").is_file()
+
+
+def test_every_setting_of_the_input_is_documented():
+    rows = re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / "input.md").read_text(), re.MULTILINE)
+    assert [name for row in rows for name in re.findall("`([a-z_]+)`", row)] == [
+        field.name for field in fields(InputSpec)
+    ]

@@ -10,7 +10,7 @@ GOOD = {"model": {"factory": "a:b"}, "input": {"resize": 256}, "layers": [{"name
 def test_a_block_becomes_settings():
     settings = load_settings(GOOD)
     assert settings.layers == (Layer("features", grid=(7, 7)),)
-    assert settings.input.size == (224, 224)
+    assert settings.input.shape == (3, 224, 224)
     assert settings.limits.max_targets == 5
 
 
@@ -26,6 +26,7 @@ def test_a_block_becomes_settings():
         ({"layers": [{"name": "x", "grid": [7]}]}, "a list of 2, not of 1"),
         ({"limits": {"max_targets": True}}, "max_targets must be a whole number"),
         ({"input": {"mean": [0, 0, "x"]}}, r"input\.mean\[2\] must be a number"),
+        ({"input": {"channels": 1}}, "input.color rgb has 3 channels, and input.channels is 1: name gray"),
         ({"input": {"resize": [1, 2, 3]}}, r"input\.resize must be a whole number or a list or null"),
         ({"defaults": {"top_k": 5}}, r"defaults\.top_k must be a text"),
     ],

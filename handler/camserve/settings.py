@@ -7,17 +7,17 @@ key, a missing one or a wrong value is a ``ConfigError`` of one line that names 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
-from camserve.errors import ConfigError, quote, unknown_choice
-from camserve.strict import read
+from camserve.errors import quote
+from camserve.input_spec import InputSpec
+from camserve.strict import read, require, require_choice
 from camserve.values import Layer, MapSource
 
 TASKS = ("multiclass", "multilabel", "binary")
 WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
 ACTIVATIONS = ("none", *WITH_SCORES_BEFORE, "probabilities")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MODES = ("eager", "aot")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
@@ -39,9 +39,9 @@ class ModelSpec:
     threshold: float = 0.5  # of probability, above which a multilabel class counts as predicted
 
     def __post_init__(self) -> None:
-        _one_of(self.task, TASKS, "model.task")
+        require_choice(self.task, TASKS, "model.task")
         is_program = self.weights.endswith(".pt2")
-        _require(is_program or self.factory is not None, "model.factory is missing (only a .pt2 program needs none)")
+        require(is_program or self.factory is not None, "model.factory is missing (only a .pt2 program needs none)")
 
 
 @dataclass(frozen=True)
@@ -55,47 +55,7 @@ class OutputSpec:
     call: int = 0  # which call of that function, of those whose result is shaped like scores
 
     def __post_init__(self) -> None:
-        _one_of(self.activation, ACTIVATIONS, "output.activation")
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """How an uploaded picture becomes the network's input. The numbers belong to the weights.
-
-    The defaults are those of most ImageNet weights.
-    """
-
-    resize: Union[int, tuple[int, int], None] = 256  # short side, or (height, width) regardless of aspect
-    crop: Union[int, tuple[int, int], None] = 224  # centre crop: side, or (height, width)
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of pixels in 0..1
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    color: str = "rgb"
-
-    def __post_init__(self) -> None:
-        _one_of(self.interpolation, INTERPOLATIONS, "input.interpolation")
-        _one_of(self.color, ("rgb",), "input.color")
-        _require(len(self.mean) == 3 and len(self.std) == 3, "input.mean and input.std take three numbers")
-        _require(all(deviation > 0 for deviation in self.std), "input.std must be above 0")
-        sides = [side for spec in (self.resize, self.crop) for side in (spec if isinstance(spec, tuple) else (spec,))]
-        _require(all(side is None or side > 0 for side in sides), "input.resize and input.crop must be above 0")
-        if self.crop is None:
-            _require(isinstance(self.resize, tuple), "input.resize must be [height, width] where nothing is cropped")
-        elif self.resize is not None:
-            low = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
-            _require(
-                all(crop <= side for crop, side in zip(_pair(self.crop), low)),
-                "input.crop must not be larger than input.resize",
-            )
-        else:
-            raise ConfigError("input.resize is missing")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the network's input in pixels."""
-        sides = self.resize if self.crop is None else self.crop
-        assert sides is not None
-        return _pair(sides)
+        require_choice(self.activation, ACTIVATIONS, "output.activation")
 
 
 @dataclass(frozen=True)
@@ -109,10 +69,10 @@ class RuntimeSpec:
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
 
     def __post_init__(self) -> None:
-        _one_of(self.mode, MODES, "runtime.mode")
-        _one_of(self.precision, PRECISIONS, "runtime.precision")
-        _require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
-        _require(self.fast or self.mode == "eager", "runtime.mode aot is a shortcut: it needs runtime.fast true")
+        require_choice(self.mode, MODES, "runtime.mode")
+        require_choice(self.precision, PRECISIONS, "runtime.precision")
+        require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
+        require(self.fast or self.mode == "eager", "runtime.mode aot is a shortcut: it needs runtime.fast true")
 
 
 @dataclass(frozen=True)
@@ -172,11 +132,11 @@ class AuditSpec:
     envelope: str = "plain"
 
     def __post_init__(self) -> None:
-        _one_of(self.envelope, ENVELOPES, "envelope")
-        _require(self.directory.startswith("/"), f"directory must be absolute, not {quote(self.directory)}")
-        _require(0 <= self.rate <= 1, f"rate must be 0 to 1, not {self.rate:g}")
+        require_choice(self.envelope, ENVELOPES, "envelope")
+        require(self.directory.startswith("/"), f"directory must be absolute, not {quote(self.directory)}")
+        require(0 <= self.rate <= 1, f"rate must be 0 to 1, not {self.rate:g}")
         for name in ("per_minute", "max_bytes", "min_free_bytes"):
-            _require(getattr(self, name) >= 0, f"{name} must not be below 0")
+            require(getattr(self, name) >= 0, f"{name} must not be below 0")
 
 
 @dataclass(frozen=True)
@@ -211,14 +171,14 @@ class Settings:
     monitoring: Monitoring = field(default_factory=Monitoring)
 
     def __post_init__(self) -> None:
-        _require(bool(self.layers), "layers must name at least one target layer")
-        _one_of(self.selftest, SELFTESTS, "selftest")
+        require(bool(self.layers), "layers must name at least one target layer")
+        require_choice(self.selftest, SELFTESTS, "selftest")
         if self.runtime.mode != "eager":
-            _require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
+            require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:
-            _one_of(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
+            require_choice(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
         for name in self.members:
-            _one_of(name, tuple(layer.name for layer in self.layers), "members")
+            require_choice(name, tuple(layer.name for layer in self.layers), "members")
 
     @property
     def exclusive(self) -> bool:
@@ -237,16 +197,3 @@ class Settings:
 def load_settings(block: object) -> Settings:
     """Read the ``camserve:`` block of a model-config.yaml; ConfigError names what is wrong."""
     return read(Settings, block, "camserve")
-
-
-def _pair(side: Union[int, tuple[int, int]]) -> tuple[int, int]:
-    return side if isinstance(side, tuple) else (side, side)
-
-
-def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
-    _require(value in known, unknown_choice(value, known, where))
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)

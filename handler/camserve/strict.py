@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, Union
 
-from camserve.errors import ConfigError, nearest, quote
+from camserve.errors import ConfigError, nearest, quote, unknown_choice
 
 Spec = TypeVar("Spec")
 
@@ -30,6 +30,17 @@ def read(spec: type[Spec], block: object, where: str) -> Spec:
         return spec(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise ConfigError with ``message`` unless ``holds``."""
+    if not holds:
+        raise ConfigError(message)
+
+
+def require_choice(value: object, known: Collection[object], where: str) -> None:
+    """Raise ConfigError, which names the valid values, unless ``value`` is one of ``known``."""
+    require(value in known, unknown_choice(value, map(str, known), where))
 
 
 def _convert(value: object, hint: Any, where: str) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+InputShape = tuple[int, int, int]  # channels, height, width of the network's input
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Progress = Callable[[str], None]  # gets one line for each step of long work
 
@@ -70,13 +71,15 @@ TRAITS = ("grey", "deep", "cmyk", "flattened", "rotated", "animated")  # what an
 
 @dataclass(frozen=True)
 class Picture:
-    """An uploaded picture, decoded: upright, RGB."""
+    """An uploaded picture, decoded and upright."""
 
-    image: Image.Image  # perhaps smaller than the upload: no larger than the network or a drawing needs
+    image: Image.Image  # RGB, perhaps smaller than the upload: no larger than the network or a drawing needs
     format: str  # JPEG, PNG, ...
     width: int  # of the upload, in pixels after EXIF rotation
     height: int
     traits: Sequence[str] = ()  # of ``TRAITS``
+    seen: Image.Image | None = None  # what the network is shown: RGB, L, F (0..255) or RGBA; None: ``image``
+    guessed_depth: int | None = None  # bits of a 16-bit grey picture, where nothing says them for certain
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,13 @@ class Request:
     """One accepted row: the network's input, and the options."""
 
     picture: Picture
-    pixels: np.ndarray  # (H, W, 3) uint8, of the network's own size
+    pixels: np.ndarray  # (H, W, C) of the network's own size, 0..255: uint8, or float32 of a deep picture
     region: Box  # the part of the uploaded picture that they show
     options: Options
     request_id: str
     until: float  # time.monotonic() after which no pass is begun for its explanations
     row: int  # its place in the batch
+    preview: np.ndarray | None = None  # (H, W, 3) uint8 of the region, where ``pixels`` are made by a transform
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,15 @@ LOW_CONFIDENCE = AnswerWarning(
 )
 
 
+def warn_guessed_depth(bits: int) -> AnswerWarning:
+    """Return the warning for a 16-bit picture that was taken for one of so many ``bits``."""
+    return AnswerWarning(
+        "DEPTH_GUESSED",
+        f"nothing says how many of its 16 bits the picture uses: by its largest value it was taken for {bits} bits; "
+        "write a PNG sBIT chunk, or set input.depth in the archive",
+    )
+
+
 def warn_double_negative(share: float) -> AnswerWarning:
     """Return the warning for a map of whose positive mass ``share``, 0..1, is made by two negative factors."""
     return AnswerWarning(

@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from camserve.settings import InputSpec
+from camserve.input_spec import InputSpec
 
 MOVED = 0.3  # of the width
 HIDDEN = 0.4  # of the short side

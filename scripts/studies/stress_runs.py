@@ -18,9 +18,9 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import Recipe, load_recipe
 from camserve.build.sources import find_file
 from camserve.errors import CamserveError
+from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
-from camserve.settings import InputSpec
 from camserve.values import Progress
 from stress_scenarios import (
     BATCH,

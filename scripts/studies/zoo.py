@@ -50,7 +50,7 @@ def main() -> int:
 def format_row(row: ZooRow) -> str:
     if row.layer is None:
         return f"| {row.name} | {'FAILS' if row.built else 'not built'}: {row.reason} |"
-    layer, (height, width) = row.layer, row.size
+    layer, (_channels, height, width) = row.layer, row.shape
     cells: tuple[object, ...] = (
         row.name,
         f"{height} x {width}",

@@ -29,9 +29,10 @@ from camserve.build.recipe import OutputChoice
 from camserve.errors import ConfigError
 from camserve.fast.closed_form import find_closed_form
 from camserve.network.output import ScoringNetwork
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 MAP_TOLERANCE = 1e-4  # of the map's largest value, in float32
+CHANNELS = 3
 USUAL_SIDE = 224  # pixels, where a model does not say
 SMALLER = (384, 336)  # tried where a model's own pictures are larger; attention's memory grows with its fourth power
 MANY_PARAMETERS = 200e6  # parameters from which one picture must do
@@ -52,7 +53,7 @@ class ZooRow:
     """The result of one classifier."""
 
     name: str
-    size: tuple[int, int] = (0, 0)  # of its input, in pixels
+    shape: InputShape = (0, 0, 0)  # of its input
     layer: Layer | None = None
     agreement: float = math.inf  # largest difference to the plain computation, relative to the map's maximum
     seconds: float = 0.0  # that finding the layer took
@@ -82,25 +83,25 @@ def try_out(entry: Entry) -> ZooRow:
 
 
 def _measure(name: str, network: nn.Module) -> ZooRow:
-    size = _input_size(network)
-    noise = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(2))
+    shape = _input_shape(network)
+    noise = torch.randn(4, *shape, generator=torch.Generator().manual_seed(2))
     try:
         # Without statistics of its own, a deep random network gives the same scores for every picture.
         settle_statistics(wake(network).eval(), noise)
     except Exception as error:
         return ZooRow(
-            name, reason=f"takes no pictures of shape (N, 3, {size[0]}, {size[1]}): {_word(error)}", built=False
+            name, reason=f"takes no pictures of shape (N, {', '.join(map(str, shape))}): {_word(error)}", built=False
         )
     meaning = find_meaning(network, noise, OutputChoice(), None, None, lambda _line: None)
     scores = ScoringNetwork(network, meaning.output, meaning.task).eval()
     start = time.perf_counter()
-    layer = find_layer(scores, size)
+    layer = find_layer(scores, shape)
     seconds = time.perf_counter() - start
     rows = 1 if sum(parameter.numel() for parameter in network.parameters()) > MANY_PARAMETERS else 2
-    pixels = torch.randn(rows, 3, *size, generator=torch.Generator().manual_seed(1))
-    head = find_linear_head(scores, layer, size)
-    tail = Tail(head, find_closed_form(scores, layer, size, head))
-    return ZooRow(name, size, layer, _disagreement(scores, layer, tail, pixels), seconds)
+    pixels = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(1))
+    head = find_linear_head(scores, layer, shape)
+    tail = Tail(head, find_closed_form(scores, layer, shape, head))
+    return ZooRow(name, shape, layer, _disagreement(scores, layer, tail, pixels), seconds)
 
 
 def _disagreement(network: nn.Module, layer: Layer, tail: Tail, pixels: Tensor) -> float:
@@ -136,7 +137,7 @@ def plain_gradcam(network: nn.Module, layer: Layer, pixels: Tensor, classes: Ten
     return plain.reshape(len(plain), *layer.grid)
 
 
-def _input_size(network: nn.Module) -> tuple[int, int]:
+def _input_shape(network: nn.Module) -> InputShape:
     config: Any = getattr(network, "config", None)
     side: Any = getattr(config, "image_size", None) or getattr(network, "image_size", None)
     described = getattr(network, "pretrained_cfg", None)
@@ -146,14 +147,14 @@ def _input_size(network: nn.Module) -> tuple[int, int]:
         side = 299
     rows, columns = side if isinstance(side, (tuple, list)) else (side or USUAL_SIDE,) * 2
     if max(rows, columns) > SMALLER[0]:
-        return next(((smaller, smaller) for smaller in SMALLER if _takes(network, smaller)), (rows, columns))
-    return int(rows), int(columns)
+        rows, columns = next(((side, side) for side in SMALLER if _takes(network, side)), (rows, columns))
+    return CHANNELS, int(rows), int(columns)
 
 
 @torch.no_grad()
 def _takes(network: nn.Module, side: int) -> bool:
     try:
-        network.eval()(torch.zeros(1, 3, side, side))
+        network.eval()(torch.zeros(1, CHANNELS, side, side))
     except Exception:
         return False
     return True

@@ -18,7 +18,7 @@ from camserve.fast.closed_form import find_closed_form
 from camserve.values import Layer
 from small_networks import (
     CLASSES,
-    SIDE,
+    SHAPE,
     Small,
     deep,
     objectives_for,
@@ -46,11 +46,11 @@ def test_only_the_tail_builds_a_graph() -> None:
 
 def test_a_layer_whose_gradients_need_no_graph_gets_none() -> None:
     small = pooled()
-    head = find_linear_head(small.network, small.layer, (SIDE, SIDE))
+    head = find_linear_head(small.network, small.layer, SHAPE)
     assert head is not None
     assert any(graphs(small, Tail(head)).values())  # what is true of a tail makes nothing faster by itself
     small = pooled()
-    assert not any(graphs(small, Tail(head, find_closed_form(small.network, small.layer, (SIDE, SIDE), head))).values())
+    assert not any(graphs(small, Tail(head, find_closed_form(small.network, small.layer, SHAPE, head))).values())
 
 
 def test_two_layers_of_one_pass_get_their_own_gradients_and_tapes() -> None:
@@ -146,9 +146,9 @@ class Wipes(nn.Module):
 
 def test_an_activation_is_kept_as_it_was_where_the_tail_writes_into_it() -> None:
     small = Small(nn.Sequential(settle(nn.Conv2d(3, CLASSES, 8, 8)), Wipes()), Layer("0"))
-    head = find_linear_head(small.network, small.layer, (SIDE, SIDE))
+    head = find_linear_head(small.network, small.layer, SHAPE)
     for tail in (
         None,
-        None if head is None else Tail(head, find_closed_form(small.network, small.layer, (SIDE, SIDE), head)),
+        None if head is None else Tail(head, find_closed_form(small.network, small.layer, SHAPE, head)),
     ):
         assert torch.equal(watch(small, pictures(2), tail).activations, small.network[0](pictures(2)))

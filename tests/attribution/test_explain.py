@@ -44,7 +44,7 @@ def build(weight, mean=0.0, methods=("gradcam",)):
         }
     )
     network = Pooled(weight).eval()
-    head = find_linear_head(network, Layer("coarse", grid=(4, 4)), (SIDE, SIDE))
+    head = find_linear_head(network, Layer("coarse", grid=(4, 4)), (3, SIDE, SIDE))
     assert head is not None
     tails = {"coarse": Tail(head)}
     classifier = Classifier(network, Labels(["red", "green", "blue"]), torch.device("cpu"), tails)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.linear_head import LinearHead
 from camserve.values import Layer
-from small_networks import CLASSES, SIDE, Small, deep, distance, objectives_for, pictures, settle, tokens, watch
+from small_networks import CLASSES, SHAPE, Small, deep, distance, objectives_for, pictures, settle, tokens, watch
 from tails import POOL, Called, in_layout, tailed
 
 
@@ -69,7 +69,7 @@ NO_HEADS: Mapping[str, Callable[[], Small]] = {
 
 
 def find(small: Small) -> LinearHead | None:
-    return find_linear_head(small.network, small.layer, (SIDE, SIDE))
+    return find_linear_head(small.network, small.layer, SHAPE)
 
 
 def test_a_head_is_found_by_running_the_network(subtests: pytest.Subtests) -> None:

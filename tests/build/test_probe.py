@@ -14,7 +14,7 @@ from camserve.errors import ConfigError
 from camserve.values import Layer
 from library_networks import KINDS, vit
 from odd_networks import Added, Frozen, Latents, Odd, Paired, Sideways, Turned, Twice, convolutional, flat
-from small_networks import CLASSES, SIDE, deep, pictures, pooled, settle, tokens
+from small_networks import CLASSES, SHAPE, SIDE, deep, pictures, pooled, settle, tokens
 from zoo_models import MAP_TOLERANCE, plain_gradcam
 
 
@@ -22,10 +22,11 @@ from zoo_models import MAP_TOLERANCE, plain_gradcam
 def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_right(kind):
     torch.manual_seed(0)
     network = kind.scoring()
-    layer = find_layer(network, kind.size)
+    shape = (3, *kind.size)
+    layer = find_layer(network, shape)
     assert layer == kind.layer
-    assert check_layer(network, layer.name, kind.size) == layer
-    pixels = torch.randn(2, 3, *kind.size, generator=torch.Generator().manual_seed(1))
+    assert check_layer(network, layer.name, shape) == layer
+    pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
     classes = torch.tensor([1, 3])
     with Capture(network, (layer,)) as capture:
         (output,) = capture.forward(pixels)
@@ -55,7 +56,7 @@ HAND_MADE = {
 def test_the_search_runs_the_network_and_reads_no_names():
     for name, (build, layer) in HAND_MADE.items():
         network = settle(build())
-        assert find_layer(network, (SIDE, SIDE)) == layer, name
+        assert find_layer(network, SHAPE) == layer, name
         with Capture(network, (layer,)) as capture:
             (output,) = capture.forward(pictures(2))
             gradients = output.gradients(Objectives.weighing(range(2), torch.eye(CLASSES)[:2]))
@@ -64,11 +65,11 @@ def test_the_search_runs_the_network_and_reads_no_names():
 
 def test_where_there_is_nothing_but_score_maps_they_are_taken():
     network = settle(nn.Sequential(nn.Conv2d(3, CLASSES, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    assert find_layer(network, (SIDE, SIDE)) == Layer("0", grid=(8, 8))
+    assert find_layer(network, SHAPE) == Layer("0", grid=(8, 8))
 
 
 def test_a_refused_layer_has_its_reason():
-    finding = probe(tokens().network, (SIDE, SIDE))
+    finding = probe(tokens().network, SHAPE)
     reasons = {refusal.name: refusal.reason for refusal in finding.refused}
     assert reasons["heads"] == "its output of shape (N, 5) has no spatial extent"
     assert reasons["encoder.layers.encoder_layer_2"] == "the scores' gradient reaches none of its positions"
@@ -110,27 +111,27 @@ def test_a_named_layer_that_shows_nothing_is_refused_with_the_reason():
     for name, (build, message) in UNFIT.items():
         side = 64 if build is vit else SIDE
         with pytest.raises(ConfigError) as refusal:
-            check_layer(settle(build()), name, (side, side))
+            check_layer(settle(build()), name, (3, side, side))
         assert str(refusal.value) == message
 
 
 def test_a_named_layer_may_lie_anywhere_that_evidence_passes():
     network = vit().eval()
-    assert check_layer(network, "blocks.0", (64, 64)) == Layer("blocks.0", "NLC", 1, (4, 4))
-    assert check_layer(settle(Twice()), "block", (SIDE, SIDE)) == Layer("block", grid=(8, 8), call=1)
+    assert check_layer(network, "blocks.0", (3, 64, 64)) == Layer("blocks.0", "NLC", 1, (4, 4))
+    assert check_layer(settle(Twice()), "block", SHAPE) == Layer("block", grid=(8, 8), call=1)
 
 
 def test_untrained_scores_are_not_taken_for_evidence():
     network = settle(Odd())
     nn.init.zeros_(network.fc.weight)
     with pytest.raises(ConfigError, match="scores of two random pictures are equal: are the weights loaded"):
-        find_layer(network, (SIDE, SIDE))
+        find_layer(network, SHAPE)
 
 
 def test_a_network_without_positions_is_refused():
     network = settle(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, CLASSES)))
     with pytest.raises(ConfigError, match="no module of the network has an output whose positions"):
-        find_layer(network, (SIDE, SIDE))
+        find_layer(network, SHAPE)
 
 
 def state(network: nn.Module) -> list[object]:
@@ -144,15 +145,15 @@ def test_the_network_comes_back_as_it_went_in(training):
     network.classifier.eval()
     network.features[0].requires_grad_(False)
     before, weights = state(network), {name: value.clone() for name, value in network.state_dict().items()}
-    layer = find_layer(network, (SIDE, SIDE))
+    layer = find_layer(network, SHAPE)
     assert state(network) == before
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
-    assert layer == find_layer(network.eval(), (SIDE, SIDE))
+    assert layer == find_layer(network.eval(), SHAPE)
 
 
 def test_the_network_comes_back_as_it_went_in_after_an_exception():
     network = deep().network.train()
     before = state(network)
     with pytest.raises(ConfigError, match=r"the network fails on a picture of 40 x 40 pixels: RuntimeError: mat1"):
-        find_layer(network, (40, 40))
+        find_layer(network, (3, 40, 40))
     assert state(network) == before

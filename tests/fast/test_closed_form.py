@@ -19,13 +19,13 @@ from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
 from camserve.values import Layer
 from linear_tails import FORMS, FUNCTIONS, MAYBE, NO_FORMS
-from small_networks import CLASSES, SIDE, Small, distance, objectives_for, pictures, watch
+from small_networks import CLASSES, SHAPE, Small, distance, objectives_for, pictures, watch
 from tails import POOL, tailed
 
 
 def find(small: Small) -> ClosedForm | None:
-    head = find_linear_head(small.network, small.layer, (SIDE, SIDE))
-    return find_closed_form(small.network, small.layer, (SIDE, SIDE), head)
+    head = find_linear_head(small.network, small.layer, SHAPE)
+    return find_closed_form(small.network, small.layer, SHAPE, head)
 
 
 def found(small: Small) -> ClosedForm:
@@ -115,7 +115,7 @@ def test_a_form_is_found_in_float32_and_served_in_a_shorter_precision(subtests: 
         for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.03)):
             with subtests.test(name, precision=precision):
                 served = Small(copy.deepcopy(network), small.layer)
-                rewrite(served.network, (small.layer,), (SIDE, SIDE), RuntimeSpec(precision=precision))
+                rewrite(served.network, (small.layer,), SHAPE, RuntimeSpec(precision=precision))
                 pixels = pictures().to(next(served.network.parameters()).dtype)
                 expected = watch(served, pixels).gradients(objectives)
                 output = watch(served, pixels, Tail(backward=form))

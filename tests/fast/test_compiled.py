@@ -20,7 +20,7 @@ from camserve.settings import CompiledSpec, RuntimeSpec, Settings, load_settings
 from camserve.values import Layer
 from small_networks import (
     NETWORKS,
-    SIDE,
+    SHAPE,
     Small,
     deep,
     distance,
@@ -62,7 +62,7 @@ def test_the_two_halves_are_the_network(subtests):
     for name, build in EVERY.items():
         small = build()
         network = ScoringNetwork(small.network).eval().requires_grad_(False)
-        halves = split(network, small.layer, example((SIDE, SIDE), torch.float32, CPU))
+        halves = split(network, small.layer, example(SHAPE, torch.float32, CPU))
         joined = Split(network, *halves, small.layer)
         assert small.layer.name in dict(joined.named_modules())
         for count in (1, 3):
@@ -79,7 +79,7 @@ def test_the_two_halves_are_the_network(subtests):
 
 def test_only_the_tail_is_in_the_tail():
     network = ScoringNetwork(deep().network).eval().requires_grad_(False)
-    trunk, tail = split(network, Layer("features"), example((SIDE, SIDE), torch.float32, CPU))
+    trunk, tail = split(network, Layer("features"), example(SHAPE, torch.float32, CPU))
     assert "conv2d" in trunk.code
     assert "conv2d" not in tail.code
     assert len(list(tail.parameters())) == 4
@@ -92,7 +92,7 @@ class Ragged(nn.Module):
 
 def test_what_cannot_be_exported_is_not_for_here():
     with pytest.raises(CompilationUnavailable, match="cannot be exported by torch"):
-        split(ScoringNetwork(Ragged()), Layer(""), example((SIDE, SIDE), torch.float32, CPU))
+        split(ScoringNetwork(Ragged()), Layer(""), example(SHAPE, torch.float32, CPU))
 
 
 def test_several_layers_are_refused():

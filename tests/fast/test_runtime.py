@@ -25,10 +25,9 @@ from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import Layer, RawRequest
-from small_networks import CLASSES, SIDE, distance, pictures, settle
+from small_networks import CLASSES, SHAPE, distance, pictures, settle
 
 CPU = torch.device("cpu")
-SIZE = (SIDE, SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_normalisation_is_folded_into_the_convolution_before_it(subtests: pytest
         with subtests.test(build.__name__):
             network = frozen(build())
             expected = network(pictures())
-            assert fold(network, [], example(SIZE, torch.float32, CPU)) == count
+            assert fold(network, [], example(SHAPE, torch.float32, CPU)) == count
             assert distance(network(pictures()), expected) <= 1e-4
             assert not any(parameter.requires_grad for parameter in network.parameters())
             assert not any(module.training for module in network.modules())
@@ -107,20 +106,20 @@ class Shared(nn.Module):
 def test_a_network_that_folding_would_change_stays_as_it_is() -> None:
     network = frozen(Shared())
     expected, norm = network(pictures()), network.classifier.norm
-    assert fold(network, [], example(SIZE, torch.float32, CPU)) == 0
+    assert fold(network, [], example(SHAPE, torch.float32, CPU)) == 0
     assert network.classifier.norm is norm
     assert torch.equal(network(pictures()), expected)
 
 
 def test_a_target_layer_keeps_its_output() -> None:
     network = frozen(resnet())
-    assert fold(network, ["layer4.1.conv2"], example(SIZE, torch.float32, CPU)) == FOLDED[resnet] - 1
+    assert fold(network, ["layer4.1.conv2"], example(SHAPE, torch.float32, CPU)) == FOLDED[resnet] - 1
 
 
 def test_normalisation_that_is_not_folded_keeps_its_numbers_in_a_shorter_precision() -> None:
     network = frozen(resnet())
     kept = network.classifier.bn1.running_var.clone()
-    rewrite(network, (Layer("layer4"),), SIZE, RuntimeSpec(mode="aot", precision="bf16"))
+    rewrite(network, (Layer("layer4"),), SHAPE, RuntimeSpec(mode="aot", precision="bf16"))
     assert network.classifier.conv1.weight.dtype == torch.bfloat16
     assert torch.equal(network.classifier.bn1.running_var, kept)
 
@@ -186,7 +185,7 @@ def test_a_shorter_precision_rounds_no_bias_that_normalisation_leaves() -> None:
     network = frozen(resnet())
     fold(reference := copy.deepcopy(network), [], pictures(2))
     unfolded = copy.deepcopy(network.classifier)
-    rewrite(network, (Layer("layer4"),), SIZE, RuntimeSpec(precision="bf16"))
+    rewrite(network, (Layer("layer4"),), SHAPE, RuntimeSpec(precision="bf16"))
     conv, norm = network.classifier.conv1, network.classifier.bn1
     pixels = pictures(2).bfloat16()
     assert conv.weight.dtype == torch.bfloat16

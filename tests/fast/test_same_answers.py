@@ -27,7 +27,7 @@ from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest
-from small_networks import CLASSES, NETWORKS, SIDE, Small, distance, objectives_for, pictures, watch
+from small_networks import CLASSES, NETWORKS, SHAPE, Small, distance, objectives_for, pictures, watch
 
 CPU = torch.device("cpu")
 SAME = 1e-5  # of a map's maximum
@@ -55,9 +55,9 @@ class Ways(NamedTuple):
 
 def both_ways(small: Small) -> Ways:
     network = ScoringNetwork(small.network).eval().requires_grad_(False)
-    head = find_linear_head(network, small.layer, (SIDE, SIDE))
+    head = find_linear_head(network, small.layer, SHAPE)
     heads = {} if head is None else {small.layer.name: head}
-    served = prepare(copy.deepcopy(network), (small.layer,), (SIDE, SIDE), RuntimeSpec(), heads)
+    served = prepare(copy.deepcopy(network), (small.layer,), SHAPE, RuntimeSpec(), heads)
     tail = served.tails[small.layer.name]
     return Ways(
         lambda pixels: watch(Small(network, small.layer), pixels, Tail(head), tape=True),
@@ -110,7 +110,7 @@ def test_a_shortcut_is_taken_where_there_is_one() -> None:
     for name, build in NETWORKS.items():
         small = build()
         network = ScoringNetwork(small.network).eval().requires_grad_(False)
-        tail = prepare(network, (small.layer,), (SIDE, SIDE), RuntimeSpec(), {}).tails[small.layer.name]
+        tail = prepare(network, (small.layer,), SHAPE, RuntimeSpec(), {}).tails[small.layer.name]
         needs_graph[name] = tail.backward is None or tail.backward.needs_graph
     assert [name for name, needed in needs_graph.items() if needed] == ["class token"]
 

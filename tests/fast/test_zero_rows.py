@@ -10,7 +10,7 @@ from camserve.attribution.objectives import Objectives
 from camserve.build.probe import find_layer
 from camserve.fast.zero_rows import TokenBackward, find_token_backward
 from camserve.values import Layer
-from small_networks import CLASSES, SIDE, deep, pictures, settle, tokens
+from small_networks import CLASSES, SHAPE, SIDE, deep, pictures, settle, tokens
 
 TRANSFORMERS = {
     "torchvision": lambda: torchvision.models.VisionTransformer(SIDE, 4, 2, 2, 16, 32, num_classes=CLASSES),
@@ -27,8 +27,8 @@ def outputs(network, layer, shortcut, count):
 def test_the_gradients_are_those_of_plain_autograd(subtests):
     for name, build in TRANSFORMERS.items():
         network = settle(build()).requires_grad_(False)
-        layer = find_layer(network, (SIDE, SIDE))
-        shortcut = find_token_backward(network, layer, (SIDE, SIDE))
+        layer = find_layer(network, SHAPE)
+        shortcut = find_token_backward(network, layer, SHAPE)
         assert isinstance(shortcut, TokenBackward)
         for count, rows in ((1, [0]), (3, [0, 1, 2]), (2, [1, 0, 1, 1])):
             with subtests.test(name, count=count, rows=rows):
@@ -39,9 +39,9 @@ def test_the_gradients_are_those_of_plain_autograd(subtests):
 
 def test_most_of_the_work_is_saved():
     network = settle(TRANSFORMERS["torchvision"]()).requires_grad_(False)
-    layer = find_layer(network, (SIDE, SIDE))
+    layer = find_layer(network, SHAPE)
     work = []
-    for shortcut in (None, find_token_backward(network, layer, (SIDE, SIDE))):
+    for shortcut in (None, find_token_backward(network, layer, SHAPE)):
         output = outputs(network, layer, shortcut, 2)
         with FlopCounterMode(display=False) as counter:
             output.gradients(Objectives.of_top_classes(output.scores))
@@ -51,7 +51,7 @@ def test_most_of_the_work_is_saved():
 
 def test_it_is_for_layers_with_a_class_token_alone():
     small = deep()
-    assert find_token_backward(small.network, small.layer, (SIDE, SIDE)) is None
+    assert find_token_backward(small.network, small.layer, SHAPE) is None
     small = tokens()
     without = Layer(small.layer.name, "NLC", 0, (1, 17))
-    assert find_token_backward(small.network, without, (SIDE, SIDE)) is None
+    assert find_token_backward(small.network, without, SHAPE) is None

@@ -16,13 +16,14 @@ from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.fast.packing import PackedWeight
 from camserve.fast.prepare import rewrite
+from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
 from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
-from camserve.settings import InputSpec, Limits, RuntimeSpec
+from camserve.settings import Limits, RuntimeSpec
 from camserve.values import Layer, RawRequest
-from small_networks import CLASSES, SIDE, Small, objectives_for, settle, watch
+from small_networks import CLASSES, SHAPE, SIDE, Small, objectives_for, settle, watch
 
 GEOMETRY = InputSpec(resize=SIDE, crop=SIDE)
 LAST = "at.relu__2"  # what a program calls the output of ``Residual.block``
@@ -65,7 +66,7 @@ def files(tmp_path_factory):
 def test_a_program_has_the_scores_and_the_map_of_its_network(files):
     pixels = torch.randn(3, 3, SIDE, SIDE)
     objectives = objectives_for((0, 1), (1, 2), (2, 3), (2, 4))
-    program = load_program(files / "any.pt2", [LAST], (SIDE, SIDE))
+    program = load_program(files / "any.pt2", [LAST], SHAPE)
     outputs = [
         watch(Small(source, Layer(name)), pixels, tape=True)
         for source, name in ((residual(), "block"), (program, LAST))
@@ -78,10 +79,10 @@ def test_a_program_has_the_scores_and_the_map_of_its_network(files):
 
 def test_the_weights_of_a_program_are_packed(files):
     layer = Layer(LAST)
-    program = ScoringNetwork(load_program(files / "any.pt2", [layer.name], (SIDE, SIDE))).requires_grad_(False)
+    program = ScoringNetwork(load_program(files / "any.pt2", [layer.name], SHAPE)).requires_grad_(False)
     pixels = torch.randn(3, 3, SIDE, SIDE)
     expected = program(pixels)
-    rewrite(program, (layer,), (SIDE, SIDE), RuntimeSpec())
+    rewrite(program, (layer,), SHAPE, RuntimeSpec())
     assert sum(isinstance(parameter, PackedWeight) for parameter in program.parameters()) == 3
     assert torch.allclose(program(pixels), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
@@ -104,18 +105,18 @@ def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, f
 
 def test_a_program_of_one_batch_size_is_refused_with_the_line_that_mends_it(files):
     with pytest.raises(ConfigError, match=r"dynamic first dimension: torch\.export\.save"):
-        load_program(files / "fixed.pt2", None, (SIDE, SIDE))
+        load_program(files / "fixed.pt2", None, SHAPE)
 
 
 def test_a_tensor_that_is_not_there_is_refused(files):
     with pytest.raises(ConfigError, match=r"no tensor 'at\.relu_99'"):
-        load_program(files / "any.pt2", ["at.relu_99"], (SIDE, SIDE))
+        load_program(files / "any.pt2", ["at.relu_99"], SHAPE)
 
 
 def test_what_is_no_program_is_refused(tmp_path):
     (tmp_path / "x.pt2").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match="no exported program"):
-        load_program(tmp_path / "x.pt2", None, (SIDE, SIDE))
+        load_program(tmp_path / "x.pt2", None, SHAPE)
 
 
 def test_torchscript_that_cannot_be_converted_is_refused_with_the_way_out(tmp_path):

@@ -18,9 +18,9 @@ from camserve.build.archive import build_archive
 from camserve.build.pack import add_baseline
 from camserve.build.recipe import Recipe
 from camserve.cli import main
+from camserve.input_spec import InputSpec
 from camserve.monitor.baseline import BASELINE
 from camserve.monitor.series import MAX_SERIES
-from camserve.settings import InputSpec
 from model_file import NET, quiet
 from synthetic_photos import photo, write_photos
 

@@ -14,8 +14,8 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.serving.load import load_archive
-from camserve.settings import InputSpec
 
 RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.monitor.signals import NAMES
-from camserve.settings import InputSpec
 from drift_measure import Condition, load, save
 from drift_power import FAMILIES, Design, clean_month, estimate_accuracy, power, table
 from labelled_photos import read_photos

@@ -39,7 +39,7 @@ class Capture:
 
     Inside the ``with`` block the network is in eval mode, its parameters are frozen and the target layers are watched.
     Leaving it, by an exception too, restores modes and ``requires_grad`` and removes the hooks; no ``.grad`` is ever
-    written. ``network`` maps (N, 3, H, W) pixels to (N, C) scores before softmax.
+    written. ``network`` maps (N, C, H, W) pixels to (N, C) scores before softmax.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[Layer], tails: Mapping[str, Tail] | None = None) -> None:
@@ -90,7 +90,7 @@ class Capture:
             parameter.requires_grad_(not frozen)
 
     def forward(self, pixels: Tensor, tape: bool = False) -> tuple[LayerOutput, ...]:
-        """Run the network once on (N, 3, H, W) ``pixels`` and return one ``LayerOutput`` a layer.
+        """Run the network once on (N, C, H, W) ``pixels`` and return one ``LayerOutput`` a layer.
 
         With ``tape`` the tail is recorded, for methods that run it again. ConfigError: a layer's module did not run, or
         not as often as its ``call`` says.

@@ -18,29 +18,29 @@ from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
 from camserve.network.output import device_of_network
 from camserve.network.precision import full_precision
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 PICTURES = 2  # that a closed form is tried on
 TOLERANCE = 2e-5  # of the largest value: ten times what rounding does to the tails of ResNet-50 and VGG-16
 
 
 @full_precision()
-def find_linear_head(network: nn.Module, layer: Layer, size: tuple[int, int]) -> LinearHead | None:
-    """Return the linear head behind ``layer`` of a network with inputs of ``size`` (height, width), if there is one.
+def find_linear_head(network: nn.Module, layer: Layer, shape: InputShape) -> LinearHead | None:
+    """Return the linear head behind ``layer`` of a network with inputs of ``shape``, if there is one.
 
     Its weight must be one of the network's parameters, of shape (C, K) or (C, K, 1, 1), and it must agree with what the
     network does: see ``agreement``. ConfigError: as for ``Capture``.
     """
     with Capture(network, (layer,)) as capture:
-        (output,) = capture.forward(random_pictures(network, size), tape=True)
+        (output,) = capture.forward(random_pictures(network, shape), tape=True)
         heads = (_with_bias(weight, output) for weight in _candidates(network, output))
         residuals = ((head, _residual(head, output)) for head in heads)
         return next((replace(head, residual=residual) for head, residual in residuals if residual is not None), None)
 
 
-def random_pictures(network: nn.Module, size: tuple[int, int]) -> Tensor:
-    """Return two random pictures (2, 3, H, W) on the network's device."""
-    return torch.randn(PICTURES, 3, *size, generator=torch.Generator().manual_seed(0)).to(device_of_network(network))
+def random_pictures(network: nn.Module, shape: InputShape) -> Tensor:
+    """Return two random pictures (2, C, H, W) on the network's device."""
+    return torch.randn(PICTURES, *shape, generator=torch.Generator().manual_seed(0)).to(device_of_network(network))
 
 
 def as_matrix(weight: object) -> Tensor | None:

@@ -21,7 +21,7 @@ class LayerOutput:
         """Keep the graph of the tail alive; it is freed with this object."""
         self.layer = run.layer
         self.network = network  # for methods that run passes of their own
-        self.pixels = pixels  # (N, 3, H, W), the network's input
+        self.pixels = pixels  # (N, C, H, W), the network's input
         self.head = head
         self.scores = run.scores.detach().float()  # (N, C)
         self.activations = run.activations  # (N, K, h, w) float32

@@ -15,7 +15,7 @@ TOGETHER = 8  # objectives in one backward pass
 
 @torch.no_grad()
 def rerun_network(output: LayerOutput, pixels: Tensor) -> Tensor:
-    """Return the scores (M, C) float32 of other pixels (M, 3, H, W). OutOfTime: between two passes."""
+    """Return the scores (M, C) float32 of other pixels (M, C, H, W). OutOfTime: between two passes."""
     scores = []
     with Capture(output.network, ()):
         for part in torch.split(pixels, RERUN_BATCH):
@@ -25,7 +25,7 @@ def rerun_network(output: LayerOutput, pixels: Tensor) -> Tensor:
 
 
 def pixel_gradients(output: LayerOutput, objectives: Objectives, pixels: Tensor) -> Tensor:
-    """Return d objective / d pixel, (T, 3, H, W) float32, at ``pixels`` (T, 3, H, W). OutOfTime: between two passes."""
+    """Return d objective / d pixel, (T, C, H, W) float32, at ``pixels`` (T, C, H, W). OutOfTime: between two passes."""
     chunks = zip(torch.split(pixels, TOGETHER), torch.split(objectives.weights, TOGETHER))
     with Capture(output.network, ()):
         return torch.cat([_gradients(output, part, weights) for part, weights in chunks])

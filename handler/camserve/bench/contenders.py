@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import nn
 
-from camserve.bench.networks import SIDE, build_classifier, separate_photos, settle_statistics
+from camserve.bench.networks import SIDE, build_classifier, photo_shape, separate_photos, settle_statistics
 from camserve.build.archive import build_archive
 from camserve.build.probe import find_layer
 from camserve.build.recipe import Recipe
@@ -101,7 +101,7 @@ class Parts:
 def build_archives(parts: Parts, report: Progress) -> dict[str, Path]:
     """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
     network = _write_parts(parts)
-    layer = f"network.{find_layer(ScoringNetwork(network).eval(), (SIDE, SIDE)).name}"
+    layer = f"network.{find_layer(ScoringNetwork(network).eval(), photo_shape(SIDE)).name}"
     handler = parts.folder / "naive_handler.py"
     handler.write_text(NAIVE_HANDLER.format(layer=layer), encoding="utf-8")
     archives = {STOCK: pack_stock(STOCK, "image_classifier", parts), NAIVE: pack_stock(NAIVE, str(handler), parts)}

@@ -25,7 +25,7 @@ from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES
 from camserve.settings import RuntimeSpec
-from camserve.values import Explanation, Layer, MapSource, Options
+from camserve.values import Explanation, InputShape, Layer, MapSource, Options
 
 MODELS = (
     "resnet50",
@@ -145,12 +145,17 @@ def separate_photos(network: nn.Module) -> nn.Module:
     return network
 
 
+def photo_shape(side: int) -> InputShape:
+    """Return the shape of square colour photos of ``side`` pixels."""
+    return (3, side, side)
+
+
 def make_subject(
     name: str, network: nn.Module, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
 ) -> Subject:
     """Return a subject with its target layer and closed form, found as building and loading an archive do."""
     scores = ScoringNetwork(network).eval()
-    return load_subject(name, scores, find_layer(scores, (side, side)), runtime, device, side)
+    return load_subject(name, scores, find_layer(scores, photo_shape(side)), runtime, device, side)
 
 
 def load_subject(
@@ -158,7 +163,7 @@ def load_subject(
 ) -> Subject:
     """Return a subject whose target layer is known, in the form in which it is served."""
     network.requires_grad_(False).to(device)
-    head = find_linear_head(network, layer, (side, side))
+    head = find_linear_head(network, layer, photo_shape(side))
     heads = {} if head is None else {layer.name: head}
-    prepared = prepare(network, (layer,), (side, side), runtime, heads)
+    prepared = prepare(network, (layer,), photo_shape(side), runtime, heads)
     return Subject(name, network, prepared, layer, runtime)

@@ -14,7 +14,7 @@ from camserve.attribution.grid import on_grid
 from camserve.errors import ConfigError
 from camserve.values import Layer
 
-Explainer = Callable[[Tensor], object]  # (N, 3, H, W) pixels -> scores and maps of the predicted classes
+Explainer = Callable[[Tensor], object]  # (N, C, H, W) pixels -> scores and maps of the predicted classes
 
 
 def make_captum(network: nn.Module, layer: Layer) -> Explainer:

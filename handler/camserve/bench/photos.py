@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from camserve.build.sources import find_file
+from camserve.input_spec import InputSpec
 from camserve.intake.preprocess import normalise, resize_and_crop
-from camserve.settings import InputSpec
 from camserve.values import Picture
 
 SOURCES = ("package://skimage/data/chelsea.png", "package://skimage/data/coffee.png")

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from camserve.attribution.capture import Tail
-from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, settle_statistics
+from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, photo_shape, settle_statistics
 from camserve.bench.pairs import Effort, Spread, summarise_ratios, time_in_turns
 from camserve.bench.photos import load_pixels
 from camserve.bench.report import BenchReport, Table, format_spread
@@ -53,7 +53,7 @@ def measure_gains(
     """Measure every shortcut on every named network of torchvision; below float32, the first and the last alone."""
     for name in models:
         plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
-        subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, (SIDE, SIDE)), runtime, device)
+        subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, photo_shape(SIDE)), runtime, device)
         for shortcut, variant in VARIANTS.items():
             if runtime.precision != "fp32" and variant not in (_without_backward, _aot):
                 continue
@@ -96,7 +96,7 @@ def _rewritten(
     subject: Subject, network: ScoringNetwork, device: torch.device, folds: bool, packs: bool, channels_last: bool
 ) -> Subject:
     """Return the subject with some of what ``fast.prepare.rewrite`` does, in float32."""
-    sample = example((SIDE, SIDE), torch.float32, device)
+    sample = example(photo_shape(SIDE), torch.float32, device)
     if folds:
         fold(network, {subject.layer.name}, sample)
     biases = packable(network, (subject.layer,), sample) if packs and can_pack(torch.float32, device) else {}
@@ -120,7 +120,7 @@ def _without_channels_last(subject: Subject, network: ScoringNetwork, device: to
 
 def _aot(subject: Subject, _network: ScoringNetwork, device: torch.device, folder: Path) -> Subject:
     network = copy.deepcopy(subject.network)
-    sample = example((SIDE, SIDE), DTYPES[subject.runtime.precision], device)
+    sample = example(photo_shape(SIDE), DTYPES[subject.runtime.precision], device)
     write_halves(*split(network, subject.layer, sample), sample, folder)
     compiled = read_halves(network, subject.layer, folder)
     return replace(subject, network=network, prepared=Prepared(compiled, without_watched(subject.prepared.tails)))

@@ -14,27 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 import camserve
 from camserve.build.examine import examine
 from camserve.build.pack import PROGRAM, WEIGHTS, pack_archive, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
+from camserve.build.samples import PATTERN, pixels_to_try, stage_samples
 from camserve.build.sources import find_file, input_spec, label_names, module_path, read_state_dict, stage_program
-from camserve.errors import CompilationUnavailable, ConfigError, RequestError
+from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
-from camserve.intake.accept import accept_picture
-from camserve.intake.preprocess import normalise
-from camserve.network.load import build_network, fill, load_network
+from camserve.input_spec import InputSpec
+from camserve.network.load import build_network, fill, load_network, load_transform
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
-from camserve.settings import CompiledSpec, InputSpec, Limits, ModelSpec, Settings, load_settings
+from camserve.settings import CompiledSpec, ModelSpec, Settings, load_settings
 from camserve.values import Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
@@ -46,6 +44,7 @@ SERVED = (
     "strict",
     "files",
     "labels",
+    "input_spec",
     "settings",
     "intake",
     "network",
@@ -56,7 +55,6 @@ SERVED = (
     "serving",
 )
 LABELS = "labels.txt"
-PATTERN = "samples/pattern.png"
 EXPECTED_TOLERANCE = 0.02  # of a probability
 SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
@@ -119,14 +117,14 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
+    transform = load_transform(content, geometry)
+    samples = stage_samples(recipe.samples, content)
+    pixels = pixels_to_try(content, samples, geometry, transform)
     network, spec = _stage_network(recipe, content, geometry)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
-    samples = _stage_samples(content, recipe)
     names = label_names(recipe.labels)
-    examined = examine(
-        network, recipe, _pixels(content, samples, geometry), None if names is None else len(names), report
-    )
+    examined = examine(network, recipe, pixels, None if names is None else len(names), report)
     _stage_labels(names, examined.meaning.classes, content)
     settings = Settings(
         model=dataclasses.replace(spec, task=examined.meaning.task),
@@ -147,20 +145,6 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     block = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
     write_config({**SERVING, **recipe.serving, "camserve": block}, content)
     return load_settings(block)
-
-
-def _pixels(content: Path, samples: Sequence[str], geometry: InputSpec) -> Tensor:
-    """Return what the network is tried on, (N, 3, H, W): the samples, and two pictures of noise."""
-    photos = [_photo(content, sample, geometry) for sample in samples]
-    noise = torch.randn(2, 3, *geometry.size, generator=torch.Generator().manual_seed(0))
-    return torch.cat([noise, normalise(photos, geometry, torch.device("cpu"))]).contiguous()
-
-
-def _photo(content: Path, sample: str, geometry: InputSpec) -> np.ndarray:
-    try:
-        return accept_picture((content / sample).read_bytes(), geometry, Limits(), lambda _width, _height: 0)[1]
-    except RequestError as error:
-        raise ConfigError(f"{sample}: {error}") from None
 
 
 def _stage_labels(names: Sequence[str] | None, classes: int, content: Path) -> None:
@@ -186,9 +170,9 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
     given = find_file(recipe.weights)
     traits: dict[str, Any] = {"threshold": recipe.threshold}
-    if recipe.factory is None and stage_program(given, geometry.size, content / PROGRAM):
+    if recipe.factory is None and stage_program(given, geometry.shape, content / PROGRAM):
         spec = ModelSpec(weights=PROGRAM, **traits)
-        network = load_program(content / PROGRAM, None, geometry.size)
+        network = load_program(content / PROGRAM, None, geometry.shape)
     else:
         file = Path(recipe.model_file).name if recipe.model_file else None
         spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, **traits)
@@ -205,24 +189,6 @@ def _save_weights(network: nn.Module, path: Path) -> None:
     # Clones: safetensors refuses tensors that share memory, and tied weights do.
     tensors = network.state_dict().items()
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors}, path)
-
-
-def _stage_samples(content: Path, recipe: Recipe) -> tuple[str, ...]:
-    (content / "samples").mkdir()
-    for sample in recipe.samples:
-        source = find_file(sample)
-        shutil.copy(source, content / "samples" / source.name)
-    if not recipe.samples:
-        _pattern().save(content / PATTERN)
-        return (PATTERN,)
-    return tuple(f"samples/{find_file(sample).name}" for sample in recipe.samples)
-
-
-def _pattern() -> Image.Image:
-    """Return a picture with edges and colours, for the self-test of an archive without a photo."""
-    rows, columns = np.mgrid[0:256, 0:256]
-    waves = [np.sin(rows / 9) + np.cos(columns / 7), np.sin((rows + columns) / 13), np.cos(np.hypot(rows, columns) / 5)]
-    return Image.fromarray(np.stack([wave * 60 + 128 for wave in waves], axis=2).astype(np.uint8))
 
 
 def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:

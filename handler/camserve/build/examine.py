@@ -53,9 +53,11 @@ def examine(network: nn.Module, recipe: Recipe, pixels: Tensor, labels: int | No
 
 def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> Target:
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
-    size = (pixels.shape[2], pixels.shape[3])
+    shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
     found = find_target(network, pixels) if "auto" in names else Target(())
-    named = {name: measure_share(network, check_layer(network, name, size), pixels) for name in names if name != "auto"}
+    named = {
+        name: measure_share(network, check_layer(network, name, shape), pixels) for name in names if name != "auto"
+    }
     layers = tuple(layer for name in names for layer in (found.layers if name == "auto" else (named[name],)))
     for layer in layers:
         part = "" if layer.share >= ENOUGH else f"; {layer.share:.0%} of what makes scores differ passes it"

@@ -11,7 +11,8 @@ import yaml
 
 from camserve.build.sources import PACKAGE_SCHEME
 from camserve.errors import ConfigError
-from camserve.settings import ACTIVATIONS, Defaults, InputSpec, Limits, RuntimeSpec
+from camserve.input_spec import InputSpec
+from camserve.settings import ACTIVATIONS, Defaults, Limits, RuntimeSpec
 from camserve.strict import read
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from camserve.errors import ConfigError, first_line
+from camserve.input_spec import InputSpec
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
-from camserve.settings import InputSpec
+from camserve.values import InputShape
 
 PACKAGE_SCHEME = "package://"
 
@@ -80,7 +81,7 @@ def input_spec(preprocess: InputSpec | str) -> InputSpec:
     )
 
 
-def stage_program(path: Path, size: tuple[int, int], target: Path) -> bool:
+def stage_program(path: Path, shape: InputShape, target: Path) -> bool:
     """Copy an exported program to ``target``, or convert TorchScript to one; False if ``path`` is neither.
 
     ConfigError: this torch cannot convert the TorchScript.
@@ -93,7 +94,7 @@ def stage_program(path: Path, size: tuple[int, int], target: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated, which is why people convert
-            _convert(path, size, target)
+            _convert(path, shape, target)
     except Exception as error:
         raise ConfigError(
             f"{path.name} is TorchScript that torch {torch.__version__} cannot convert ({first_line(error)}); export "
@@ -109,12 +110,12 @@ def _is_torchscript(path: Path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 
-def _convert(path: Path, size: tuple[int, int], target: Path) -> None:
+def _convert(path: Path, shape: InputShape, target: Path) -> None:
     from torch._export.converter import TS2EPConverter
 
     load: Any = torch.jit.load
     scripted = load(str(path), map_location="cpu").eval()
-    torch.export.save(TS2EPConverter(scripted, (torch.randn(2, 3, *size),)).convert(), str(target))
+    torch.export.save(TS2EPConverter(scripted, (torch.randn(2, *shape),)).convert(), str(target))
 
 
 def label_names(labels: str | None) -> list[str] | None:

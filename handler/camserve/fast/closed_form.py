@@ -24,7 +24,7 @@ from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
 from camserve.network.hooks import ModuleCall, calls_of, first_tensor
 from camserve.network.precision import full_precision
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 aten: Any = torch.ops.aten
 ROUNDING = 1e-4  # of the largest value: two ways to compute one vector
@@ -137,17 +137,15 @@ class ClosedForm:
 
 
 @full_precision()
-def find_closed_form(
-    network: nn.Module, layer: Layer, size: tuple[int, int], head: LinearHead | None
-) -> ClosedForm | None:
-    """Return the closed form of what follows ``layer`` in a network with inputs of ``size``, if there is one.
+def find_closed_form(network: nn.Module, layer: Layer, shape: InputShape, head: LinearHead | None) -> ClosedForm | None:
+    """Return the closed form of what follows ``layer`` in a network with inputs of ``shape``, if there is one.
 
     A known linear ``head`` is one. ConfigError: as for ``Capture``.
     """
     if head is not None:
         return ClosedForm([Linear("", head.weight, head.bias)], head.weight.shape[1], pooled=True)
     steps = {name: module for name, module in network.named_modules() if name and _may_be_a_step(module)}
-    pixels = random_pictures(network, size)
+    pixels = random_pictures(network, shape)
     with calls_of(steps, copy=True) as calls, Capture(network, (layer,)) as capture:
         (output,) = capture.forward(pixels, tape=True)
     forms = _trace(network, output, calls, [], output.scores)

@@ -20,7 +20,7 @@ from camserve.network.output import ScoringNetwork
 def fold(network: ScoringNetwork, keep: Collection[str], pixels: Tensor) -> int:
     """Fold what can be folded in a frozen float32 network in eval mode, in place; return how many pairs were.
 
-    ``keep`` names modules whose output must stay the same; ``pixels`` (N, 3, H, W) are pictures for the network. Where
+    ``keep`` names modules whose output must stay the same; ``pixels`` (N, C, H, W) are pictures for the network. Where
     the scores would change by more than rounding, nothing is folded.
     """
     modules = dict(network.named_modules())

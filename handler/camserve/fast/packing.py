@@ -127,7 +127,7 @@ def order(packed: Tensor) -> bytes:
 def packable(network: ScoringNetwork, layers: Sequence[Layer], pixels: Tensor) -> dict[str, Tensor | None]:
     """Name the weights of convolutions that no gradient passes when maps of ``layers`` are made; to each its bias.
 
-    ``pixels`` (N, 3, H, W) are what the network may see.
+    ``pixels`` (N, C, H, W) are what the network may see.
     """
     watch = _Watch()
     with watch, Capture(network, layers) as capture:
@@ -159,7 +159,7 @@ class _Watch(TorchFunctionMode):
 def pack(network: ScoringNetwork, biases: Mapping[str, Tensor | None], pixels: Tensor) -> int:
     """Pack the named weights of a frozen network in place, each with a float32 bias; return how many were.
 
-    ``pixels`` (N, 3, H, W) are what the network may see. Where it then fails, or its scores change by more than
+    ``pixels`` (N, C, H, W) are what the network may see. Where it then fails, or its scores change by more than
     rounding, nothing is packed.
     """
     if not biases:

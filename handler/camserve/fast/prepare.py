@@ -22,21 +22,21 @@ from camserve.files import inside, sha256
 from camserve.network.output import ScoringNetwork, device_of_network
 from camserve.network.precision import DTYPES, cast, full_precision
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A network that is ready to be asked, and what is known of it after each target layer."""
 
-    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    network: nn.Module  # (N, C, H, W) pixels -> (N, C) scores before softmax
     tails: Mapping[str, Tail]  # by layer name
 
 
 def prepare(
     network: ScoringNetwork,
     layers: Sequence[Layer],
-    size: tuple[int, int],
+    shape: InputShape,
     runtime: RuntimeSpec,
     heads: Mapping[str, LinearHead],
     compiled: Path | None = None,
@@ -47,15 +47,15 @@ def prepare(
     ``compiled`` is a folder of compiled files that ``check_compiled`` has passed. CompilationUnavailable: they cannot
     be loaded here.
     """
-    tails = {layer.name: _find_tail(network, layer, size, heads.get(layer.name)) for layer in layers}
-    rewrite(network, layers, size, runtime)
+    tails = {layer.name: _find_tail(network, layer, shape, heads.get(layer.name)) for layer in layers}
+    rewrite(network, layers, shape, runtime)
     if compiled is None:
         return Prepared(network, tails)
     return Prepared(read_halves(network, layers[0], compiled), without_watched(tails))
 
 
-def _find_tail(network: nn.Module, layer: Layer, size: tuple[int, int], head: LinearHead | None) -> Tail:
-    shortcut = find_closed_form(network, layer, size, head) or find_token_backward(network, layer, size)
+def _find_tail(network: nn.Module, layer: Layer, shape: InputShape, head: LinearHead | None) -> Tail:
+    shortcut = find_closed_form(network, layer, shape, head) or find_token_backward(network, layer, shape)
     return Tail(head, shortcut)
 
 
@@ -68,11 +68,11 @@ def without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
 
 
 @full_precision()
-def rewrite(network: ScoringNetwork, layers: Sequence[Layer], size: tuple[int, int], runtime: RuntimeSpec) -> None:
+def rewrite(network: ScoringNetwork, layers: Sequence[Layer], shape: InputShape, runtime: RuntimeSpec) -> None:
     """Fold batch normalisation, shorten numbers and pack weights of a frozen float32 network, in place."""
     dtype = DTYPES[runtime.precision]
     device = device_of_network(network)
-    pixels = example(size, torch.float32, device)
+    pixels = example(shape, torch.float32, device)
     if not runtime.channels_last:
         pixels = pixels.contiguous()
     packs = runtime.mode == "eager" and runtime.channels_last and can_pack(dtype, device)
@@ -93,8 +93,8 @@ def write_compiled(network: ScoringNetwork, settings: Settings, device: torch.de
 
     CompilationUnavailable: it cannot be compiled on this machine.
     """
-    rewrite(network, settings.layers, settings.input.size, settings.runtime)
-    pixels = example(settings.input.size, DTYPES[settings.runtime.precision], device)
+    rewrite(network, settings.layers, settings.input.shape, settings.runtime)
+    pixels = example(settings.input.shape, DTYPES[settings.runtime.precision], device)
     write_halves(*split(network, settings.layers[0], pixels), pixels, folder)
     return CompiledSpec(name_machine(device), sha256(folder / TRUNK), sha256(folder / TAIL))
 

@@ -19,7 +19,7 @@ from camserve.errors import CompilationUnavailable, ConfigError, first_line
 from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
 from camserve.network.precision import full_precision
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 MOST_ROWS = 64  # of a batch; more are answered group by group
 
@@ -29,7 +29,7 @@ Trunk = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Split(nn.Module):
-    """A network that runs as a trunk and a tail: (N, 3, H, W) pixels to (N, C) scores.
+    """A network that runs as a trunk and a tail: (N, C, H, W) pixels to (N, C) scores.
 
     Between them lies a module that bears the target layer's name and gives what that layer gave.
     """
@@ -65,9 +65,9 @@ class Split(nn.Module):
             yield (self._layer.name if module is self.cut else name), module
 
 
-def example(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return two random pictures (2, 3, H, W), in the memory layout of those that are served."""
-    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+def example(shape: InputShape, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return two random pictures (2, C, H, W), in the memory layout of those that are served."""
+    pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     return pixels.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
 

@@ -18,7 +18,7 @@ from camserve.attribution.find_head import gradients_agree, random_pictures
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
 from camserve.network.precision import full_precision
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 aten: Any = torch.ops.aten
 FEW = 4  # rows for each row that is not zero, from where on it pays to pick these out
@@ -55,12 +55,12 @@ def _multiply(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 @full_precision()
-def find_token_backward(network: nn.Module, layer: Layer, size: tuple[int, int]) -> TokenBackward | None:
+def find_token_backward(network: nn.Module, layer: Layer, shape: InputShape) -> TokenBackward | None:
     """Return the shortcut for a layer of tokens with a class token on a CPU: finding rows would make a GPU wait.
 
     None: there is no such token, or the gradients of random weightings of the scores differ from plain autograd's.
     """
-    pixels = random_pictures(network, size)
+    pixels = random_pictures(network, shape)
     if not layer.prefix or pixels.device.type != "cpu":
         return None
     shortcut = TokenBackward.at(layer, pixels.device)

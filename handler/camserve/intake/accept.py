@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from camserve.input_spec import InputSpec
 from camserve.intake.decode import decoding
-from camserve.intake.preprocess import enough, resize_and_crop, shrink
-from camserve.settings import InputSpec, Limits
+from camserve.intake.geometry import enough
+from camserve.intake.preprocess import resize_and_crop, shrink
+from camserve.intake.transform import Transform, apply_transform, preview_region
+from camserve.settings import Limits
 from camserve.values import Box, Picture
 
 NO_PICTURE = Image.new("RGB", (1, 1))  # in the place of a picture that nobody will draw
@@ -19,21 +23,39 @@ NO_PICTURE = Image.new("RGB", (1, 1))  # in the place of a picture that nobody w
 KeptSide = Callable[[int, int], int]  # (width, height) of a picture -> its longest side in pixels that is drawn
 
 
-def accept_picture(
-    image: object, spec: InputSpec, limits: Limits, kept_side: KeptSide
-) -> tuple[Picture, np.ndarray, Box]:
-    """Return the decoded picture, its pixels (H, W, 3) uint8 for the network, and the part that these show.
+class Accepted(NamedTuple):
+    """A picture that was accepted; the fields are those of ``Request``."""
 
-    The picture is shrunk to ``kept_side``, or dropped where that is 0. Errors: those of ``decoding``.
+    picture: Picture
+    pixels: np.ndarray
+    region: Box
+    preview: np.ndarray | None
+
+
+def accept_picture(
+    image: object, spec: InputSpec, limits: Limits, kept_side: KeptSide, transform: Transform | None = None
+) -> Accepted:
+    """Return the decoded picture, its pixels (H, W, C) for the network, and the part that these show.
+
+    The picture is shrunk to ``kept_side``, or dropped where that is 0. ``transform`` is that of ``spec``. Errors: those
+    of ``decoding`` and ``apply_transform``.
     """
 
     def needed(width: int, height: int) -> tuple[int, int]:
+        if transform is not None:  # which may look at any part of it
+            return width, height
         across, down = enough(width, height, spec)
         kept = kept_side(width, height) / max(width, height)
         return max(across, math.ceil(width * kept)), max(down, math.ceil(height * kept))
 
-    with decoding(image, limits, needed) as picture:
-        pixels, region = resize_and_crop(picture, spec)
+    with decoding(image, limits, needed, spec) as picture:
+        preview = None
+        if transform is None:
+            pixels, region = resize_and_crop(picture, spec)
+        else:
+            pixels, region = apply_transform(transform, picture, spec)
+            preview = preview_region(picture, region, spec)
         side = kept_side(picture.width, picture.height)
         # Before the next large picture is decoded: a batch of them could fill the memory.
-        return replace(picture, image=shrink(picture.image, side) if side else NO_PICTURE), pixels, region
+        kept = replace(picture, image=shrink(picture.image, side) if side else NO_PICTURE, seen=None)
+        return Accepted(kept, pixels, region, preview)

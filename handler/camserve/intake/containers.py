@@ -38,6 +38,22 @@ def check_parts(kind: str, data: bytes) -> None:
         raise BadImage(f"the {kind} picture is made of more than {MAX_PARTS} parts or {MAX_SCANS} scans: save it anew")
 
 
+def significant_bits(kind: str, data: bytes) -> int | None:
+    """Return the bits that a PNG's sBIT chunk names for its first channel; None: it has no such chunk."""
+    at = 8
+    while kind == "PNG" and at < len(data) and data[at + 4 : at + 8] != b"IDAT":
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"sBIT" and length:
+            return data[at + 8]
+        at += 12 + length
+    return None
+
+
+def has_16_bit_colors(kind: str, data: bytes) -> bool:
+    """Whether a picture is a PNG of 16 bits a channel with more channels than grey."""
+    return kind == "PNG" and data[24] == 16 and data[25] != 0
+
+
 def _png_chunks(data: bytes) -> int:
     at, chunks = 8, 0
     while at < len(data) and chunks <= MAX_PARTS:

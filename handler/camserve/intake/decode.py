@@ -1,4 +1,4 @@
-"""From a caller's bytes to an upright RGB picture, the cheap refusals first."""
+"""From a caller's bytes to an upright picture, the cheap refusals first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 
-import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from camserve.errors import (
@@ -25,7 +24,9 @@ from camserve.errors import (
     UnsupportedFormat,
     quote,
 )
-from camserve.intake.containers import check_parts, sniff
+from camserve.input_spec import InputSpec
+from camserve.intake.colors import GREY, Depth, find_depth, for_network, is_deep, is_dim, is_transparent, to_rgb
+from camserve.intake.containers import check_parts, has_16_bit_colors, significant_bits, sniff
 from camserve.settings import Limits
 from camserve.values import Picture
 
@@ -33,15 +34,13 @@ HOW_TO_SEND = "send the picture as the body (curl -T photo.jpg URL) or as a form
 
 MAX_ASPECT = 100  # longer side / shorter side
 MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
-BAND = 256  # rows converted at a time
 LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
 MAX_WEBP_PIXELS = 16_000_000  # each takes 16 bytes while a WebP is decoded, and there is no smaller way
 ROTATION = 0x0112  # the EXIF tag
 ROTATED, SIDEWAYS = range(2, 9), (5, 6, 7, 8)  # its values for what is not upright, and that swap width and height
-GREY, DEEP = ("1", "L", "LA", "La"), ("I", "F")  # Pillow's modes of 8 bits and less, and how those of 16 and 32 begin
-TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
 
 Enough = Callable[[int, int], tuple[int, int]]
+USUAL = InputSpec()
 one_large = threading.Lock()
 
 
@@ -57,15 +56,15 @@ def whole(width: int, height: int) -> tuple[int, int]:
     return width, height
 
 
-def decode(image: object, limits: Limits, enough: Enough = whole) -> Picture:
+def decode(image: object, limits: Limits, enough: Enough = whole, spec: InputSpec = USUAL) -> Picture:
     """Decode as ``decoding`` does, for those who have no other pictures in memory."""
-    with decoding(image, limits, enough) as picture:
+    with decoding(image, limits, enough, spec) as picture:
         return picture
 
 
 @contextmanager
-def decoding(image: object, limits: Limits, enough: Enough) -> Iterator[Picture]:
-    """Decode bytes, or their base64 text, into an upright RGB picture; only the first frame counts.
+def decoding(image: object, limits: Limits, enough: Enough, spec: InputSpec) -> Iterator[Picture]:
+    """Decode bytes, or their base64 text, into an upright picture for ``spec``; only the first frame counts.
 
     ``enough`` says, for an upright width and height, how many pixels across and down are worth decoding: a larger
     JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than that. Other threads wait with large
@@ -73,10 +72,10 @@ def decoding(image: object, limits: Limits, enough: Enough) -> Iterator[Picture]
     MissingImage, BadBase64, TooManyBytes, UnsupportedFormat, TooManyPixels, ImageTooSmall, BadImage.
     """
     with ExitStack() as stack:
-        yield _decode(_as_bytes(image, limits), limits, enough, stack)
+        yield _decode(_as_bytes(image, limits), limits, enough, spec, stack)
 
 
-def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Picture:
+def _decode(data: bytes, limits: Limits, enough: Enough, spec: InputSpec, stack: ExitStack) -> Picture:
     kind = sniff(data)
     check_parts(kind, data)
     try:
@@ -90,8 +89,11 @@ def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Pi
             opened.load()
             traits = _traits(opened)
             ImageOps.exif_transpose(opened, in_place=True)
-            upright = to_rgb(opened)
-            return Picture(upright, kind, *(size or upright.size), traits)
+            depth = _depth(opened, kind, data, spec)
+            upright = to_rgb(opened, depth)
+            seen = for_network(opened, upright, spec.color, depth)
+            guessed = depth.bits if depth.guessed else None
+            return Picture(upright, kind, *(size or upright.size), traits, seen, guessed)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -100,13 +102,19 @@ def _decode(data: bytes, limits: Limits, enough: Enough, stack: ExitStack) -> Pi
         raise BadImage(f"the {kind} picture is truncated or corrupt ({type(error).__name__})") from None
 
 
+def _depth(opened: Image.Image, kind: str, data: bytes, spec: InputSpec) -> Depth:
+    if not is_deep(opened):
+        return Depth(guessed=has_16_bit_colors(kind, data) and is_dim(opened))
+    return find_depth(opened, significant_bits(kind, data)) if spec.depth is None else Depth(spec.depth)
+
+
 def _traits(opened: Image.Image) -> list[str]:
     """Return what is changed on the way to upright RGB, of ``TRAITS``: a new client shows in these."""
     found = {
-        "grey": opened.mode in GREY or opened.mode.startswith(DEEP),
-        "deep": opened.mode.startswith(DEEP),
+        "grey": opened.mode in GREY or is_deep(opened),
+        "deep": is_deep(opened),
         "cmyk": opened.mode == "CMYK",
-        "flattened": _is_transparent(opened),
+        "flattened": is_transparent(opened),
         "rotated": opened.getexif().get(ROTATION) in ROTATED,  # a PNG is unpacked to know it: not before it may be
         "animated": getattr(opened, "is_animated", False),
     }
@@ -165,29 +173,3 @@ def _check_codec(opened: ImageFile.ImageFile) -> None:
     if any(tile[0] == "bmp_rle" for tile in opened.tile):
         # Pillow unpacks these pixel by pixel in Python: 21 kB took 4 s.
         raise UnsupportedFormat("the BMP picture is run-length encoded: send it uncompressed, or as PNG")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: 16-bit greys are scaled, transparency is laid on white."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()  # the opened file holds on to its decoder, a WebP's to two more pictures
-    flat = Image.new("RGB", image.size)
-    for top in range(0, image.height, BAND):  # a second whole copy could be hundreds of megabytes
-        box = (0, top, image.width, min(top + BAND, image.height))
-        flat.paste(_flatten(image.crop(box)), box)
-    return flat
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in TRANSPARENT or "transparency" in image.info
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(DEEP):
-        # Pillow would clip these to 8 bits instead of scaling them.
-        grey = np.clip(np.asarray(image, np.float32) / 257.0 + 0.5, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if _is_transparent(image):
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")

@@ -214,4 +214,12 @@ def measure_pass(
 def sample_pixels(requests: Sequence[Request]) -> PixelRows:
     """Return a part of the pixels that the network is about to see."""
     step = max(1, min(requests[0].pixels.shape[:2]) // GRID_SIDE)
-    return PixelRows(np.stack([request.pixels[step // 2 :: step] for request in requests]), step)
+    shown = [request.pixels if request.preview is None else request.preview for request in requests]
+    return PixelRows(np.stack([_as_colors(pixels[step // 2 :: step]) for pixels in shown]), step)
+
+
+def _as_colors(pixels: np.ndarray) -> np.ndarray:
+    """Return the pixels (h, W, C) of a network with other channels as red, green and blue, (h, W, 3) uint8."""
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)) if pixels.shape[2] == 1 else pixels[..., :3]

@@ -13,8 +13,9 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, first_line
 from camserve.files import inside, sha256
+from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import SUFFIX, load_program
 from camserve.network.weights import load_weights
@@ -32,7 +33,7 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
     if (found := sha256(path)) != settings.model.sha256:
         raise ConfigError(f"{path.name} has the SHA-256 {found[:12]}..., not {settings.model.sha256[:12]}...")
     if path.suffix == SUFFIX:
-        network = load_program(path, [layer.name for layer in settings.layers], settings.input.size)
+        network = load_program(path, [layer.name for layer in settings.layers], settings.input.shape)
     else:
         network = build_network(settings.model, folder)
         fill(network, load_weights(path))
@@ -53,25 +54,37 @@ def build_network(spec: ModelSpec, folder: Path) -> nn.Module:
 
 def _factory(spec: ModelSpec, folder: Path) -> Callable[..., object]:
     assert spec.factory is not None
-    module_name, _, attribute = spec.factory.rpartition(":")
-    if spec.file is None and not module_name:
-        raise ConfigError(f"model.factory must be 'module:callable', not '{spec.factory}'")
+    return _load_callable(spec.factory, spec.file, folder, "model.factory")
+
+
+def load_transform(folder: Path, spec: InputSpec) -> Callable[..., object] | None:
+    """Return the archive's own transform of pictures. None: it has none. ConfigError: it cannot be imported."""
+    return None if spec.transform is None else _load_callable(spec.transform, None, folder, "input.transform")
+
+
+def _load_callable(name: str, file: str | None, folder: Path, key: str) -> Callable[..., object]:
+    """Return a callable of the archive's ``file``, or of a module; ``key`` is the setting that names it."""
+    module_name, _, attribute = name.rpartition(":")
+    if file is None and not module_name:
+        raise ConfigError(f"{key} must be 'module:callable', not '{name}'")
     try:
-        found: object = _module_of(inside(folder, spec.file)) if spec.file else _import(module_name, folder)
-    except ImportError as error:
-        raise ConfigError(f"model.factory {spec.factory} cannot be imported: {error}") from None
-    for name in attribute.split("."):
-        found = getattr(found, name, None)
+        found: object = _module_of(inside(folder, file)) if file else _import(module_name, folder)
+    except Exception as error:  # a module may raise anything
+        raise ConfigError(f"{key} {name} cannot be imported: {first_line(error)}") from None
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
     if not callable(found):
-        raise ConfigError(f"model.factory {spec.factory}: there is no callable '{attribute}'")
+        raise ConfigError(f"{key} {name}: there is no callable '{attribute}'")
     return found
 
 
 def _import(name: str, folder: Path) -> ModuleType:
-    """Import from what is installed, else from what the archive bundles."""
+    """Import a file of the archive, else from what is installed, else from what the archive bundles."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
-    return importlib.import_module(name)
+    path = folder / f"{name}.py"
+    # Not by its name: another archive of the same process may have a file of that name.
+    return _module_of(path) if path.is_file() else importlib.import_module(name)
 
 
 def _module_of(path: Path) -> ModuleType:

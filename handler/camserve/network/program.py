@@ -13,17 +13,18 @@ import torch
 from torch import fx, nn
 
 from camserve.errors import ConfigError, first_line
+from camserve.values import InputShape
 
 SUFFIX = ".pt2"
 PREFIX = "at."  # of the names of watchable tensors: at.relu_16
 HOW_TO_EXPORT = (
-    "torch.export.save(torch.export.export(model.eval(), (torch.randn(2, 3, H, W),), "
+    "torch.export.save(torch.export.export(model.eval(), (torch.randn(2, C, H, W),), "
     "dynamic_shapes=({0: torch.export.Dim('n', min=1, max=64)},)), 'model.pt2')"
 )
 
 
-def load_program(path: Path, layers: Collection[str] | None, size: tuple[int, int]) -> nn.Module:
-    """Load a program for inputs of ``size`` and make the named tensors watchable; None: all that may have positions.
+def load_program(path: Path, layers: Collection[str] | None, shape: InputShape) -> nn.Module:
+    """Load a program for inputs of ``shape`` and make the named tensors watchable; None: all that may have positions.
 
     ConfigError: the file is no program of this torch, has no such tensor, or takes one batch size only.
     """
@@ -42,7 +43,7 @@ def load_program(path: Path, layers: Collection[str] | None, size: tuple[int, in
         _make_watchable(network, known[name], name)
     network.graph.lint()
     network.recompile()
-    _check_batches(network, path, size)
+    _check_batches(network, path, shape)
     return network
 
 
@@ -62,14 +63,15 @@ def _make_watchable(network: fx.GraphModule, node: fx.Node, name: str) -> None:
     node.replace_all_uses_with(watched, delete_user_cb=lambda user: user is not watched)
 
 
-def _check_batches(network: fx.GraphModule, path: Path, size: tuple[int, int]) -> None:
+def _check_batches(network: fx.GraphModule, path: Path, shape: InputShape) -> None:
     try:
         with torch.inference_mode():
             for rows in (1, 3):
-                network(torch.zeros(rows, 3, *size))
+                network(torch.zeros(rows, *shape))
     except Exception as error:
         first = first_line(error)
+        channels, height, width = shape
         raise ConfigError(
-            f"{path.name} does not take batches of any length of {size[0]} x {size[1]} pictures ({first}); "
+            f"{path.name} does not take batches of any length of {channels} x {height} x {width} pictures ({first}); "
             f"export it with a dynamic first dimension: {HOW_TO_EXPORT}"
         ) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,22 +17,24 @@ from camserve.attribution.map_request import MapRequest, map_requests
 from camserve.attribution.methods import METHODS
 from camserve.errors import ModelFailed, RequestError
 from camserve.intake.preprocess import normalise
+from camserve.intake.transform import Transform
 from camserve.labels import Labels
 from camserve.monitor import Monitor, PassObservation
 from camserve.network.precision import DTYPES
 from camserve.settings import Settings
-from camserve.values import Answer, Explanation, Request
-from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning
+from camserve.values import Answer, Explanation, Picture, Request
+from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning, warn_guessed_depth
 
 
 @dataclass(frozen=True)
 class Classifier:
     """A loaded network: frozen, in eval mode, on its device."""
 
-    network: nn.Module  # (N, 3, H, W) pixels -> (N, C) scores before softmax
+    network: nn.Module  # (N, C, H, W) pixels -> (N, C) scores before softmax
     labels: Labels
     device: torch.device
     tails: Mapping[str, Tail]  # what is known of the network after each target layer
+    transform: Transform | None = None  # of pictures, in the place of camserve's own
 
 
 class BatchRunner:
@@ -133,5 +135,13 @@ class BatchRunner:
     ) -> Answer | RequestError:
         if not row.finite:
             return ModelFailed("the model's scores for this picture are not finite numbers")
-        animated = (FIRST_FRAME_ONLY,) if "animated" in request.picture.traits else ()
-        return Answer(request, row.top(request.options.top_k), tuple(explanations), (*animated, *warnings))
+        doubts = _doubts(request.picture)
+        return Answer(request, row.top(request.options.top_k), tuple(explanations), (*doubts, *warnings))
+
+
+def _doubts(picture: Picture) -> Iterator[AnswerWarning]:
+    """Return the warnings of how a picture was read."""
+    if "animated" in picture.traits:
+        yield FIRST_FRAME_ONLY
+    if picture.guessed_depth is not None:
+        yield warn_guessed_depth(picture.guessed_depth)

@@ -19,7 +19,7 @@ from camserve.intake.options import OptionSchema
 from camserve.labels import Labels, load_labels
 from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import MapFilter
-from camserve.network.load import load_network
+from camserve.network.load import load_network, load_transform
 from camserve.network.precision import DTYPES, cast
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
@@ -43,18 +43,18 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    runtime, layers, size = settings.runtime, settings.layers, settings.input.size
+    runtime, layers, shape = settings.runtime, settings.layers, settings.input.shape
     if runtime.mode == "aot":
         check_compiled(folder, settings.compiled, device)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     network = load_network(folder, settings, device)
     labels = load_labels(inside(folder, settings.labels))
-    found = {layer.name: find_linear_head(network, layer, size) for layer in layers}
+    found = {layer.name: find_linear_head(network, layer, shape) for layer in layers}
     heads = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
         try:
-            prepared = prepare(network, layers, size, runtime, heads, folder if runtime.mode == "aot" else None)
+            prepared = prepare(network, layers, shape, runtime, heads, folder if runtime.mode == "aot" else None)
         except CamserveError:
             raise
         except Exception as error:  # a shortcut that does not fit this network is no reason not to serve it
@@ -68,7 +68,8 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
 def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
     """Load an unpacked archive. ConfigError: one line says what in it is wrong."""
     harden_pillow()
-    classifier = load_classifier(folder, settings, device)
+    transform = load_transform(folder, settings.input)  # before what takes its time
+    classifier = replace(load_classifier(folder, settings, device), transform=transform)
     model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
     return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.labels))
 

@@ -35,6 +35,7 @@ class Pipeline:
         self.network = classifier.network
         self.runner = BatchRunner(classifier, settings, monitor)
         self._at_once = self.runner.rows_at_once
+        self._transform = classifier.transform
         self._schema = OptionSchema(settings, classifier.labels)
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
 
@@ -73,14 +74,16 @@ class Pipeline:
         options = self._schema.options(row)
         limits, audit = self.settings.limits, self.settings.monitoring.audit
         thumbnail = THUMBNAIL if audit is not None and audit.pictures else 0
-        picture, pixels, region = accept_picture(
+        accepted = accept_picture(
             row.image,
             self.settings.input,
             limits,
             lambda width, height: drawn_side(options, width, height, limits.max_picture_side) or thumbnail,
+            self._transform,
         )
         until = math.inf if options.deadline_ms is None else arrival + options.deadline_ms / 1000
-        return Request(picture, pixels, region, options, row.request_id, until, number)
+        picture, pixels, region, preview = accepted
+        return Request(picture, pixels, region, options, row.request_id, until, number, preview)
 
     def _draw(self, answer: Answer) -> Answer | Response:
         return draw_answer(answer, self.settings.input.size, self.settings.limits.max_picture_side)

@@ -53,7 +53,7 @@ def smoothgrad(output: LayerOutput, objectives: Objectives) -> Tensor:
 
 
 def smoothing_noise(pixels: Tensor) -> Tensor:
-    """Return ``SAMPLES`` draws of noise for pixels (T, 3, H, W), each as wide as its own picture asks."""
+    """Return ``SAMPLES`` draws of noise for pixels (T, C, H, W), each as wide as its own picture asks."""
     drawn = torch.randn(SAMPLES, 1, *pixels.shape[1:], generator=torch.Generator().manual_seed(0))
     spread = pixels.amax(dim=(1, 2, 3), keepdim=True) - pixels.amin(dim=(1, 2, 3), keepdim=True)
     return NOISE * spread * drawn.to(pixels)

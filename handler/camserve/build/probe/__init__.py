@@ -10,29 +10,29 @@ from torch import nn
 
 from camserve.build.probe.search import Finding, Search
 from camserve.errors import ConfigError, nearest
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 
-def probe(network: nn.Module, input_size: tuple[int, int], seed: int = 0) -> Finding:
-    """Find the target layer for pictures of ``input_size`` (height, width) pixels, and tell what was passed over.
+def probe(network: nn.Module, shape: InputShape, seed: int = 0) -> Finding:
+    """Find the target layer for pictures of ``shape``, and tell what was passed over.
 
     The network comes back as it was. ConfigError: it fails on such pictures, or none of its modules
     carries evidence.
     """
-    return Search(network, input_size, seed).find()
+    return Search(network, shape, seed).find()
 
 
-def find_layer(network: nn.Module, input_size: tuple[int, int], seed: int = 0) -> Layer:
+def find_layer(network: nn.Module, shape: InputShape, seed: int = 0) -> Layer:
     """Find the target layer, as ``probe`` does."""
-    return probe(network, input_size, seed).layer
+    return probe(network, shape, seed).layer
 
 
-def check_layer(network: nn.Module, name: str, input_size: tuple[int, int], seed: int = 0) -> Layer:
+def check_layer(network: nn.Module, name: str, shape: InputShape, seed: int = 0) -> Layer:
     """Return the last call of the named module that carries evidence. ConfigError says why none does."""
     names = [module for module, _ in network.named_modules() if module]
     if name not in names:
         raise ConfigError(f"the network has no module named '{name}'{nearest(name, names)}")
-    search = Search(network, input_size, seed)
+    search = Search(network, shape, seed)
     layer, reason = search.check(name)
     if layer is None:
         raise ConfigError(f"layer '{name}' carries no evidence: {reason}; '{search.find().layer.name}' does")

@@ -18,7 +18,7 @@ from camserve.build.probe.places import in_place
 from camserve.build.probe.watch import Output, watch, watch_shapes
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork, device_of_network
-from camserve.values import Layer
+from camserve.values import InputShape, Layer
 
 PICTURES = 2
 TOGETHER = 16  # outputs whose gradients one backward pass gives
@@ -63,17 +63,17 @@ class _Judged:
 class Search:
     """One network and what it did with random pictures: two, a taller one, and one with its halves changed."""
 
-    def __init__(self, network: nn.Module, size: tuple[int, int], seed: int) -> None:
-        """Run the network; it comes back as it was. ConfigError: it fails on pictures of ``size``."""
+    def __init__(self, network: nn.Module, shape: InputShape, seed: int) -> None:
+        """Run the network; it comes back as it was. ConfigError: it fails on pictures of ``shape``."""
         network = ScoringNetwork(network)
         generator = torch.Generator().manual_seed(seed)
-        pixels = torch.randn(PICTURES, 3, *size, generator=generator).to(device_of_network(network))
+        pixels = torch.randn(PICTURES, *shape, generator=generator).to(device_of_network(network))
         taller: Mapping[Key, Shape] = watch_shapes(network, torch.cat([pixels[:1], pixels[1:]], dim=2))
         self._outputs, self._scores = watch(network, pixels)
         # A network that first scales every picture to its own size shows nothing by a taller one.
         taller = taller if any(_grows(output, taller) for output in self._outputs) else {}
         self._layers: dict[Key, Layer | str] = {
-            output.key: _lay_out(output, taller.get(output.key), size) for output in self._outputs
+            output.key: _lay_out(output, taller.get(output.key), shape[1:]) for output in self._outputs
         }
         laid_out = {key: layer for key, layer in self._layers.items() if isinstance(layer, Layer)}
         # How tokens lie is a guess where no taller picture tells.

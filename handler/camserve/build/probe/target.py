@@ -31,8 +31,7 @@ def find_target(network: ScoringNetwork, pixels: Tensor, seed: int = 0) -> Targe
     Members are added while less than ``ENOUGH`` of the scores' variance passes those that are known and the next has a
     grid of the same size. ConfigError: no output follows the picture and carries evidence.
     """
-    height, width = pixels.shape[2:]
-    search = Search(network, (height, width), seed)
+    search = Search(network, (pixels.shape[1], pixels.shape[2], pixels.shape[3]), seed)
     try:
         layers: tuple[Layer, ...] = (search.find().layer,)
     except NoEvidence:

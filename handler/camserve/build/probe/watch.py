@@ -36,7 +36,7 @@ class Output:
 
 
 def watch(network: nn.Module, pixels: Tensor) -> tuple[list[Output], Tensor]:
-    """Run the network on (N, 3, H, W) pixels, with an autograd graph that starts at its first module.
+    """Run the network on (N, C, H, W) pixels, with an autograd graph that starts at its first module.
 
     Returns every module's outputs, in the order in which they were ready, and the scores (N, C).
     The network comes back as it was. ConfigError: it fails on such pixels.
