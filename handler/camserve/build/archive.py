@@ -19,19 +19,21 @@ from PIL import Image
 from torch import nn
 
 import camserve
-from camserve.build.pack import PROGRAM, WEIGHTS, pack_archive, write_config
+from camserve.build.geometry import input_spec
+from camserve.build.label_files import label_names
+from camserve.build.locate import find_file, module_path
+from camserve.build.pack import pack_archive, write_config
 from camserve.build.probe import check_layer, find_layer
 from camserve.build.recipe import Recipe
-from camserve.build.sources import find_file, input_spec, label_names, module_path, read_state_dict, stage_program
+from camserve.build.stage_network import stage_network
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
-from camserve.network.load import build_network, fill, load_network
+from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
-from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
-from camserve.settings import CompiledSpec, InputSpec, ModelSpec, Settings, load_settings
+from camserve.settings import CompiledSpec, InputSpec, Settings, load_settings
 from camserve.values import Layer, Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
@@ -113,9 +115,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
-    network, spec = _stage_network(recipe, content, geometry)
-    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
+    network, spec = stage_network(recipe, content, geometry.size, report)
     network = ScoringNetwork(network, recipe.task == "binary").eval()
     layers = _target_layers(network, recipe, geometry, report)
     _stage_labels(network, recipe, geometry, content)
@@ -165,30 +165,6 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
         raise ConfigError(f"runtime.mode aot: {error}") from None
     report(f"compiled the trunk for {spec.machine}")
     return spec
-
-
-def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
-    given = find_file(recipe.weights)
-    traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
-    if recipe.factory is None and stage_program(given, geometry.size, content / PROGRAM):
-        spec = ModelSpec(weights=PROGRAM, **traits)
-        network = load_program(content / PROGRAM, None, geometry.size)
-    else:
-        file = Path(recipe.model_file).name if recipe.model_file else None
-        spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, **traits)
-        network = build_network(spec, content)
-        fill(network, read_state_dict(given))
-        _save_weights(network, content / WEIGHTS)
-    hashes = sha256(content / spec.weights), sha256(given)
-    return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
-
-
-def _save_weights(network: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    # Clones: safetensors refuses tensors that share memory, and tied weights do.
-    tensors = network.state_dict().items()
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors}, path)
 
 
 def _stage_samples(content: Path, recipe: Recipe) -> tuple[str, ...]:

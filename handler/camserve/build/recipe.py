@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 
 import yaml
 
-from camserve.build.sources import PACKAGE_SCHEME
+from camserve.build.locate import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec
 from camserve.strict import read
@@ -30,6 +30,8 @@ class Recipe:
     name: str
     weights: str  # .safetensors, a state dict for weights_only loading, or a program: .pt2, TorchScript
     factory: Optional[str] = None  # MODULE:CALLABLE, or a name in ``model_file``; a program needs none
+    weights_key: Optional[str] = None  # of several state dicts in a checkpoint: the keys that lead to it
+    trust_pickle: bool = False  # unpickle the weights when the archive is built, which runs the code in them
     args: dict[str, Any] = field(default_factory=dict)
     model_file: Optional[str] = None
     version: str = "1.0"

@@ -24,6 +24,12 @@ EXAMPLE = """examples:
       --weights flowers.pt --labels flowers.txt --preprocess ResNet18_Weights.DEFAULT --sample rose.jpg
 """
 
+# The keys of a recipe that an option of the same name gives.
+FLAGS = (
+    *("name", "version", "factory", "model_file", "bundle"),
+    *("weights", "weights_key", "trust_pickle", "labels", "layer", "samples"),
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -33,7 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factory-args", metavar="JSON", help="keyword arguments of the factory")
     parser.add_argument("--model-file", metavar="FILE.py", help="a Python file that defines the network")
     parser.add_argument("--program", dest="weights", help="an exported program, .pt2, or TorchScript: no model code")
-    parser.add_argument("--weights", help=".safetensors, or a state dict written by torch.save")
+    parser.add_argument("--weights", help=".safetensors, or a checkpoint written by torch.save")
+    parser.add_argument("--weights-key", metavar="KEY", help="which of several state dicts in a checkpoint: model, ema")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        default=None,
+        help="unpickle the weights, which runs the code in them: for files of your own; a server never does",
+    )
     parser.add_argument("--labels", help="a file of one label a line, or 'imagenet'")
     parser.add_argument(
         "--preprocess", help="a yaml file, 'imagenet', or torchvision weights: ResNet18_Weights.DEFAULT"
@@ -62,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    names = ("name", "factory", "model_file", "weights", "labels", "layer", "bundle", "samples", "version")
-    block = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    block = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     for name in ("name", "weights"):
         if name not in block:
             args.parser.error(f"--{name} is missing (or give a model yaml)")

@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,7 @@ from camserve.errors import ConfigError
 from camserve.files import inside, sha256
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import SUFFIX, load_program
-from camserve.network.weights import load_weights
+from camserve.network.weights import load_weights, set_versions, versions_of
 from camserve.settings import ModelSpec, Settings
 
 logger = logging.getLogger(__name__)
@@ -83,11 +84,21 @@ def _module_of(path: Path) -> ModuleType:
     return module
 
 
-def fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
+def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load a state dict strictly. ConfigError names the first keys or shapes that do not fit."""
     try:
-        missing, unexpected = network.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
+        missing, unexpected = network.load_state_dict(_with_versions(weights, network), strict=False)
+    except Exception as error:  # RuntimeError of torch, or what a module's own loading raises
         raise ConfigError(f"the weights do not fit the network: {' '.join(str(error).split())[:300]}") from None
     if missing or unexpected:
         raise ConfigError(f"the weights do not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def _with_versions(weights: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """Take a whole state dict that does not say which versions of its modules wrote it for one of today's."""
+    today = network.state_dict()
+    if versions_of(weights) is not None or not today.keys() <= weights.keys():
+        return weights
+    known = OrderedDict(weights)
+    set_versions(known, versions_of(today) or {})
+    return known
