@@ -21,6 +21,7 @@ from torch import nn
 import camserve
 from camserve.build.geometry import input_spec
 from camserve.build.label_files import label_names
+from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
 from camserve.build.pack import pack_archive, write_config
 from camserve.build.probe import check_layer, find_layer
@@ -67,7 +68,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress) -> Path:
     """
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
-        _stage_code(recipe, content)
+        _stage_code(recipe, content, report)
         settings = _stage_model(recipe, content, report)
         _try_samples(content, settings, recipe, report)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
@@ -78,14 +79,26 @@ def build_archive(recipe: Recipe, out: Path, report: Progress) -> Path:
     return target
 
 
-def _stage_code(recipe: Recipe, content: Path) -> None:
-    """Lay out the code that the archive carries: the served rooms, the bundled modules, the model file."""
+def _stage_code(recipe: Recipe, content: Path, report: Progress) -> None:
+    """Lay out the code that the archive carries: served rooms, model file with the modules beside it, bundles."""
     package = Path(camserve.__file__).parent
     copy_served(package, content / package.name)
+    local = _stage_model_file(find_file(recipe.model_file), content, report) if recipe.model_file else ()
     for module in recipe.bundle:
-        _copy_module(module, content)
-    if recipe.model_file:
-        shutil.copy(find_file(recipe.model_file), content / Path(recipe.model_file).name)
+        if module not in local:
+            _copy_module(module, content)
+
+
+def _stage_model_file(file: Path, content: Path, report: Progress) -> tuple[str, ...]:
+    shutil.copy(file, content / file.name)
+    modules = local_modules(file)
+    for path in (path for module in modules for path in module_files(file.parent, module)):
+        target = content / path.relative_to(file.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    if modules:
+        report(f"{file.name} imports {', '.join(modules)} beside it: carried along")
+    return modules
 
 
 def copy_served(package: Path, target: Path) -> None:

@@ -12,11 +12,13 @@ from torch import nn
 
 from camserve.build.checkpoint import find_state_dict, read_checkpoint
 from camserve.build.convert import stage_program
+from camserve.build.local_modules import local_modules
 from camserve.build.locate import find_file
 from camserve.build.pack import PROGRAM, WEIGHTS
 from camserve.build.recipe import Recipe
 from camserve.files import sha256
-from camserve.network.load import build_network, fill
+from camserve.network.factory import build_network
+from camserve.network.load import fill
 from camserve.network.program import load_program
 from camserve.network.weights import VERSIONS, versions_of
 from camserve.settings import ModelSpec
@@ -37,7 +39,8 @@ def stage_network(
         network = load_program(content / PROGRAM, None, size)
     else:
         file = Path(recipe.model_file).name if recipe.model_file else None
-        spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, **traits)
+        modules = local_modules(find_file(recipe.model_file)) if recipe.model_file else ()
+        spec = ModelSpec(recipe.factory, recipe.args, file, modules, WEIGHTS, **traits)
         network = build_network(spec, content)
         _fill_from(given, network, recipe, report)
         _save_weights(network, content / WEIGHTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -62,6 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the archive."""
+    sys.path.append(str(Path.cwd()))  # a factory may be a module of the project that one stands in
     recipe = load_recipe(args.recipe) if args.recipe else _recipe(args)
     if args.baseline is None:
         build_archive(recipe, args.out, say)
