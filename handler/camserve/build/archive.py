@@ -131,7 +131,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     network, spec = stage_network(recipe, content, geometry.size, report)
     network = ScoringNetwork(network, recipe.task == "binary").eval()
     layers = _target_layers(network, recipe, geometry, report)
-    _stage_labels(network, recipe, geometry, content)
+    _stage_labels(network, recipe, geometry, content, report)
     settings = Settings(
         model=spec,
         input=geometry,
@@ -161,10 +161,10 @@ def _target_layers(network: nn.Module, recipe: Recipe, geometry: InputSpec, repo
     return layers
 
 
-def _stage_labels(network: nn.Module, recipe: Recipe, geometry: InputSpec, content: Path) -> None:
+def _stage_labels(network: nn.Module, recipe: Recipe, geometry: InputSpec, content: Path, report: Progress) -> None:
     with torch.inference_mode():
         classes = network(torch.zeros(2, 3, *geometry.size)).shape[1]
-    names = label_names(recipe.labels, classes)
+    names = label_names(recipe.labels, classes, report)
     (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 import yaml
 
+from camserve.build.label_files import IMAGENET, INDICES
 from camserve.build.locate import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.settings import Defaults, InputSpec, Limits, RuntimeSpec
@@ -37,7 +38,7 @@ class Recipe:
     version: str = "1.0"
     task: str = "multiclass"
     threshold: float = 0.5
-    labels: Optional[str] = None  # a file of one label a line, or "imagenet"
+    labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
     preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
     bundle: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     recipe = read(Recipe, block, path.name)
-    labels = recipe.labels if recipe.labels in (None, "imagenet") else _anchor(path, recipe.labels)
+    labels = recipe.labels if recipe.labels in (None, IMAGENET, INDICES) else _anchor(path, recipe.labels)
     return dataclasses.replace(
         recipe,
         weights=_anchor(path, recipe.weights),

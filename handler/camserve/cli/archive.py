@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="unpickle the weights, which runs the code in them: for files of your own; a server never does",
     )
-    parser.add_argument("--labels", help="a file of one label a line, or 'imagenet'")
+    parser.add_argument("--labels", help="a file of one name a line, or JSON; or 'imagenet'")
     parser.add_argument(
         "--preprocess", help="a yaml file, 'imagenet', or torchvision weights: ResNet18_Weights.DEFAULT"
     )
