@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from camserve.build.sources import find_file
+from camserve.build.locate import find_file
 from camserve.build.unpack import open_archive
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server

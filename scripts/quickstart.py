@@ -12,8 +12,8 @@ from pathlib import Path
 import requests
 
 from camserve.build.archive import build_archive
+from camserve.build.locate import find_file
 from camserve.build.recipe import load_recipe
-from camserve.build.sources import find_file
 from camserve.cli.explain import describe_peak
 from camserve.cli.terminal import say
 from camserve.errors import CamserveError

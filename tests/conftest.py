@@ -13,8 +13,8 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from camserve.build.locate import find_file
 from camserve.build.recipe import load_recipe
-from camserve.build.sources import find_file
 from scheduling import FilesByServer, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"

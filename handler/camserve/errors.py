@@ -17,12 +17,14 @@ CamserveError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
 
 LINE_LIMIT = 200  # characters of another library's message that an error of ours repeats
+TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # torch underlines its advice
 QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log may repeat
 
 
@@ -143,8 +145,8 @@ def quote(text: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters."""
-    return str(error).strip().partition("\n")[0][:LINE_LIMIT]
+    """Return the first line of an error's message without terminal codes, at most 200 characters."""
+    return TERMINAL_CODE.sub("", str(error)).strip().partition("\n")[0][:LINE_LIMIT]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

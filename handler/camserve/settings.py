@@ -32,6 +32,7 @@ class ModelSpec:
     factory: Optional[str] = None  # "package.module:callable", or the callable's name inside ``file``
     args: dict[str, Any] = field(default_factory=dict)
     file: Optional[str] = None  # a model file inside the archive
+    modules: tuple[str, ...] = ()  # those that travel beside it, which it imports
     weights: str = "weights.safetensors"  # or an exported program, .pt2, which needs no factory
     sha256: str = ""  # of that file
     source_sha256: str = ""  # of the weights file that it was made from

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from camserve.build.archive import build_archive
+from camserve.build.locate import find_file
 from camserve.build.recipe import Recipe, load_recipe
-from camserve.build.sources import find_file
 from camserve.errors import CamserveError
 from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 import camserve
 from camserve.build.archive import SERVED, build_archive, copy_served
 from camserve.build.recipe import Recipe, load_recipe
-from camserve.build.sources import read_state_dict
 from camserve.build.unpack import baseline_of, open_archive, read_contents
 from camserve.errors import ConfigError
 from camserve.values import RawRequest
@@ -146,22 +145,6 @@ def test_a_recipe_that_would_not_work_writes_nothing(recipe, tmp_path):
         with pytest.raises(ConfigError, match=message):
             build_archive(broken, tmp_path / "out", quiet, fresh_process=False)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_pickle_with_code_is_not_loaded(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (print, ("loaded",))
-
-    torch.save({"weight": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(ConfigError, match="not a plain state dict"):
-        read_state_dict(tmp_path / "trap.pt")
-
-
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_a_wrapped_state_dict_is_unwrapped(tmp_path, key):
-    torch.save({key: {"a": torch.ones(1)}}, tmp_path / "wrapped.pt")
-    assert read_state_dict(tmp_path / "wrapped.pt").keys() == {"a"}
 
 
 def test_a_misspelled_key_of_a_recipe_is_named(tmp_path):

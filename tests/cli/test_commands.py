@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import camserve
-from camserve.build.sources import find_file
+from camserve.build.locate import find_file
 from camserve.cli import main
 from camserve.cli.command import COMMANDS, build_parser, missing_extra
 from camserve.operate.shipped import CONFIG_FOLDER

@@ -120,6 +120,26 @@ def test_a_wrong_option_is_answered_with_the_right_ones(fields, message):
         parse(fields)
 
 
+@pytest.mark.parametrize("prefix", ["", "label:"])
+def test_words_of_the_options_can_be_class_names(prefix):
+    schema = OptionSchema(SETTINGS, Labels(["none", "next", "predicted", "a, b", "[x]"]))
+
+    def parse(**fields):
+        return schema.options(RawRequest(fields=fields))
+
+    if prefix:
+        assert parse(contrast="label:none").contrast == TargetRequest("class", 0, "label:none")
+        assert parse(contrast="label:next").contrast == TargetRequest("class", 1, "label:next")
+        assert parse(target="label:predicted").targets == (TargetRequest("class", 2, "label:predicted"),)
+        assert parse(target="label:[x]").targets == (TargetRequest("class", 4, "label:[x]"),)
+        assert parse(explain="label=label:none").explain == Condition("label", "=", "none")
+    else:
+        assert parse(contrast="none").contrast is None
+        assert parse(contrast="next").contrast.kind == "next"
+        assert parse(target="predicted").targets[0].kind == "predicted"
+    assert parse(target=f"{prefix}a, b").targets == (TargetRequest("class", 3, f"{prefix}a, b"),)
+
+
 @pytest.mark.parametrize("name", ["giraffe", "6", "-1"])
 def test_a_class_that_is_not_there_is_refused(name):
     with pytest.raises(UnknownClass):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from camserve.build.sources import find_file
+from camserve.build.locate import find_file
 from camserve.operate.ports import free_ports
 from environments import NO_CLONE, ROOT, Environment, build_package, copy_sources
 from model_file import write_pets

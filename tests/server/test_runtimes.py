@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from camserve.build.sources import find_file
+from camserve.build.locate import find_file
 from camserve.build.unpack import read_contents
 from camserve.fast.packing import can_pack
 from camserve.fast.split import Split

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camserve.build.sources import find_file
+from camserve.build.locate import find_file
 from camserve.input_spec import InputSpec
 from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.values import Picture

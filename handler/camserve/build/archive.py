@@ -10,29 +10,30 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import camserve
 from camserve.build.examine import examine
-from camserve.build.pack import PROGRAM, WEIGHTS, pack_archive, write_config
+from camserve.build.geometry import input_spec
+from camserve.build.label_files import label_names, read_names
+from camserve.build.local_modules import local_modules, module_files
+from camserve.build.locate import find_file, module_path
+from camserve.build.pack import pack_archive, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
 from camserve.build.samples import PATTERN, pixels_to_try, stage_samples
-from camserve.build.sources import find_file, input_spec, label_names, module_path, read_state_dict, stage_program
+from camserve.build.stage_network import stage_network
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
-from camserve.input_spec import InputSpec
-from camserve.network.load import build_network, fill, load_network, load_transform
-from camserve.network.program import load_program
+from camserve.network.factory import load_transform
+from camserve.network.load import load_network
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
-from camserve.settings import CompiledSpec, ModelSpec, Settings, load_settings
+from camserve.settings import CompiledSpec, Settings, load_settings
 from camserve.values import Progress, RawRequest
 
 # The modules and rooms below the package that an archive carries; no other does it.
@@ -67,7 +68,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     """
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
-        _stage_code(recipe, content)
+        _stage_code(recipe, content, report)
         settings = _stage_model(recipe, content, report)
         _try_samples(content, settings, recipe, report)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
@@ -80,14 +81,26 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     return target
 
 
-def _stage_code(recipe: Recipe, content: Path) -> None:
-    """Lay out the code that the archive carries: the served rooms, the bundled modules, the model file."""
+def _stage_code(recipe: Recipe, content: Path, report: Progress) -> None:
+    """Lay out the code that the archive carries: served rooms, model file with the modules beside it, bundles."""
     package = Path(camserve.__file__).parent
     copy_served(package, content / package.name)
+    local = _stage_model_file(find_file(recipe.model_file), content, report) if recipe.model_file else ()
     for module in recipe.bundle:
-        _copy_module(module, content)
-    if recipe.model_file:
-        shutil.copy(find_file(recipe.model_file), content / Path(recipe.model_file).name)
+        if module not in local:
+            _copy_module(module, content)
+
+
+def _stage_model_file(file: Path, content: Path, report: Progress) -> tuple[str, ...]:
+    shutil.copy(file, content / file.name)
+    modules = local_modules(file)
+    for path in (path for module in modules for path in module_files(file.parent, module)):
+        target = content / path.relative_to(file.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    if modules:
+        report(f"{file.name} imports {', '.join(modules)} beside it: carried along")
+    return modules
 
 
 def copy_served(package: Path, target: Path) -> None:
@@ -117,15 +130,13 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
+    names = read_names(recipe.labels)
     transform = load_transform(content, geometry)
     samples = stage_samples(recipe.samples, content)
     pixels = pixels_to_try(content, samples, geometry, transform)
-    network, spec = _stage_network(recipe, content, geometry)
-    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
-    names = label_names(recipe.labels)
+    network, spec = stage_network(recipe, content, geometry.shape, report)
     examined = examine(network, recipe, pixels, None if names is None else len(names), report)
-    _stage_labels(names, examined.meaning.classes, content)
+    _stage_labels(recipe, examined.meaning.classes, content, report)
     settings = Settings(
         model=dataclasses.replace(spec, task=examined.meaning.task),
         input=geometry,
@@ -147,11 +158,8 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     return load_settings(block)
 
 
-def _stage_labels(names: Sequence[str] | None, classes: int, content: Path) -> None:
-    if names is None:
-        names = [f"class {index}" for index in range(classes)]
-    if len(names) != classes:
-        raise ConfigError(f"labels: {len(names)} names for {classes} classes")
+def _stage_labels(recipe: Recipe, classes: int, content: Path, report: Progress) -> None:
+    names = label_names(recipe.labels, classes, report)
     (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
@@ -165,30 +173,6 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
         raise ConfigError(f"runtime.mode aot: {error}") from None
     report(f"compiled the trunk for {spec.machine}")
     return spec
-
-
-def _stage_network(recipe: Recipe, content: Path, geometry: InputSpec) -> tuple[nn.Module, ModelSpec]:
-    given = find_file(recipe.weights)
-    traits: dict[str, Any] = {"threshold": recipe.threshold}
-    if recipe.factory is None and stage_program(given, geometry.shape, content / PROGRAM):
-        spec = ModelSpec(weights=PROGRAM, **traits)
-        network = load_program(content / PROGRAM, None, geometry.shape)
-    else:
-        file = Path(recipe.model_file).name if recipe.model_file else None
-        spec = ModelSpec(recipe.factory, recipe.args, file, WEIGHTS, **traits)
-        network = build_network(spec, content)
-        fill(network, read_state_dict(given))
-        _save_weights(network, content / WEIGHTS)
-    hashes = sha256(content / spec.weights), sha256(given)
-    return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
-
-
-def _save_weights(network: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    # Clones: safetensors refuses tensors that share memory, and tied weights do.
-    tensors = network.state_dict().items()
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors}, path)
 
 
 def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:

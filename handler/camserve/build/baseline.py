@@ -14,7 +14,7 @@ import torch
 import camserve
 from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError, ConfigError, RequestError, quote
-from camserve.labels import Labels
+from camserve.labels import BY_INDEX, Labels
 from camserve.monitor.baseline import Accuracy, Baseline, Bins, ClassBins, Provenance, Unusual
 from camserve.monitor.measure import MeasuredRows
 from camserve.monitor.recorder import Finished
@@ -126,7 +126,7 @@ def read_labels(path: Path, labels: Labels) -> dict[str, int]:
     ConfigError: a column is missing, or a class is unknown.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as opened:
+        with path.open(encoding="utf-8-sig", newline="") as opened:
             rows = list(csv.DictReader(opened))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -137,8 +137,9 @@ def read_labels(path: Path, labels: Labels) -> dict[str, int]:
 
 
 def _class_index(row: Mapping[str, str], column: str, labels: Labels, path: Path) -> int:
+    named = row[column] or ""
     try:
-        return labels.find(row[column])
+        return labels.find(f"{BY_INDEX}{named}" if column == "class_index" else named)
     except CamserveError as error:
         raise ConfigError(f"{path}: {quote(row['file'])}: {error}") from None
 

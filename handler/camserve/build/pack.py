@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from camserve.build.sources import module_path
+from camserve.build.locate import module_path
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256

@@ -9,7 +9,8 @@ from typing import Any, Optional, Union
 
 import yaml
 
-from camserve.build.sources import PACKAGE_SCHEME
+from camserve.build.label_files import IMAGENET, INDICES
+from camserve.build.locate import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.settings import ACTIVATIONS, Defaults, Limits, RuntimeSpec
@@ -43,13 +44,15 @@ class Recipe:
     name: str
     weights: str  # .safetensors, a state dict for weights_only loading, or a program: .pt2, TorchScript
     factory: Optional[str] = None  # MODULE:CALLABLE, or a name in ``model_file``; a program needs none
+    weights_key: Optional[str] = None  # of several state dicts in a checkpoint: the keys that lead to it
+    trust_pickle: bool = False  # unpickle the weights when the archive is built, which runs the code in them
     args: dict[str, Any] = field(default_factory=dict)
     model_file: Optional[str] = None
     version: str = "1.0"
     task: Optional[str] = None  # found where it can be: see build/output.py
     output: OutputChoice = field(default_factory=OutputChoice)
     threshold: float = 0.5
-    labels: Optional[str] = None  # a file of one label a line, or "imagenet"
+    labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
     preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
     bundle: tuple[str, ...] = ()
@@ -71,7 +74,7 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     recipe = read(Recipe, block, path.name)
-    labels = recipe.labels if recipe.labels in (None, "imagenet") else _anchor(path, recipe.labels)
+    labels = recipe.labels if recipe.labels in (None, IMAGENET, INDICES) else _anchor(path, recipe.labels)
     return dataclasses.replace(
         recipe,
         weights=_anchor(path, recipe.weights),

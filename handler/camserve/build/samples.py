@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from camserve.build.sources import find_file
+from camserve.build.locate import find_file
 from camserve.errors import ConfigError, RequestError
 from camserve.input_spec import InputSpec
 from camserve.intake.accept import accept_picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -24,6 +25,12 @@ EXAMPLE = """examples:
       --weights flowers.pt --labels flowers.txt --preprocess ResNet18_Weights.DEFAULT --sample rose.jpg
 """
 
+# The keys of a recipe that an option of the same name gives.
+FLAGS = (
+    *("name", "version", "factory", "model_file", "bundle"),
+    *("weights", "weights_key", "trust_pickle", "labels", "layer", "samples"),
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -33,8 +40,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factory-args", metavar="JSON", help="keyword arguments of the factory")
     parser.add_argument("--model-file", metavar="FILE.py", help="a Python file that defines the network")
     parser.add_argument("--program", dest="weights", help="an exported program, .pt2, or TorchScript: no model code")
-    parser.add_argument("--weights", help=".safetensors, or a state dict written by torch.save")
-    parser.add_argument("--labels", help="a file of one label a line, or 'imagenet'")
+    parser.add_argument("--weights", help=".safetensors, or a checkpoint written by torch.save")
+    parser.add_argument("--weights-key", metavar="KEY", help="which of several state dicts in a checkpoint: model, ema")
+    parser.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        default=None,
+        help="unpickle the weights, which runs the code in them: for files of your own; a server never does",
+    )
+    parser.add_argument("--labels", help="a file of one name a line, or JSON; or 'imagenet'")
     parser.add_argument(
         "--preprocess", help="a yaml file, 'imagenet', or torchvision weights: ResNet18_Weights.DEFAULT"
     )
@@ -49,6 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the archive."""
+    sys.path.append(str(Path.cwd()))  # a factory may be a module of the project that one stands in
     recipe = load_recipe(args.recipe) if args.recipe else _recipe(args)
     if args.baseline is None:
         build_archive(recipe, args.out, say)
@@ -62,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    names = ("name", "factory", "model_file", "weights", "labels", "layer", "bundle", "samples", "version")
-    block = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    block = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     for name in ("name", "weights"):
         if name not in block:
             args.parser.error(f"--{name} is missing (or give a model yaml)")

@@ -20,7 +20,7 @@ from camserve.intake.option_values import (
     read_text,
     read_whole,
 )
-from camserve.labels import Labels
+from camserve.labels import BY_NAME, Labels
 from camserve.settings import Settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
@@ -110,7 +110,7 @@ def _count(targets: Iterable[TargetRequest]) -> int:
 
 def _target_texts(value: object, schema: OptionSchema) -> list[str]:
     """Split at commas unless the whole text is one label: labels may hold commas themselves."""
-    if isinstance(value, str) and value.strip() in schema.labels:
+    if isinstance(value, str) and value.strip().removeprefix(BY_NAME) in schema.labels:
         return [value.strip()]
     return read_list(value, "target")
 

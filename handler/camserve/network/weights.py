@@ -1,5 +1,8 @@
 """Weights as safetensors: a header of names, types and offsets, then plain numbers, no code.
 
+A state dict also knows the version of each module that wrote it, and some modules (torchvision's MNASNet, batch
+normalisation) load old ones in another way. The header keeps these versions beside the tensors.
+
 The stock TorchServe image has no safetensors package, so the served side reads the format itself
 (https://github.com/huggingface/safetensors#format); archives are written with the package.
 """
@@ -7,12 +10,17 @@ The stock TorchServe image has no safetensors package, so the served side reads 
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from camserve.errors import ConfigError
+
+VERSIONS = "camserve.versions"  # of a header's metadata: {module: version} as JSON
 
 DTYPES = {
     "F64": torch.float64,
@@ -28,18 +36,38 @@ DTYPES = {
 }
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file into a state dict. ConfigError: it is truncated or malformed."""
+def load_weights(path: Path) -> OrderedDict[str, Tensor]:
+    """Read a safetensors file into a state dict, with its modules' versions if it has them.
+
+    ConfigError: it is truncated or malformed.
+    """
     try:
         data = bytearray(path.read_bytes())
         start = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(bytes(data[8:start]))
-        header.pop("__metadata__", None)
-        return {name: _tensor(data, start, entry) for name, entry in header.items()}
+        versions = header.pop("__metadata__", {}).get(VERSIONS)
+        weights = OrderedDict((name, _tensor(data, start, entry)) for name, entry in header.items())
+        if versions is not None:
+            set_versions(weights, json.loads(versions))
+        return weights
     except OSError as error:
         raise ConfigError(f"cannot read {path.name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ConfigError(f"{path.name} is not a whole safetensors file ({type(error).__name__})") from None
+
+
+def set_versions(weights: OrderedDict[str, Tensor], versions: Mapping[str, int]) -> None:
+    """Note in a state dict the version of each module that wrote it, where torch looks for it."""
+    metadata: Any = {name: {"version": version} for name, version in versions.items()}
+    weights._metadata = metadata  # type: ignore[attr-defined]
+
+
+def versions_of(weights: Mapping[str, Tensor]) -> dict[str, int] | None:
+    """Return the version of each module that wrote a state dict; None where it does not say."""
+    metadata: Mapping[str, Mapping[str, int]] | None = getattr(weights, "_metadata", None)
+    if metadata is None:
+        return None
+    return {name: entry["version"] for name, entry in metadata.items() if "version" in entry}
 
 
 def _tensor(data: bytearray, start: int, entry: dict[str, list[int]]) -> Tensor:

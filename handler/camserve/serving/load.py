@@ -19,7 +19,8 @@ from camserve.intake.options import OptionSchema
 from camserve.labels import Labels, load_labels
 from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import MapFilter
-from camserve.network.load import load_network, load_transform
+from camserve.network.factory import load_transform
+from camserve.network.load import load_network
 from camserve.network.precision import DTYPES, cast
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
