@@ -18,7 +18,7 @@ def resnet() -> nn.Module:
 
 
 def densenet() -> nn.Module:
-    return settle(models.DenseNet(8, (2, 2), 8, num_classes=CLASSES))
+    return settle(models.DenseNet(8, (1, 2), 8, num_classes=CLASSES))
 
 
 def vgg() -> nn.Module:

@@ -1,5 +1,9 @@
-"""Real photos, archives that are built once a run, and how the files of tests share processes."""
+"""Real photos, archives that are built once a run, and how the files of tests share processes.
 
+What needs torch is imported where it is used: the process that only hands out tests starts without it.
+"""
+
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: every process of a run has one core
@@ -9,12 +13,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from PIL import Image
 
-from camserve.build.locate import find_file
-from camserve.build.recipe import load_recipe
 from scheduling import FilesByServer, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
@@ -30,9 +31,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=by_length)
 
 
+def pytest_collection_finish():
+    """Spare the garbage collector what the imports left, a million objects that it would visit again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def same_start():
     """One thread of torch, full precision and the same random numbers for every test, unless it sets others itself."""
+    import torch
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # which changes more than rounding: maps are compared to 1e-5
@@ -56,20 +64,27 @@ def build_once(tmp_path_factory) -> Callable[[str, Callable[[Path], Path]], Path
     return build_once
 
 
+def photo(name):
+    from camserve.build.locate import find_file
+
+    return find_file(f"package://skimage/data/{name}.png").read_bytes()
+
+
 @pytest.fixture(scope="session")
 def coffee():
-    return find_file("package://skimage/data/coffee.png").read_bytes()
+    return photo("coffee")
 
 
 @pytest.fixture(scope="session")
 def chelsea():
-    return find_file("package://skimage/data/chelsea.png").read_bytes()
+    return photo("chelsea")
 
 
 @pytest.fixture(scope="session")
 def imagenet(build_once):
     """The shipped archive."""
     from camserve.build.archive import build_archive
+    from camserve.build.recipe import load_recipe
 
     return build_once("imagenet", lambda folder: build_archive(load_recipe(RECIPE), folder, lambda line: None))
 

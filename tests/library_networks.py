@@ -99,7 +99,7 @@ TV = {
     "shufflenet": Kind(models.shufflenet_v2_x0_5, (64, 64), Layer("conv5", grid=(2, 2))),
     "swin": Kind(swin, (64, 64), Layer("norm", "NHWC", grid=(8, 8))),
     "convnext": Kind(convnext, (64, 32), Layer("features", grid=(8, 4))),
-    "vit": Kind(lambda: tokens().network, (SIDE, SIDE), Layer("encoder.layers.encoder_layer_2.ln_1", "NLC", 1, (4, 4))),
+    "vit": Kind(lambda: tokens().network, (SIDE, SIDE), Layer("encoder.layers.encoder_layer_1.ln_1", "NLC", 1, (4, 4))),
 }
 TIMM = {
     "class token": Kind(vit, (64, 64), Layer("blocks.1.norm1", "NLC", 1, (4, 4))),

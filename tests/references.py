@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,14 +26,20 @@ from camserve.attribution.objectives import Objectives
 from camserve.values import Layer
 from small_networks import Small, deep, pictures, pooled, settle, watch
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # the libraries' own imports
-    import captum.attr
-    import pytorch_grad_cam
-    import torchcam.methods
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
 DATA = Path(os.environ.get("CAMSERVE_DATA", ""))
+
+
+@cache
+def library(name: str) -> Any:
+    """Import one of the libraries where it is used, since every process of a run reads this file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own imports
+        return import_module(name)
+
+
+def targets_of(case: Case) -> list[Any]:
+    """Return what pytorch-grad-cam differentiates."""
+    return [library("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget(index) for index in case.classes]
 
 
 class Case(NamedTuple):
@@ -155,8 +162,8 @@ class GradCamPass(NamedTuple):
 def gradcam_pass(name: str, device: str) -> GradCamPass:
     """Run pytorch-grad-cam's Grad-CAM once: its other methods read the same two arrays."""
     case = case_of(name, device)
-    with pytorch_grad_cam.GradCAM(case.network, [case.module], case.on_tokens) as method:
-        view = torch.from_numpy(method(case.pixels, [ClassifierOutputTarget(index) for index in case.classes]))
+    with library("pytorch_grad_cam").GradCAM(case.network, [case.module], case.on_tokens) as method:
+        view = torch.from_numpy(method(case.pixels, targets_of(case)))
         watched = method.activations_and_grads
         found = GradCamPass(view, watched.activations[0].cpu().numpy(), watched.gradients[0].cpu().numpy())
     case.network.zero_grad()
@@ -167,9 +174,8 @@ def gradcam_pass(name: str, device: str) -> GradCamPass:
 def pytorch_grad_cam_map(kind: str, name: str, device: str = "cpu") -> Tensor:
     """Return the raw map, before pytorch-grad-cam's ReLU and scaling."""
     case, one = case_of(name, device), gradcam_pass(name, device)
-    targets = [ClassifierOutputTarget(index) for index in case.classes]
-    with getattr(pytorch_grad_cam, kind)(case.network, [case.module], case.on_tokens) as method:
-        found = method.get_cam_image(case.pixels, case.module, targets, one.activations, one.gradients, False)
+    with getattr(library("pytorch_grad_cam"), kind)(case.network, [case.module], case.on_tokens) as method:
+        found = method.get_cam_image(case.pixels, case.module, targets_of(case), one.activations, one.gradients, False)
     return torch.from_numpy(np.asarray(found))
 
 
@@ -177,7 +183,9 @@ def pytorch_grad_cam_map(kind: str, name: str, device: str = "cpu") -> Tensor:
 def torchcam_map(kind: str, name: str, device: str = "cpu") -> Tensor:
     """Return the map after torchcam's ReLU, before its scaling."""
     case = case_of(name, device)
-    with getattr(torchcam.methods, kind)(case.network, case.module, reshape_transform=case.on_tokens) as method:
+    with getattr(library("torchcam.methods"), kind)(
+        case.network, case.module, reshape_transform=case.on_tokens
+    ) as method:
         scores = case.network(case.pixels)
         (found,) = method(list(case.classes), scores, normalized=False)
     return found.detach()
@@ -190,5 +198,5 @@ def captum_map(kind: str, name: str, device: str = "cpu", **options: Any) -> Ten
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # captum announces its hooks
         arguments = (case.module,) if kind in ("GuidedGradCam", "LayerGradCam") else ()
-        method = getattr(captum.attr, kind)(case.network, *arguments)
+        method = getattr(library("captum.attr"), kind)(case.network, *arguments)
         return method.attribute(case.pixels, target=list(case.classes), **options).sum(dim=1).detach()

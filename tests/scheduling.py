@@ -15,11 +15,17 @@ FIRST = (
     "test_prometheus.py",
     "faulty",
     "test_compiled_server.py",
+    "test_baseline.py",
+    "test_compiled.py",
     "test_agreement.py",
-    "test_methods.py",
-    "test_capture.py",
-    "test_monitor.py",
     "test_runtime.py",
+    "test_report.py",
+    "test_archive.py",
+    "test_probe.py",
+    "test_package.py",
+    "test_statistics.py",
+    "test_selftest.py",
+    "test_program.py",
 )
 
 

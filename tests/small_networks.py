@@ -102,9 +102,9 @@ def three_linear() -> Small:
 def tokens() -> Small:
     """A vision transformer with a class token."""
     network = torchvision.models.VisionTransformer(
-        image_size=SIDE, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=CLASSES
+        image_size=SIDE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=CLASSES
     )
-    return Small(settle(network), Layer("encoder.layers.encoder_layer_1", "NLC", prefix=1, grid=(4, 4)))
+    return Small(settle(network), Layer("encoder.layers.encoder_layer_0", "NLC", prefix=1, grid=(4, 4)))
 
 
 NETWORKS: Mapping[str, Callable[[], Small]] = {

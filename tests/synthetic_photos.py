@@ -18,7 +18,7 @@ def photo(number, dark=1.0):
     pixels = chance.uniform(0, 160, 3) + blob * chance.uniform(-80, 95, 3) + chance.normal(0, 12, (8, 8, 3))
     image = Image.fromarray(np.clip(pixels * dark, 0, 255).astype(np.uint8)).resize((width, height), Image.BICUBIC)
     buffer = BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -105,7 +105,7 @@ def test_vit_reciprocam_keeps_the_class_token_and_a_blurred_patch() -> None:
     masks[0, [1, 2, 5, 6]] = torch.tensor([1 / 4, 1 / 8, 1 / 8, 1 / 16])  # the first patch, a corner of the grid
     encoder = small.network.encoder
     with torch.no_grad():
-        after = [small.network.heads(encoder.ln(encoder.layers[2](outputs[0] * mask[:, None]))[:, 0]) for mask in masks]
+        after = [small.network.heads(encoder.ln(encoder.layers[1](outputs[0] * mask[:, None]))[:, 0]) for mask in masks]
     found = METHODS["vit_reciprocam"].run(output, objectives_for((0, 3)))
     assert distance(found[0, 0, 0], (after[0] - after[1])[0, 3]) <= 1e-4
 

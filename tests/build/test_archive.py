@@ -118,12 +118,14 @@ assert Path(camserve.__file__).parent == here / "camserve"
 settings = load_settings(yaml.safe_load((here / "model-config.yaml").read_text())["camserve"])
 pipeline = load_pipeline(here, settings, "pets", "1.0", torch.device("cpu"))
 print(json.loads(pipeline.answer([RawRequest((here / "samples/chelsea.png").read_bytes())])[0].body)["predictions"][0])
+assert "torch._dynamo" not in sys.modules  # which takes seconds and 100 MB
 """
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=unpacked, capture_output=True, text=True, check=False
     )
     expected = json.loads((unpacked / "selftest.json").read_text())["samples/chelsea.png"]["predictions"][0]
     assert f"'{expected['label']}'" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_served_weights_are_the_given_ones(recipe, unpacked):

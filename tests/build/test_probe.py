@@ -72,7 +72,7 @@ def test_a_refused_layer_has_its_reason():
     finding = probe(tokens().network, SHAPE)
     reasons = {refusal.name: refusal.reason for refusal in finding.refused}
     assert reasons["heads"] == "its output of shape (N, 5) has no spatial extent"
-    assert reasons["encoder.layers.encoder_layer_2"] == "the scores' gradient reaches none of its positions"
+    assert reasons["encoder.layers.encoder_layer_1"] == "the scores' gradient reaches none of its positions"
     assert finding.layer.name not in reasons
 
 

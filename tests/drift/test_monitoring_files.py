@@ -73,7 +73,7 @@ def test_the_rules_compute_what_python_computes(tmp_path):
     ]
     told = {
         "rule_files": [str(FOLDER / "signals.yml"), str(FOLDER / "rules.yml")],
-        "evaluation_interval": "1m",
+        "evaluation_interval": "4m",
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}],
     }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(told))

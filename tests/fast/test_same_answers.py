@@ -88,7 +88,7 @@ def test_every_method_draws_the_same_map_with_and_without_shortcuts(
 ) -> None:
     drawn: set[str] = set()
     for passes in ("STEPS", "SAMPLES"):  # fewer of them are the same sums
-        monkeypatch.setattr(import_module("camserve.attribution.methods.gradient"), passes, 5)
+        monkeypatch.setattr(import_module("camserve.attribution.methods.gradient"), passes, 2)
     for name, build in NETWORKS.items():
         ways = both_ways(build())
         for count in (1, 3):

@@ -131,6 +131,7 @@ def test_too_few_photos_are_refused(bare, tmp_path, capsys):
     assert "columns file and class_index" in capsys.readouterr().err
 
 
+@pytest.mark.server  # 500 photos take their time
 @pytest.mark.skipif(not os.environ.get("CAMSERVE_DATA"), reason="CAMSERVE_DATA names no folder of ImageNet photos")
 def test_a_baseline_of_real_photos(imagenet, tmp_path):
     data = Path(os.environ["CAMSERVE_DATA"]) / "imagenet-val-500"

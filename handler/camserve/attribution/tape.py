@@ -7,8 +7,9 @@ from typing import Any, Union
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from camserve.attribution.operators import OperatorMode
 
 
 class NotReplayable(Exception):
@@ -50,7 +51,7 @@ class _Step:
     made: list[tuple[int, torch.Size] | None]  # the slot and shape of each output
 
 
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tape(OperatorMode):
     """Record, while it is switched on, the operators that depend on one tensor.
 
     It sees operators below autograd, so functional code, in-place edits, views, skip connections

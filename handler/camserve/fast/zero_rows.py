@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from camserve.attribution.backward import AutogradBackward, Run
 from camserve.attribution.capture import Capture, Tail
 from camserve.attribution.find_head import gradients_agree, random_pictures
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.objectives import Objectives
+from camserve.attribution.operators import OperatorMode
 from camserve.network.precision import full_precision
 from camserve.values import InputShape, Layer
 
@@ -33,7 +33,7 @@ class TokenBackward(AutogradBackward):
             return super().gradients(run, objectives)
 
 
-class _WithoutZeroRows(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _WithoutZeroRows(OperatorMode):  # type: ignore[no-untyped-call]
     """Multiply the rows of the first factor that are not all zero, and one weight for all tokens in one product."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

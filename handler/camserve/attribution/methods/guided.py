@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.gradcam import gradcam
 from camserve.attribution.objectives import Objectives
+from camserve.attribution.operators import OperatorMode
 from camserve.attribution.passes import pixel_gradients
 from camserve.errors import ConfigError
 
@@ -53,7 +53,7 @@ def _rectified(output: LayerOutput, objectives: Objectives, masked: bool) -> Ten
     return gradients
 
 
-class _RectifiedBackward(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _RectifiedBackward(OperatorMode):
     """Replace the backward pass of ReLU and ReLU6, wherever in the network they are called."""
 
     def __init__(self, masked: bool) -> None:
