@@ -1,4 +1,4 @@
-"""Find the target layer of every classifier of torchvision, timm and transformers, and check its map.
+"""Serve every classifier of torchvision, timm and transformers from an archive of its own, and check its map.
 
 Prints one line a model; the exit status is 1 if a model that could be built failed.
 """
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from zoo_models import MODEL_FAMILIES, ZooRow, try_out
+from zoo_archive import ZooRow, try_out
+from zoo_models import MODEL_FAMILIES
 
-ZOO_COLUMNS = ("model", "input", "layer", "layout", "grid", "prefix", "call", "agreement", "seconds")
+ZOO_COLUMNS = ("model", "input", "layer", "layout", "grid", "prefix", "call", "share", "agreement", "seconds")
 HEAD = f"| {' | '.join(ZOO_COLUMNS)} |\n{'|---' * len(ZOO_COLUMNS)}|"
 
 
@@ -48,17 +49,17 @@ def main() -> int:
 
 
 def format_row(row: ZooRow) -> str:
-    if row.layer is None:
+    if not row.layers:
         return f"| {row.name} | {'FAILS' if row.built else 'not built'}: {row.reason} |"
-    layer, (_channels, height, width) = row.layer, row.shape
+    layer, (_channels, height, width) = row.layers[0], row.shape
     cells: tuple[object, ...] = (
         row.name,
         f"{height} x {width}",
-        f"`{layer.name}`",
+        " + ".join(f"`{read.name}`" for read in row.layers),
         layer.layout,
         "{} x {}".format(*layer.grid),
     )
-    cells += (layer.prefix, layer.call, f"{row.agreement:.0e}", f"{row.seconds:.1f}")
+    cells += (layer.prefix, layer.call, f"{row.share:.2f}", f"{row.agreement:.0e}", f"{row.seconds:.1f}")
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -15,7 +15,7 @@ from camserve.values import Layer
 from library_networks import KINDS, vit
 from odd_networks import Added, Frozen, Latents, Odd, Paired, Sideways, Turned, Twice, convolutional, flat
 from small_networks import CLASSES, SHAPE, SIDE, deep, pictures, pooled, settle, tokens
-from zoo_models import MAP_TOLERANCE, plain_gradcam
+from zoo_archive import MAP_TOLERANCE, plain_gradcam
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
