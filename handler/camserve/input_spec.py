@@ -9,6 +9,7 @@ from camserve.strict import require, require_choice
 from camserve.values import InputShape
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+EXTRA_FORMATS = ("tiff", "avif")
 PADS = ("square", "letterbox")
 SCALES = (1, 255)
 NORMALISATIONS = ("fixed", "image")
@@ -24,6 +25,7 @@ class InputSpec:
     """
 
     channels: int = 3  # of the network's input
+    extra_formats: tuple[str, ...] = ()  # tiff, avif: accepted beside JPEG, PNG, WebP, GIF and BMP
     color: str = "rgb"  # what the channels are, in their order
     depth: Optional[int] = None  # bits of 16-bit greys; null: what the file says, or a guess and a warning
     resize: Union[int, tuple[int, int], None] = 256  # short side, or (height, width) regardless of aspect
@@ -38,6 +40,8 @@ class InputSpec:
     transform: Optional[str] = None  # module:callable, in the place of all but ``channels``, ``color`` and the size
 
     def __post_init__(self) -> None:
+        for name in self.extra_formats:
+            require_choice(name, EXTRA_FORMATS, "input.extra_formats")
         require_choice(self.color, COLORS, "input.color")
         require(self.depth is None or 8 < self.depth <= 16, "input.depth must be 9 to 16 bits, or null")
         self._check_geometry()
