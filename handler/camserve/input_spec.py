@@ -25,6 +25,7 @@ class InputSpec:
     """
 
     channels: int = 3  # of the network's input
+    exact: bool = False  # True: large JPEGs are decoded whole, as other programs do, and not at 1/2, 1/4 or 1/8
     extra_formats: tuple[str, ...] = ()  # tiff, avif: accepted beside JPEG, PNG, WebP, GIF and BMP
     color: str = "rgb"  # what the channels are, in their order
     depth: Optional[int] = None  # bits of 16-bit greys; null: what the file says, or a guess and a warning
