@@ -101,6 +101,14 @@ class InputSpec:
             "input.resize must be [height, width] where nothing is cropped or padded",
         )
 
+    def describe(self) -> str:
+        """Word what the network is shown, for a person who builds an archive."""
+        shape = " x ".join(map(str, self.shape))
+        if self.transform is not None:
+            return f"{shape}, made by {self.transform}"
+        numbers = f"mean {_list(self.mean)}, std {_list(self.std)}, of pixels in 0..{self.scale}"
+        return f"{shape}, {self.color}, " + (numbers if self.normalise == "fixed" else "standardised by the picture")
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input in pixels."""
@@ -116,6 +124,10 @@ class InputSpec:
     def shape(self) -> InputShape:
         """Channels, height and width of the network's input."""
         return (self.channels, *self.size)
+
+
+def _list(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:.3g}" for number in numbers)
 
 
 def _pair(side: Union[int, tuple[int, int]]) -> tuple[int, int]:

@@ -116,6 +116,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
     load_transform(content, geometry)  # before what takes its time
+    report(f"input {geometry.describe()}")
     network, spec = _stage_network(recipe, content, geometry)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")

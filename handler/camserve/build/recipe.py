@@ -37,7 +37,7 @@ class Recipe:
     task: str = "multiclass"
     threshold: float = 0.5
     labels: Optional[str] = None  # a file of one label a line, or "imagenet"
-    preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
+    preprocess: Union[InputSpec, str, None] = None  # a block, "imagenet", or a torchvision weights name: never guessed
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
     bundle: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()

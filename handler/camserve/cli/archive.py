@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help=".safetensors, or a state dict written by torch.save")
     parser.add_argument("--labels", help="a file of one label a line, or 'imagenet'")
     parser.add_argument(
-        "--preprocess", help="a yaml file, 'imagenet', or torchvision weights: ResNet18_Weights.DEFAULT"
+        "--preprocess", help="that of the weights: a yaml file, 'imagenet', or torchvision's ResNet18_Weights.DEFAULT"
     )
     parser.add_argument("--layer", help="target layer by name; default: found by probing")
     parser.add_argument("--bundle", nargs="+", metavar="MODULE", help="pure Python packages to carry along")
