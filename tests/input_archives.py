@@ -49,7 +49,7 @@ def build_means(folder, more_code="", **preprocess):
         model_file=str(folder / "net.py"),
         preprocess=spec,
     )
-    return build_archive(recipe, folder, lambda line: None)
+    return build_archive(recipe, folder, lambda line: None, fresh_process=False)
 
 
 def ramp():

@@ -9,6 +9,7 @@ from camserve.strict import require, require_choice
 from camserve.values import InputShape
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+EXTRA_FORMATS = ("tiff", "avif")
 PADS = ("square", "letterbox")
 SCALES = (1, 255)
 NORMALISATIONS = ("fixed", "image")
@@ -24,6 +25,8 @@ class InputSpec:
     """
 
     channels: int = 3  # of the network's input
+    exact: bool = False  # True: large JPEGs are decoded whole, as other programs do, and not at 1/2, 1/4 or 1/8
+    extra_formats: tuple[str, ...] = ()  # tiff, avif: accepted beside JPEG, PNG, WebP, GIF and BMP
     color: str = "rgb"  # what the channels are, in their order
     depth: Optional[int] = None  # bits of 16-bit greys; null: what the file says, or a guess and a warning
     resize: Union[int, tuple[int, int], None] = 256  # short side, or (height, width) regardless of aspect
@@ -38,6 +41,8 @@ class InputSpec:
     transform: Optional[str] = None  # module:callable, in the place of all but ``channels``, ``color`` and the size
 
     def __post_init__(self) -> None:
+        for name in self.extra_formats:
+            require_choice(name, EXTRA_FORMATS, "input.extra_formats")
         require_choice(self.color, COLORS, "input.color")
         require(self.depth is None or 8 < self.depth <= 16, "input.depth must be 9 to 16 bits, or null")
         self._check_geometry()
@@ -96,6 +101,14 @@ class InputSpec:
             "input.resize must be [height, width] where nothing is cropped or padded",
         )
 
+    def describe(self) -> str:
+        """Word what the network is shown, for a person who builds an archive."""
+        shape = " x ".join(map(str, self.shape))
+        if self.transform is not None:
+            return f"{shape}, made by {self.transform}"
+        numbers = f"mean {_list(self.mean)}, std {_list(self.std)}, of pixels in 0..{self.scale}"
+        return f"{shape}, {self.color}, " + (numbers if self.normalise == "fixed" else "standardised by the picture")
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input in pixels."""
@@ -111,6 +124,10 @@ class InputSpec:
     def shape(self) -> InputShape:
         """Channels, height and width of the network's input."""
         return (self.channels, *self.size)
+
+
+def _list(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:.3g}" for number in numbers)
 
 
 def _pair(side: Union[int, tuple[int, int]]) -> tuple[int, int]:

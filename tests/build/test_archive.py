@@ -31,6 +31,7 @@ FAULTS = [
     ({"labels": "imagenet"}, "1000 names for 3 classes"),
     ({"layer": "feature"}, "feature"),
     ({"layer": "head"}, "head"),
+    ({"preprocess": None, "weights": "/nonexistent.pt"}, "preprocess is missing: name that of the weights: imagenet, "),
     ({"preprocess": "ResNet_Weights"}, "torchvision weights such as"),
     ({"bundle": ("numpy",)}, "compiled code"),
     ({"bundle": ("no_such_module",)}, "no installed module"),

@@ -149,7 +149,11 @@ def test_the_commands_build_inspect_and_explain(tmp_path, capsys, monkeypatch):
     photo = str(find_file("package://skimage/data/chelsea.png"))
     (tmp_path / "geometry.yaml").write_text("resize: 64\ncrop: 64\n")
     flags = ["--factory", "Net", "--model-file", "net.py", "--weights", "net.pt", "--labels", "labels.txt"]
+    assert main(["archive", "--name", "pets", *flags, "--sample", photo]) == 1
+    assert "preprocess is missing: name that of the weights: imagenet, " in capsys.readouterr().err
     assert main(["archive", "--name", "pets", *flags, "--preprocess", "geometry.yaml", "--sample", photo]) == 0
+    shown = "input 3 x 64 x 64, rgb, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, of pixels in 0..1"
+    assert shown in capsys.readouterr().err
     assert main(["inspect", "model_store/pets.mar", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "pets 1.0"
     assert main(["explain", photo, "--archive", "model_store/pets.mar", "--target", "dog", "--out", "why.png"]) == 0

@@ -98,7 +98,7 @@ def test_what_is_put_aside_is_a_grid_of_the_pixels():
     random = np.random.default_rng(1)
     for size in ((224, 224), (64, 64), (120, 300), (20, 30)):
         pixels = [random.integers(0, 256, (*size, 3), np.uint8) for _ in range(2)]
-        rows = sample_pixels([types.SimpleNamespace(pixels=picture) for picture in pixels])
+        rows = sample_pixels([types.SimpleNamespace(pixels=picture, preview=None) for picture in pixels])
         step = max(1, min(size) // 56)
         assert rows.step == step
         expected = [picture[step // 2 :: step, step // 2 :: step] for picture in pixels]

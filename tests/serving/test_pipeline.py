@@ -277,6 +277,12 @@ def test_a_reduced_jpeg_changes_its_answer_by_less_than_the_stated_tolerance(ima
             rows = [RawRequest(file.getvalue(), {"format": "grid,boxes"}) for file in (jpeg, bmp)]
             pipeline.settings = replace(pipeline.settings, limits=replace(pipeline.settings.limits, max_bytes=10**8))
             (_, reduced), (_, whole) = ask(pipeline, *rows)
+            assert reduced["predictions"] != whole["predictions"]
+            exactly = replace(pipeline.settings, input=replace(pipeline.settings.input, exact=True))
+            usual, pipeline.settings = pipeline.settings, exactly
+            ((_, exact),) = ask(pipeline, rows[0])
+            pipeline.settings = usual
+            assert {**exact, "input": None} == {**whole, "input": None}
             assert reduced["input"]["region"] == whole["input"]["region"]
             got, wanted = reduced["predictions"][0], whole["predictions"][0]
             assert got["index"] == wanted["index"]

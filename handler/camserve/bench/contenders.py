@@ -136,6 +136,7 @@ def _build_camserve(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
         str(parts.weights),
         factory="Network",
         model_file=str(parts.model_file),
+        preprocess="imagenet",
         serving=parts.serving,
         runtime=runtime,
     )

@@ -130,10 +130,11 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
+    report(f"input {geometry.describe()}")
     names = read_names(recipe.labels)
     transform = load_transform(content, geometry)
     samples = stage_samples(recipe.samples, content)
-    pixels = pixels_to_try(content, samples, geometry, transform)
+    pixels = pixels_to_try(content, samples, geometry, recipe.limits, transform)
     network, spec = stage_network(recipe, content, geometry.shape, report)
     examined = examine(network, recipe, pixels, None if names is None else len(names), report)
     _stage_labels(recipe, examined.meaning.classes, content, report)

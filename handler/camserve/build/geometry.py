@@ -6,8 +6,13 @@ from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 
 
-def input_spec(preprocess: InputSpec | str) -> InputSpec:
+def input_spec(preprocess: InputSpec | str | None) -> InputSpec:
     """Return the input geometry of a block, of "imagenet", or of a torchvision weights name."""
+    if preprocess is None:
+        raise ConfigError(
+            "preprocess is missing: name that of the weights: imagenet, torchvision weights such as "
+            "ResNet50_Weights.DEFAULT, or a block in yaml (docs/input.md)"
+        )
     if isinstance(preprocess, InputSpec):
         return preprocess
     if preprocess == "imagenet":

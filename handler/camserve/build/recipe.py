@@ -53,7 +53,7 @@ class Recipe:
     output: OutputChoice = field(default_factory=OutputChoice)
     threshold: float = 0.5
     labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
-    preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
+    preprocess: Union[InputSpec, str, None] = None  # a block, "imagenet", or a torchvision weights name: never guessed
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
     bundle: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()

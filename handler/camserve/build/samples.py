@@ -41,19 +41,21 @@ def _pattern() -> Image.Image:
     return Image.fromarray(np.stack([wave * 60 + 128 for wave in waves], axis=2).astype(np.uint8))
 
 
-def pixels_to_try(content: Path, samples: Sequence[str], spec: InputSpec, transform: Transform | None) -> Tensor:
+def pixels_to_try(
+    content: Path, samples: Sequence[str], spec: InputSpec, limits: Limits, transform: Transform | None
+) -> Tensor:
     """Return what a network is tried on, (N, C, H, W), N at least 3: two pictures of noise, and the samples.
 
     ConfigError: a sample is no picture that would be accepted.
     """
     noise = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(0))
-    photos = [_accept(content, sample, spec, transform) for sample in samples]
+    photos = [_accept(content, sample, spec, limits, transform) for sample in samples]
     return torch.cat([noise, normalise(photos, spec, torch.device("cpu"))]).contiguous()
 
 
-def _accept(content: Path, sample: str, spec: InputSpec, transform: Transform | None) -> np.ndarray:
+def _accept(content: Path, sample: str, spec: InputSpec, limits: Limits, transform: Transform | None) -> np.ndarray:
     picture = (content / sample).read_bytes()
     try:
-        return accept_picture(picture, spec, Limits(), lambda _width, _height: 0, transform).pixels
+        return accept_picture(picture, spec, limits, lambda _width, _height: 0, transform).pixels
     except RequestError as error:
         raise ConfigError(f"{sample}: {error}") from None

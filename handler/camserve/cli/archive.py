@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--labels", help="a file of one name a line, or JSON; or 'imagenet'")
     parser.add_argument(
-        "--preprocess", help="a yaml file, 'imagenet', or torchvision weights: ResNet18_Weights.DEFAULT"
+        "--preprocess", help="that of the weights: a yaml file, 'imagenet', or torchvision's ResNet18_Weights.DEFAULT"
     )
     parser.add_argument("--layer", help="target layer by name; default: found by probing")
     parser.add_argument("--bundle", nargs="+", metavar="MODULE", help="pure Python packages to carry along")

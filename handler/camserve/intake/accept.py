@@ -42,7 +42,7 @@ def accept_picture(
     """
 
     def needed(width: int, height: int) -> tuple[int, int]:
-        if transform is not None:  # which may look at any part of it
+        if spec.exact or transform is not None:  # which may look at any part of it
             return width, height
         across, down = enough(width, height, spec)
         kept = kept_side(width, height) / max(width, height)

@@ -27,10 +27,15 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(DEEP)
 
 
+def as_native(image: Image.Image) -> Image.Image:
+    """Return 16-bit greys of the other byte order in a mode in which every Pillow can compute."""
+    return image.convert("I") if image.mode == "I;16B" else image
+
+
 def is_dim(image: Image.Image) -> bool:
     """Whether 16-bit colours, of which Pillow keeps the upper 8 bits, all fit 14 bits: they may have fewer than 16."""
-    colors = [band.getextrema() for band in image.split() if band.mode == "L"][: 1 if image.mode == "LA" else 3]
-    return max(int(np.max(extrema)) for extrema in colors) < 1 << (max(USUAL_DEPTHS) - 8)
+    colors = image.getextrema()[: 1 if image.mode == "LA" else 3]
+    return int(np.max(colors)) < 1 << (max(USUAL_DEPTHS) - 8)
 
 
 def is_transparent(image: Image.Image) -> bool:
@@ -38,18 +43,18 @@ def is_transparent(image: Image.Image) -> bool:
     return image.mode in TRANSPARENT or "transparency" in image.info
 
 
-def find_depth(image: Image.Image, named: int | None) -> Depth:
+def find_depth(image: Image.Image, named: int | None = None) -> Depth:
     """Return the depth of a 16-bit grey picture; ``named`` is what the file says of it, in bits.
 
     A PNG's sBIT chunk names the bits before the values were scaled to 16 bits. Many writers do not scale them: where
     the values fit the named bits and use the lower ones, they were not scaled.
     """
-    peak = int(np.max(image.getextrema()))
+    peak = int(np.max(as_native(image).getextrema()))
     if named is not None and named < FULL_DEPTH:
         if peak >> named:
             return Depth()
         scaled_bits = (1 << (FULL_DEPTH - named)) - 1
-        return Depth(named) if np.any(np.asarray(image) & scaled_bits) else Depth(guessed=peak > 0)
+        return Depth(named) if np.any(np.asarray(as_native(image)) & scaled_bits) else Depth(guessed=peak > 0)
     # An all-black picture is the same at every depth.
     fitting = [bits for bits in USUAL_DEPTHS if not peak >> bits] if peak and named is None else []
     return Depth(fitting[0], guessed=True) if fitting else Depth()
@@ -92,5 +97,5 @@ def _flatten(image: Image.Image, depth: Depth) -> Image.Image:
 
 def _scale(image: Image.Image, depth: Depth) -> np.ndarray:
     """Return deep greys as (H, W) float32, 0..255."""
-    values = np.asarray(image, np.float32) * np.float32(255 / ((1 << depth.bits) - 1))
+    values = np.asarray(as_native(image), np.float32) * np.float32(255 / ((1 << depth.bits) - 1))
     return np.clip(values, 0, 255, out=values)

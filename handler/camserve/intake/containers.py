@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from camserve.errors import BadImage, UnsupportedFormat
 
@@ -13,22 +13,41 @@ MAGIC = (
     ("GIF", b"GIF87a"),
     ("GIF", b"GIF89a"),
     ("BMP", b"BM"),
+    ("TIFF", b"II*\0"),
+    ("TIFF", b"MM\0*"),
 )
+USUAL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PARTS = 30_000  # chunks, segments or blocks in one file; Pillow walks over them in Python
 MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pass over the whole picture
 JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
+TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+TIFF_PLACES = (273, 279, 324, 325)  # tags: offsets and lengths of strips and of tiles
+TIFF_TABLES = (34665, 34853, 40965)  # tags that lead to more tags: EXIF, GPS, interoperability
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
 
 
-def sniff(data: bytes) -> str:
-    """Return the picture format that the first bytes announce. UnsupportedFormat: none of ours."""
+def sniff(data: bytes, extra: Collection[str] = ()) -> str:
+    """Return the picture format that the first bytes announce.
+
+    UnsupportedFormat: it is none of the usual five, nor one of ``extra``, in lower case.
+    """
+    kind = _announced(data)
+    if kind in USUAL_FORMATS or kind.lower() in extra:
+        return kind
+    *names, last = "JPEG", "PNG", "WebP", "GIF", "BMP", *(name.upper() for name in extra)
+    raise UnsupportedFormat(
+        f"the picture is not {', '.join(names)} or {last}; base64 goes into JSON as {{'data': '...'}}"
+    )
+
+
+def _announced(data: bytes) -> str:
     for kind, magic in MAGIC:
         if data.startswith(magic):
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    raise UnsupportedFormat("the picture is not JPEG, PNG, WebP, GIF or BMP; base64 goes into JSON as {'data': '...'}")
+    return "AVIF" if data[4:12] in (b"ftypavif", b"ftypavis") else ""
 
 
 def check_parts(kind: str, data: bytes) -> None:
@@ -79,6 +98,26 @@ def _jpeg_parts(data: bytes) -> int:
     return parts
 
 
+def _tiff_parts(data: bytes) -> int:
+    """Count the tags of the first page, and its strips or tiles; too many bytes in tags count as too many parts."""
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(data[at : at + length], "little" if data[:2] == b"II" else "big")
+
+    tables, parts, tag_bytes = [number(4, 4)], 0, 0
+    while tables and parts <= MAX_PARTS:
+        table = tables.pop()
+        tags = number(table, 2)
+        parts += 1 + tags
+        for at in range(table + 2, table + 2 + 12 * min(tags, MAX_PARTS), 12):
+            tag, values = number(at, 2), number(at + 4, 4)
+            tag_bytes += values * TIFF_TYPE_BYTES.get(number(at + 2, 2), 0)
+            parts += values if tag in TIFF_PLACES else 0
+            tables += [number(at + 8, 4)] if tag in TIFF_TABLES else []
+    # Pillow reads every tag of a table: many that name the same megabytes would take hours.
+    return parts if tag_bytes <= 2 * len(data) else MAX_PARTS + 1
+
+
 def _gif_blocks(data: bytes) -> int:
     """Count blocks, their sub-blocks and stray bytes."""
     at, blocks = 13 + _gif_table(data[10:11]), 0
@@ -101,4 +140,9 @@ def _gif_table(flags: bytes) -> int:
     return 3 * (2 << (flags[0] & 7)) if flags and flags[0] & 0x80 else 0
 
 
-COUNT_PARTS: Mapping[str, Callable[[bytes], int]] = {"PNG": _png_chunks, "JPEG": _jpeg_parts, "GIF": _gif_blocks}
+COUNT_PARTS: Mapping[str, Callable[[bytes], int]] = {
+    "PNG": _png_chunks,
+    "JPEG": _jpeg_parts,
+    "GIF": _gif_blocks,
+    "TIFF": _tiff_parts,
+}

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+import PIL
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, features
 
 from camserve.errors import (
     BadBase64,
     BadImage,
     BadJson,
+    ConfigError,
     ImageTooSmall,
     MissingImage,
     RequestError,
@@ -25,7 +27,17 @@ from camserve.errors import (
     quote,
 )
 from camserve.input_spec import InputSpec
-from camserve.intake.colors import GREY, Depth, find_depth, for_network, is_deep, is_dim, is_transparent, to_rgb
+from camserve.intake.colors import (
+    FULL_DEPTH,
+    GREY,
+    Depth,
+    find_depth,
+    for_network,
+    is_deep,
+    is_dim,
+    is_transparent,
+    to_rgb,
+)
 from camserve.intake.containers import check_parts, has_16_bit_colors, significant_bits, sniff
 from camserve.settings import Limits
 from camserve.values import Picture
@@ -35,8 +47,10 @@ HOW_TO_SEND = "send the picture as the body (curl -T photo.jpg URL) or as a form
 MAX_ASPECT = 100  # longer side / shorter side
 MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
 LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
-MAX_WEBP_PIXELS = 16_000_000  # each takes 16 bytes while a WebP is decoded, and there is no smaller way
-ROTATION = 0x0112  # the EXIF tag
+# Each takes 16 bytes while a WebP is decoded, about as many in an AVIF, and there is no smaller way.
+MOST_PIXELS = {"WEBP": 16_000_000, "AVIF": 16_000_000}
+TIFF_CODECS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "group3", "group4", "tiff_ccitt")
+ROTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
 ROTATED, SIDEWAYS = range(2, 9), (5, 6, 7, 8)  # its values for what is not upright, and that swap width and height
 
 Enough = Callable[[int, int], tuple[int, int]]
@@ -49,6 +63,17 @@ def harden_pillow() -> None:
     Image.init()
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
     PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
+
+
+def check_decoders(spec: InputSpec) -> None:
+    """Raise ConfigError where this Pillow cannot decode a format that ``spec`` switches on."""
+    for name in spec.extra_formats:
+        # An old Pillow warns of a feature that it does not know.
+        if name.upper() not in Image.OPEN or (name == "avif" and not features.check(name)):
+            raise ConfigError(
+                f"input.extra_formats: Pillow {PIL.__version__} decodes no {name.upper()}: install Pillow 11.3 or "
+                f"later, or leave {name} out"
+            )
 
 
 def whole(width: int, height: int) -> tuple[int, int]:
@@ -76,18 +101,19 @@ def decoding(image: object, limits: Limits, enough: Enough, spec: InputSpec) -> 
 
 
 def _decode(data: bytes, limits: Limits, enough: Enough, spec: InputSpec, stack: ExitStack) -> Picture:
-    kind = sniff(data)
+    kind = sniff(data, spec.extra_formats)
     check_parts(kind, data)
     try:
         with Image.open(BytesIO(data), formats=[kind]) as opened:
             _check_size(kind, opened.width, opened.height, limits)
-            _check_codec(opened)
+            _check_codec(kind, opened)
             size = _reduce(opened, enough) if kind == "JPEG" else None
             if opened.width * opened.height > LARGE:
                 stack.enter_context(one_large)
             opened.seek(0)
+            turned = kind == "TIFF" and _is_rotated(opened)  # loading turns it upright, and forgets
             opened.load()
-            traits = _traits(opened)
+            traits = _traits(opened, turned)
             ImageOps.exif_transpose(opened, in_place=True)
             depth = _depth(opened, kind, data, spec)
             upright = to_rgb(opened, depth)
@@ -105,20 +131,29 @@ def _decode(data: bytes, limits: Limits, enough: Enough, spec: InputSpec, stack:
 def _depth(opened: Image.Image, kind: str, data: bytes, spec: InputSpec) -> Depth:
     if not is_deep(opened):
         return Depth(guessed=has_16_bit_colors(kind, data) and is_dim(opened))
-    return find_depth(opened, significant_bits(kind, data)) if spec.depth is None else Depth(spec.depth)
+    if spec.depth is not None:
+        return Depth(spec.depth)
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        bits = opened.tag_v2.get(BITS_PER_SAMPLE, (FULL_DEPTH,))[0]
+        return Depth(bits) if bits < FULL_DEPTH else find_depth(opened)  # how many of 16 are used it cannot say
+    return find_depth(opened, significant_bits(kind, data))
 
 
-def _traits(opened: Image.Image) -> list[str]:
+def _traits(opened: Image.Image, turned: bool) -> list[str]:
     """Return what is changed on the way to upright RGB, of ``TRAITS``: a new client shows in these."""
     found = {
         "grey": opened.mode in GREY or is_deep(opened),
         "deep": is_deep(opened),
         "cmyk": opened.mode == "CMYK",
         "flattened": is_transparent(opened),
-        "rotated": opened.getexif().get(ROTATION) in ROTATED,  # a PNG is unpacked to know it: not before it may be
+        "rotated": turned or _is_rotated(opened),  # a PNG is unpacked to know it: not before it may be
         "animated": getattr(opened, "is_animated", False),
     }
     return [name for name, holds in found.items() if holds]
+
+
+def _is_rotated(opened: Image.Image) -> bool:
+    return opened.getexif().get(ROTATION) in ROTATED
 
 
 def _reduce(opened: Image.Image, enough: Enough) -> tuple[int, int]:
@@ -159,7 +194,7 @@ def _from_base64(text: str, limits: Limits) -> bytes:
 def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
     if width < limits.min_side or height < limits.min_side:
         raise ImageTooSmall(f"the picture is {width} x {height} pixels; each side must have {limits.min_side} or more")
-    most = min(limits.max_pixels, MAX_WEBP_PIXELS) if kind == "WEBP" else limits.max_pixels
+    most = min(limits.max_pixels, MOST_PIXELS.get(kind, limits.max_pixels))
     if width * height > most or max(width, height) > limits.max_side:
         raise TooManyPixels(
             f"the {kind} picture is {width} x {height} pixels; the limit is {most} pixels in all and "
@@ -169,7 +204,11 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
         raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
 
 
-def _check_codec(opened: ImageFile.ImageFile) -> None:
+def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
+    if kind == "TIFF" and (codec := opened.info.get("compression")) not in TIFF_CODECS:
+        raise UnsupportedFormat(f"the TIFF picture is compressed by {quote(codec)}: save it with LZW, deflate or none")
+    if kind == "TIFF" and opened.mode in ("I", "F"):
+        raise UnsupportedFormat("the TIFF picture has 32 bits a grey value, and no known white: save it with 8 or 16")
     if any(tile[0] == "bmp_rle" for tile in opened.tile):
         # Pillow unpacks these pixel by pixel in Python: 21 kB took 4 s.
         raise UnsupportedFormat("the BMP picture is run-length encoded: send it uncompressed, or as PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from camserve.input_spec import InputSpec
 from camserve.values import Box
@@ -39,6 +40,7 @@ class Placement:
         return left, top, right, bottom
 
 
+@lru_cache(maxsize=256)  # most clients send few sizes, and each picture is placed twice
 def place_picture(width: int, height: int, spec: InputSpec) -> Placement:
     """Place a picture of these pixels; sizes and roundings are those of torchvision's Resize, Pad and CenterCrop."""
     square = max(width, height)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -88,6 +89,7 @@ def _add_margins(
     return canvas
 
 
+@lru_cache(maxsize=16)
 def _fill(mode: str, color: tuple[int, int, int]) -> tuple[int, ...] | float:
     """Return an opaque colour in a picture's mode: RGB, RGBA, L or F."""
     filled = Image.new("RGB", (1, 1), color).convert("L" if mode == "F" else mode).getpixel((0, 0))

@@ -14,7 +14,7 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.errors import CamserveError, CompilationUnavailable, first_line
 from camserve.fast.prepare import check_compiled, prepare
 from camserve.files import inside
-from camserve.intake.decode import harden_pillow
+from camserve.intake.decode import check_decoders, harden_pillow
 from camserve.intake.options import OptionSchema
 from camserve.labels import Labels, load_labels
 from camserve.monitor import Monitor, load_baseline
@@ -69,6 +69,7 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
 def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
     """Load an unpacked archive. ConfigError: one line says what in it is wrong."""
     harden_pillow()
+    check_decoders(settings.input)
     transform = load_transform(folder, settings.input)  # before what takes its time
     classifier = replace(load_classifier(folder, settings, device), transform=transform)
     model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
