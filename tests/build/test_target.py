@@ -84,7 +84,7 @@ def test_the_whole_of_a_plain_network_passes_its_target():
 def test_what_a_class_token_has_gathered_before_does_not_pass_the_last_block():
     (layer,) = target_of(tokens().network).layers
     assert layer.name == "encoder.layers.encoder_layer_1.ln_1"
-    assert layer.share < 0.5
+    assert layer.share < 0.9
 
 
 def test_all_members_of_an_ensemble_are_added_up():
