@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 import camserve
+from camserve.build.check import check_recipe
 from camserve.build.geometry import input_spec
 from camserve.build.label_files import label_names
 from camserve.build.local_modules import local_modules, module_files
@@ -66,6 +67,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress) -> Path:
 
     ConfigError: something in the recipe does not work; nothing is written then.
     """
+    check_recipe(recipe)
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)
@@ -127,7 +129,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
-    geometry = input_spec(recipe.preprocess)
+    geometry = input_spec(recipe.preprocess, report)
     network, spec = stage_network(recipe, content, geometry.size, report)
     network = ScoringNetwork(network, recipe.task == "binary").eval()
     layers = _target_layers(network, recipe, geometry, report)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from camserve.build.pretrained import read_pretrained
 from camserve.errors import ConfigError, first_line
 from camserve.network.weights import set_versions
 
@@ -42,10 +43,14 @@ class Fit(NamedTuple):
 
 
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> object:
-    """Return what a weights file holds: tensors in mappings, or a module where its pickle is trusted.
+    """Return what weights hold: tensors in mappings, or a module where its pickle is trusted.
+
+    ``path`` is a file, or a folder of transformers.
 
     ConfigError: the file cannot be read, or holds more than plain data and is not trusted.
     """
+    if path.is_dir():
+        return read_pretrained(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

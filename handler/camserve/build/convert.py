@@ -14,6 +14,11 @@ from camserve.errors import ConfigError, first_line
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
 
 
+def is_program(path: Path) -> bool:
+    """Say whether a file needs no model code: an exported program, or TorchScript."""
+    return path.suffix == SUFFIX or _is_torchscript(path)
+
+
 def stage_program(path: Path, size: tuple[int, int], target: Path) -> bool:
     """Copy an exported program to ``target``, or convert TorchScript to one; False if ``path`` is neither.
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from camserve.errors import ConfigError
 from camserve.settings import InputSpec
+from camserve.values import Progress
 
 
-def input_spec(preprocess: InputSpec | str) -> InputSpec:
-    """Return the input geometry of a block, of "imagenet", or of a torchvision weights name."""
+def input_spec(preprocess: InputSpec | str | None, report: Progress) -> InputSpec:
+    """Return the input geometry of a block, of "imagenet", or of a torchvision weights name.
+
+    Where a recipe names none it is ImageNet's, and ``report`` is told. ConfigError: there is no such name.
+    """
     if isinstance(preprocess, InputSpec):
         return preprocess
-    if preprocess == "imagenet":
+    if preprocess is None:
+        report(
+            "preprocess imagenet: assumed, resize to 256, crop to 224, ImageNet's mean and deviation; a network that "
+            "was trained on other numbers needs them (--preprocess)"
+        )
+    if preprocess in (None, "imagenet"):
         return InputSpec()
     import torchvision
 

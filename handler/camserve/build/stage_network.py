@@ -13,8 +13,9 @@ from torch import nn
 from camserve.build.checkpoint import find_state_dict, read_checkpoint
 from camserve.build.convert import stage_program
 from camserve.build.local_modules import local_modules
-from camserve.build.locate import find_file
+from camserve.build.locate import find_file, find_weights
 from camserve.build.pack import PROGRAM, WEIGHTS
+from camserve.build.pretrained import digest
 from camserve.build.recipe import Recipe
 from camserve.files import sha256
 from camserve.network.factory import build_network
@@ -32,7 +33,7 @@ def stage_network(
 
     ``report`` gets what was assumed. ConfigError: the network cannot be built, or its weights do not fit.
     """
-    given = find_file(recipe.weights)
+    given = find_weights(recipe.weights)
     traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
     if recipe.factory is None and stage_program(given, size, content / PROGRAM):
         spec = ModelSpec(weights=PROGRAM, **traits)
@@ -46,7 +47,7 @@ def stage_network(
         _save_weights(network, content / WEIGHTS)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
-    hashes = sha256(content / spec.weights), sha256(given)
+    hashes = sha256(content / spec.weights), digest(given)
     return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
 
 

@@ -1,0 +1,32 @@
+"""A program, which needs no model code, or a checkpoint, which needs --factory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from camserve.build.convert import is_program
+from camserve.build.locate import archive_name, find_file
+from camserve.errors import ConfigError
+from camserve.values import Progress
+
+FORM = "PROGRAM.pt2, TorchScript, or CHECKPOINT.pt with --factory"
+SUFFIXES = (".pt2", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
+
+
+def fits(text: str) -> bool:
+    """Say whether a text names a file of weights."""
+    return text.endswith(SUFFIXES)
+
+
+def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str, Any]:
+    """Return the keys ``name`` and ``weights``. ConfigError: a checkpoint stands alone."""
+    if "factory" not in given and not is_program(find_file(text)):
+        raise ConfigError(
+            f"{text} holds weights alone: say whose they are, with --factory MODULE:CALLABLE, or --model-file net.py "
+            "--factory NAME"
+        )
+    if "factory" not in given:
+        report(f"{text} is a program: it needs no model code")
+    return {"name": archive_name(Path(text).stem), "weights": text}
