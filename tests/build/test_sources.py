@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from camserve.build.agreement import check_agreement
+from camserve.build.convert import export_program
 from camserve.build.pretrained import read_pretrained
 from camserve.build.sources import SOURCES, describe_source
 from camserve.build.unpack import open_archive, read_contents
@@ -97,6 +98,27 @@ def test_a_folder_of_transformers_is_served_as_transformers_runs_it(here, chelse
         assert {entry["label"] for entry in answer["predictions"]} == set(LABELS.values())
     assert main(["archive", "recipes/pets.yaml", "--out", "again"]) == 0
     assert (here / "again/pets.mar").read_bytes() == (here / "model_store/pets.mar").read_bytes()
+
+
+def test_an_exported_network_is_served_without_its_packages(here, chelsea, capsys, monkeypatch):
+    network, processor = save_pretrained(here / "pets")
+    assert main(["archive", "hf:pets", "--export"]) == 0
+    assert f"a server needs no model code, and torch {torch.__version__} or later" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "transformers", None)  # importing it fails
+    (answer,) = answers(here / "model_store/pets.mar", chelsea)
+    pixels = processor(opened(chelsea), return_tensors="pt")["pixel_values"][0]
+    assert probabilities(answer) == pytest.approx(expected(network, pixels), abs=5e-3)
+    assert answer["explanations"][0]["status"] == "ok"
+
+
+def test_a_network_that_cannot_be_exported_is_refused_in_one_line(here):
+    class Asking(nn.Module):
+        def forward(self, pixels):
+            return pixels if pixels.sum() > 0 else -pixels
+
+    with pytest.raises(ConfigError, match=r"^export: torch .* cannot export the network .* --bundle") as refusal:
+        export_program(Asking(), (8, 8), here / "p.pt2")
+    assert "\n" not in str(refusal.value)
 
 
 def test_legacy_weights_of_a_folder_are_read_by_todays_names(here, chelsea):

@@ -1,4 +1,4 @@
-"""Programs as people have them on disk: exported ones are carried as they are, TorchScript is converted."""
+"""Programs as people have them on disk: exported ones are carried as they are, the rest is converted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from camserve.errors import ConfigError, first_line
+from camserve.network.output import scores_of
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
+
+MOST_PICTURES = 64  # in one pass of an exported program
 
 
 def is_program(path: Path) -> bool:
@@ -41,6 +45,36 @@ def stage_program(path: Path, size: tuple[int, int], target: Path) -> bool:
     return True
 
 
+def export_program(network: nn.Module, size: tuple[int, int], target: Path) -> None:
+    """Write a network for pictures of ``size`` as a program that gives its scores (N, C), for batches of 1 to 64.
+
+    ConfigError: torch cannot export it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            example = torch.zeros(2, 3, *size)  # which the file keeps: the same network gives the same bytes
+            batch = torch.export.Dim("n", min=1, max=MOST_PICTURES)
+            program = torch.export.export(_Scores(network).eval(), (example,), dynamic_shapes=({0: batch},))
+            torch.export.save(program, str(target))
+    except Exception as error:
+        raise ConfigError(
+            f"export: torch {torch.__version__} cannot export the network ({first_line(error)}): carry its packages "
+            "with --bundle, or install them on the server"
+        ) from error
+
+
+class _Scores(nn.Module):
+    """A classifier's scores alone: other types of answers would need their packages when the program is read."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return scores_of(self.classifier(pixels))
+
+
 def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
@@ -53,4 +87,4 @@ def _convert(path: Path, size: tuple[int, int], target: Path) -> None:
 
     load: Any = torch.jit.load
     scripted = load(str(path), map_location="cpu").eval()
-    torch.export.save(TS2EPConverter(scripted, (torch.randn(2, 3, *size),)).convert(), str(target))
+    torch.export.save(TS2EPConverter(scripted, (torch.zeros(2, 3, *size),)).convert(), str(target))

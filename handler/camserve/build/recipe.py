@@ -37,6 +37,7 @@ class Recipe:
     trust_pickle: bool = False  # unpickle the weights when the archive is built, which runs the code in them
     args: dict[str, Any] = field(default_factory=dict)
     model_file: Optional[str] = None
+    export: bool = False  # carry the network as an exported program: the server needs no model code
     version: str = "1.0"
     task: str = "multiclass"
     threshold: float = 0.5

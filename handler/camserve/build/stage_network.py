@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from camserve.build.checkpoint import find_state_dict, read_checkpoint
-from camserve.build.convert import stage_program
+from camserve.build.convert import export_program, stage_program
 from camserve.build.local_modules import local_modules
 from camserve.build.locate import find_file, find_weights
+from camserve.build.needs import STOCK_TORCH, describe_needs
 from camserve.build.pack import PROGRAM, WEIGHTS
 from camserve.build.pretrained import digest
 from camserve.build.recipe import Recipe
@@ -35,20 +37,32 @@ def stage_network(
     """
     given = find_weights(recipe.weights)
     traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
-    if recipe.factory is None and stage_program(given, size, content / PROGRAM):
-        spec = ModelSpec(weights=PROGRAM, **traits)
-        network = load_program(content / PROGRAM, None, size)
-    else:
-        file = Path(recipe.model_file).name if recipe.model_file else None
-        modules = local_modules(find_file(recipe.model_file)) if recipe.model_file else ()
-        spec = ModelSpec(recipe.factory, recipe.args, file, modules, WEIGHTS, **traits)
+    spec = ModelSpec(weights=PROGRAM, **traits)
+    if recipe.factory is not None or not stage_program(given, size, content / PROGRAM):
+        spec = _code_of(recipe, traits)
         network = build_network(spec, content)
         _fill_from(given, network, recipe, report)
-        _save_weights(network, content / WEIGHTS)
+        if recipe.export:
+            spec = ModelSpec(weights=PROGRAM, **traits)
+            export_program(network, size, content / PROGRAM)
+            report(f"exported: a server needs no model code, and torch {torch.__version__} or later ({STOCK_TORCH})")
+        else:
+            _save_weights(network, content / WEIGHTS)
+            for line in describe_needs(network, spec, recipe.bundle):
+                report(line)
+    if spec.weights == PROGRAM:
+        network = load_program(content / PROGRAM, None, size)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
     hashes = sha256(content / spec.weights), digest(given)
     return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
+
+
+def _code_of(recipe: Recipe, traits: Mapping[str, Any]) -> ModelSpec:
+    if recipe.model_file is None:
+        return ModelSpec(recipe.factory, recipe.args, **traits)
+    file = find_file(recipe.model_file)
+    return ModelSpec(recipe.factory, recipe.args, file.name, local_modules(file), WEIGHTS, **traits)
 
 
 def _fill_from(path: Path, network: nn.Module, recipe: Recipe, report: Progress) -> None:

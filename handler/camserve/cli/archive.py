@@ -41,7 +41,7 @@ EXAMPLE = """examples:
 
 # The keys of a recipe that an option of the same name gives.
 FLAGS = (
-    *("name", "version", "factory", "model_file", "bundle"),
+    *("name", "version", "factory", "model_file", "bundle", "export"),
     *("weights", "weights_key", "trust_pickle", "labels", "layer", "samples"),
 )
 
@@ -68,6 +68,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layer", help="target layer by name; default: found by probing")
     parser.add_argument("--bundle", nargs="+", metavar="MODULE", help="pure Python packages to carry along")
+    parser.add_argument(
+        "--export",
+        action="store_true",
+        default=None,
+        help="carry the network as a program of torch.export: the server needs none of its packages",
+    )
     parser.add_argument("--sample", nargs="+", metavar="IMAGE", dest="samples", help="photos to try and to carry along")
     parser.add_argument("--version", help="version of the served model")
     parser.add_argument(
