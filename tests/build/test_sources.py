@@ -347,6 +347,24 @@ def test_a_program_is_a_source(here, chelsea):
     assert answer["explanations"][0]["status"] == "ok"
 
 
+def test_a_whole_network_in_a_trusted_pickle_is_exported(here, chelsea, capsys):
+    torch.manual_seed(0)
+    network = torchvision.models.squeezenet1_1(num_classes=3).eval()
+    torch.save({"model": network, "epoch": 3}, "whole.pt")
+    assert main(["archive", "whole.pt", "--preprocess", "imagenet"]) == 1
+    assert "holds weights alone: say whose they are" in capsys.readouterr().err
+    assert main(["archive", "whole.pt", "--preprocess", "imagenet", "--trust-pickle", "--save-recipe", "w.yaml"]) == 0
+    assert "the network in its pickle is exported" in capsys.readouterr().err
+    (answer,) = answers(here / "model_store/whole.mar", chelsea)
+    pixels = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.transforms()(opened(chelsea))
+    assert probabilities(answer) == pytest.approx(expected(network, pixels), abs=5e-3)
+    (here / "w.yaml").write_text((here / "w.yaml").read_text().replace("export: true\n", ""))
+    assert main(["archive", "w.yaml"]) == 1
+    assert "whole.pt is a whole network: --export carries it without its code; or give --factory" in (
+        capsys.readouterr().err
+    )
+
+
 REFUSED = {
     "nonsense": "'nonsense' is no source: it must be RECIPE.yaml, hf:FOLDER",
     "timm:resnet99": "timm has no network 'resnet99'",

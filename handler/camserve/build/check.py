@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from camserve.attribution.methods import METHODS
+from camserve.build.convert import is_program
 from camserve.build.label_files import read_names
 from camserve.build.local_modules import module_files
 from camserve.build.locate import archive_name, find_file, find_weights, module_path
@@ -32,7 +33,9 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_files(recipe: Recipe) -> None:
-    find_weights(recipe.weights)
+    weights = find_weights(recipe.weights)
+    if recipe.factory is None and not recipe.trust_pickle and not is_program(weights):
+        raise ConfigError(f"factory is missing: {weights.name} holds weights alone, and it says whose they are")
     if recipe.model_file:
         find_file(recipe.model_file)
     _check_bundle(recipe)

@@ -1,29 +1,20 @@
-"""Weights as a training loop leaves them: which part of a file is the network's state dict, and under which names.
-
-A file is read without running code from it, unless the recipe says ``trust_pickle``.
-"""
+"""Weights as a training loop leaves them: which part of a file is the network's state dict, and under which names."""
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from camserve.build.pretrained import read_pretrained
-from camserve.errors import ConfigError, first_line
+from camserve.build.read_weights import HOW_TO_SAVE
+from camserve.errors import ConfigError
 from camserve.network.weights import set_versions
 
 DEEPEST = 3  # mappings in one another, at which a state dict may stand in a checkpoint
 SHOWN = 3  # names in a message
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of a network's tensors
-HOW_TO_SAVE = "torch.save(model.state_dict(), 'weights.pt'), or safetensors"
-UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand)\S* ?(?:GLOBAL )?([\w.]+)")
 
 
 class StateDict(NamedTuple):
@@ -40,41 +31,6 @@ class Fit(NamedTuple):
 
     prefix: str
     compiled: bool  # whether ``COMPILED`` is taken out of the names first
-
-
-def read_checkpoint(path: Path, trust_pickle: bool = False) -> object:
-    """Return what weights hold: tensors in mappings, or a module where its pickle is trusted.
-
-    ``path`` is a file, or a folder of transformers.
-
-    ConfigError: the file cannot be read, or holds more than plain data and is not trusted.
-    """
-    if path.is_dir():
-        return read_pretrained(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the torch that wrote the file
-            loaded: object = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-        return loaded
-    except Exception as error:
-        raise ConfigError(_why_unreadable(path, error, trust_pickle)) from None
-
-
-def _why_unreadable(path: Path, error: Exception, trusted: bool) -> str:
-    found = UNSUPPORTED.search(str(error))
-    if found and not trusted:
-        return (
-            f"{path.name} holds Python objects ({found[1]}), not tensors alone, and is not unpickled: save "
-            f"{HOW_TO_SAVE}; or --trust-pickle, which runs the code in it, if you made the file yourself"
-        )
-    if isinstance(error, AttributeError) and trusted:
-        return f"{path.name} was pickled by a script whose classes are not importable here ({first_line(error)})"
-    kind = "safetensors file" if path.suffix == ".safetensors" else "file of torch.save"
-    return f"{path.name} is no {kind} ({type(error).__name__}: {first_line(error)}): save {HOW_TO_SAVE}"
 
 
 def find_state_dict(

@@ -6,21 +6,22 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from camserve.build.checkpoint import find_state_dict, read_checkpoint
+from camserve.build.checkpoint import find_state_dict
 from camserve.build.convert import export_program, stage_program
 from camserve.build.local_modules import local_modules
 from camserve.build.locate import find_file, find_weights
 from camserve.build.needs import STOCK_TORCH, describe_needs
 from camserve.build.pack import PROGRAM, WEIGHTS
 from camserve.build.pretrained import digest
+from camserve.build.read_weights import read_checkpoint
 from camserve.build.recipe import Recipe
+from camserve.errors import ConfigError
 from camserve.files import sha256
-from camserve.network.factory import build_network
+from camserve.network.factory import build_network, plain_network
 from camserve.network.load import fill
 from camserve.network.program import load_program
 from camserve.network.weights import VERSIONS, versions_of
@@ -36,43 +37,69 @@ def stage_network(
     ``report`` gets what was assumed. ConfigError: the network cannot be built, or its weights do not fit.
     """
     given = find_weights(recipe.weights)
-    traits: dict[str, Any] = {"task": recipe.task, "threshold": recipe.threshold}
-    spec = ModelSpec(weights=PROGRAM, **traits)
-    if recipe.factory is not None or not stage_program(given, size, content / PROGRAM):
-        spec = _code_of(recipe, traits)
-        network = build_network(spec, content)
-        _fill_from(given, network, recipe, report)
+    target = content / PROGRAM
+    if recipe.factory is None and stage_program(given, size, target):
+        network, spec = load_program(target, None, size), _program_spec(recipe)
+    else:
+        network, spec = _make_network(recipe, given, content, report)
         if recipe.export:
-            spec = ModelSpec(weights=PROGRAM, **traits)
-            export_program(network, size, content / PROGRAM)
+            export_program(network, size, target)
             report(f"exported: a server needs no model code, and torch {torch.__version__} or later ({STOCK_TORCH})")
+            network, spec = load_program(target, None, size), _program_spec(recipe)
         else:
             _save_weights(network, content / WEIGHTS)
             for line in describe_needs(network, spec, recipe.bundle):
                 report(line)
-    if spec.weights == PROGRAM:
-        network = load_program(content / PROGRAM, None, size)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     report(f"loaded {recipe.weights}: {millions:.1f} M parameters")
     hashes = sha256(content / spec.weights), digest(given)
     return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
 
 
-def _code_of(recipe: Recipe, traits: Mapping[str, Any]) -> ModelSpec:
-    if recipe.model_file is None:
-        return ModelSpec(recipe.factory, recipe.args, **traits)
-    file = find_file(recipe.model_file)
-    return ModelSpec(recipe.factory, recipe.args, file.name, local_modules(file), WEIGHTS, **traits)
+def _program_spec(recipe: Recipe) -> ModelSpec:
+    return ModelSpec(weights=PROGRAM, task=recipe.task, threshold=recipe.threshold)
 
 
-def _fill_from(path: Path, network: nn.Module, recipe: Recipe, report: Progress) -> None:
-    loaded = read_checkpoint(path, recipe.trust_pickle)
-    weights, assumed = find_state_dict(network, loaded, path.name, recipe.weights_key)
+def _make_network(recipe: Recipe, weights: Path, content: Path, report: Progress) -> tuple[nn.Module, ModelSpec]:
+    """Return the factory's network with its weights, or the network that a trusted pickle holds, for export."""
+    loaded = read_checkpoint(weights, recipe.trust_pickle)
+    if recipe.factory is None:
+        return plain_network(_whole_network(loaded, weights, recipe.export)), _program_spec(recipe)
+    spec = _code_spec(recipe)
+    network = build_network(spec, content)
+    _fill_from(loaded, network, weights.name, recipe, report)
+    return network, spec
+
+
+def _code_spec(recipe: Recipe) -> ModelSpec:
+    file = find_file(recipe.model_file) if recipe.model_file else None
+    return ModelSpec(
+        recipe.factory,
+        recipe.args,
+        file.name if file else None,
+        local_modules(file) if file else (),
+        task=recipe.task,
+        threshold=recipe.threshold,
+    )
+
+
+def _whole_network(loaded: object, weights: Path, export: bool) -> nn.Module:
+    parts = (loaded, *loaded.values()) if isinstance(loaded, Mapping) else (loaded,)
+    network = next((part for part in parts if isinstance(part, nn.Module)), None)
+    if network is None:
+        raise ConfigError(f"factory is missing: {weights.name} holds weights alone, and it says whose they are")
+    if not export:
+        raise ConfigError(f"{weights.name} is a whole network: --export carries it without its code; or give --factory")
+    return network
+
+
+def _fill_from(loaded: object, network: nn.Module, file: str, recipe: Recipe, report: Progress) -> None:
+    weights, assumed = find_state_dict(network, loaded, file, recipe.weights_key)
     short = {str(tensor.dtype).split(".")[-1] for tensor in weights.values() if _is_short(tensor)}
     if short:
         assumed.append(f"{' and '.join(sorted(short))} numbers, which are served as float32")
     if assumed:
-        report(f"{path.name}: {', '.join(assumed)}")
+        report(f"{file}: {', '.join(assumed)}")
     fill(network, weights)
 
 

@@ -22,11 +22,16 @@ def fits(text: str) -> bool:
 
 def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str, Any]:
     """Return the keys ``name`` and ``weights``. ConfigError: a checkpoint stands alone."""
-    if "factory" not in given and not is_program(find_file(text)):
+    block: dict[str, Any] = {"name": archive_name(Path(text).stem), "weights": text}
+    if "factory" in given:
+        return block
+    if is_program(find_file(text)):
+        report(f"{text} is a program: it needs no model code")
+        return block
+    if not given.get("trust_pickle"):
         raise ConfigError(
             f"{text} holds weights alone: say whose they are, with --factory MODULE:CALLABLE, or --model-file net.py "
             "--factory NAME"
         )
-    if "factory" not in given:
-        report(f"{text} is a program: it needs no model code")
-    return {"name": archive_name(Path(text).stem), "weights": text}
+    report(f"{text} has no --factory: the network in its pickle is exported")
+    return {**block, "export": True}
