@@ -41,6 +41,20 @@ def find_state_dict(
     ``key`` chooses among several, by the keys that lead to it. Where none fits, the largest is returned as it is.
     ConfigError: there is none, or its weights are quantized.
     """
+    found = _candidates(loaded, file, key)
+    expected = _needed(network)
+    fitting = [(state, fit) for state in found if (fit := _fit(state.tensors, expected))]
+    if not fitting:
+        largest = max(found, key=lambda state: len(state.tensors))
+        return _renamed(largest, Fit("", False)), _tell_place(largest.path)
+    shaped = [(state, fit) for state, fit in fitting if _shapes_agree(state.tensors, fit, expected)]
+    state, fit = (shaped or fitting)[0]
+    others = [other.path for other, _ in fitting if other is not state]
+    return _renamed(state, fit), _tell(state, fit, others)
+
+
+def _candidates(loaded: object, file: str, key: str | None) -> list[StateDict]:
+    """Return the state dicts to choose from. ConfigError: there is none, or one is quantized."""
     found = [state for state in _state_dicts(loaded) if key in (None, state.path)]
     if key is not None and not found:
         paths = ", ".join(repr(state.path) for state in _state_dicts(loaded)) or "none"
@@ -52,15 +66,7 @@ def find_state_dict(
             f"{file} holds quantized weights ('{quantized}'), which have no gradients to explain with: "
             "save the state dict of the network before it was quantized"
         )
-    expected = _needed(network)
-    fitting = [(state, fit) for state in found if (fit := _fit(state.tensors, expected))]
-    if not fitting:
-        largest = max(found, key=lambda state: len(state.tensors))
-        return _renamed(largest, Fit("", False)), _tell_place(largest.path)
-    shaped = [(state, fit) for state, fit in fitting if _shapes_agree(state.tensors, fit, expected)]
-    state, fit = (shaped or fitting)[0]
-    others = [other.path for other, _ in fitting if other is not state]
-    return _renamed(state, fit), _tell(state, fit, others)
+    return found
 
 
 def _state_dicts(loaded: object, path: str = "", depth: int = 0) -> Iterator[StateDict]:

@@ -46,7 +46,7 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
         "weights": str(folder),
         "task": TASKS.get(str(config.get("problem_type")), "multiclass"),
     }
-    if "id2label" in config:
+    if "id2label" in config and "labels" not in given:
         block["labels"] = str(folder / CONFIG)
         report(f"labels: the {len(names)} of id2label in {CONFIG}")
     if "preprocess" not in given:

@@ -32,25 +32,38 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
     folder = unpacked(Path(text))
     model = read_json(folder / MANIFEST).get("model", {})
     _check(text, model)
-    block: dict[str, Any] = {"name": model["modelName"], "version": str(model["modelVersion"])}
-    block["weights"] = f"{text}/{model['serializedFile']}"
-    if model.get("modelFile"):
-        block["model_file"] = f"{text}/{model['modelFile']}"
-        block["factory"] = given.get("factory") or only_class(folder / model["modelFile"])
-        report(f"factory {block['factory']} of {model['modelFile']}")
-    block["preprocess"] = "imagenet"
-    report(f"preprocess imagenet: {HANDLER} resizes to 256, crops 224 and takes ImageNet's mean and deviation")
-    named = (folder / LABELS).is_file()
-    block["labels"] = f"{text}/{LABELS}" if named else INDICES
-    report(f"labels: {LABELS}" if named else f"labels: class indices, since it has no {LABELS}")
+    block = _network(text, folder, model, given, report)
+    if "preprocess" not in given:
+        block["preprocess"] = "imagenet"
+        report(f"preprocess imagenet: {HANDLER} resizes to 256, crops 224 and takes ImageNet's mean and deviation")
+    if "labels" not in given:
+        named = (folder / LABELS).is_file()
+        block["labels"] = f"{text}/{LABELS}" if named else INDICES
+        report(f"labels: {LABELS}" if named else f"labels: class indices, since it has no {LABELS}")
     if workers := _workers(folder, model.get("configFile", "")):
         block["serving"] = workers
         report(f"workers as before: {workers}")
+    _advise(folder, given, report)
+    return block
+
+
+def _network(
+    text: str, folder: Path, model: Mapping[str, Any], given: Mapping[str, Any], report: Progress
+) -> dict[str, Any]:
+    block = {"name": model["modelName"], "version": str(model["modelVersion"])}
+    block["weights"] = f"{text}/{model['serializedFile']}"
+    if file := model.get("modelFile"):
+        block["model_file"] = f"{text}/{file}"
+        block["factory"] = given.get("factory") or only_class(folder / file)
+        report(f"factory {block['factory']} of {file}")
+    return block
+
+
+def _advise(folder: Path, given: Mapping[str, Any], report: Progress) -> None:
     if "defaults" not in given:
         report("clients get camserve's answer; --keep-answers gives those that ask for no option what they get today")
     if (folder / "requirements.txt").is_file():
         report("its requirements.txt is not carried: install these packages on the server")
-    return block
 
 
 def _check(text: str, model: Mapping[str, Any]) -> None:
