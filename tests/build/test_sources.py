@@ -230,6 +230,13 @@ def test_the_librarys_labels_are_taken_for_its_own_number_of_classes_alone(here)
         assert block["args"] == ({} if labels else {"num_classes": 999})
 
 
+def test_a_file_that_keeps_torchvisions_name_gets_the_preprocessing_of_these_weights(here):
+    for file, weights in (("mobilenet_v2-b0353104.pth", "V1"), ("mobilenet_v2-7ebf99e0.pth", "V2"), ("my.pth", "V2")):
+        torch.save({}, file)
+        block = describe_source("torchvision:mobilenet_v2", {"weights": file, "args": {}}, quiet)
+        assert block["preprocess"] == f"MobileNet_V2_Weights.IMAGENET1K_{weights}"
+
+
 # an archive of image_classifier
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from camserve.build.last_layer import need_weights, take_classes
@@ -27,12 +28,16 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
     if name not in known:
         raise ConfigError(f"torchvision has no classifier '{name}'{nearest(name, known)}")
     need_weights(text, given)
-    library = models.get_model_weights(name).DEFAULT
+    library = models.get_model_weights(name)
+    file = Path(given["weights"]).name
+    own = next((weights for weights in library if Path(weights.url).name == file), None)
     arguments = take_classes(lambda: models.get_model(name), {}, given, report)
     block: dict[str, Any] = {"name": name, "factory": f"torchvision.models:{name}", "args": arguments}
-    block["preprocess"] = f"{type(library).__name__}.{library.name}"
+    chosen = own or library.DEFAULT
+    block["preprocess"] = f"{type(chosen).__name__}.{chosen.name}"
     if "preprocess" not in given:
-        report(f"preprocess {block['preprocess']}: assumed, torchvision's newest for {name}")
+        reason = f"the weights {file}" if own else f"assumed, torchvision's newest for {name}"
+        report(f"preprocess {block['preprocess']}: {reason}")
     if not arguments and "labels" not in given:
         block["labels"] = "imagenet"
         report("labels imagenet: assumed, since there are 1000 classes")
