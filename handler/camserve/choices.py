@@ -6,7 +6,8 @@ EVIDENCE = ("for", "against", "signed")
 DRAWN_FORMATS = ("heatmap", "overlay", "mask")
 FORMATS = ("grid", *DRAWN_FORMATS, "boxes")
 PALETTES = ("turbo", "viridis", "jet")
-COMPATS = ("none", "pytorch-grad-cam")
+TORCHSERVE = "torchserve"  # of COMPATS: the answer of TorchServe's image_classifier, which has no maps
+COMPATS = ("none", "pytorch-grad-cam", TORCHSERVE)
 # Those whose raw maps are the same there: an eigen map's sign is arbitrary there, others follow other equations.
 COMPARABLE = ("gradcam", "hirescam", "layercam", "xgradcam")
 DETAILS = ("signs", "channels", "timing")

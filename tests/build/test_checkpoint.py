@@ -6,7 +6,9 @@ import re
 import sys
 import warnings
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -14,7 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from camserve.build.archive import build_archive
-from camserve.build.checkpoint import find_state_dict, read_checkpoint
+from camserve.build.checkpoint import find_state_dict
+from camserve.build.read_weights import read_checkpoint
 from camserve.build.recipe import OutputChoice, Recipe
 from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
@@ -70,6 +73,15 @@ CHECKPOINTS = {
     "another head first": (
         {"teacher": {**STATE, "3.weight": torch.ones(9, 4)}, "model": STATE},
         "took the state dict under 'model', --weights-key takes another: teacher",
+    ),
+    "numbers and options beside it": (
+        {
+            "model": STATE,
+            "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+            "best": np.float64(0.9),
+            "curve": np.ones(3, np.float32),
+        },
+        "took the state dict under 'model'",
     ),
     "before batches were counted": (
         {name: tensor for name, tensor in STATE.items() if "num_batches" not in name},
@@ -136,10 +148,7 @@ UNFIT = {
         network,
         r"holds Python objects \(torch.nn",
     ),
-    "a namespace": (
-        lambda: {"model": STATE, "args": argparse.Namespace(lr=1)},
-        r"\(argparse.Namespace\).*--trust-pickle",
-    ),
+    "a class of its script": (lambda: {"model": STATE, "args": Ours()}, r"\(\S+\.Ours\).*--trust-pickle"),
     "code": (lambda: {"weight": Trap()}, "is not unpickled"),
     "quantized": (quantized, "quantized weights .'3._packed_params._packed_params'."),
     "numbers": (lambda: {"a": 1, "b": [2]}, "holds no state dict: save torch.save"),
@@ -165,7 +174,7 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, name, trusted):
 
 
 def test_a_trusted_pickle_of_a_whole_module_gives_its_weights(tmp_path):
-    torch.save({"args": argparse.Namespace(lr=1), "model": network(1)}, tmp_path / "c.pt")
+    torch.save({"args": Ours(), "model": network(1)}, tmp_path / "c.pt")
     weights, assumed = find_state_dict(network(), read_checkpoint(tmp_path / "c.pt", trust_pickle=True), "c.pt")
     assert all(torch.equal(weights[name], STATE[name]) for name in STATE)
     assert assumed == ["took the state dict under 'model'"]
@@ -184,7 +193,7 @@ def answer(archive, photo):
 
 
 def geometry(folder):
-    from camserve.settings import InputSpec
+    from camserve.input_spec import InputSpec
 
     return InputSpec(resize=64, crop=64)
 

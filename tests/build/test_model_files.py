@@ -12,8 +12,9 @@ from camserve.build.local_modules import local_modules
 from camserve.build.recipe import Recipe
 from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.network.factory import build_network
-from camserve.settings import InputSpec, ModelSpec
+from camserve.settings import ModelSpec
 from camserve.values import RawRequest
 from model_file import quiet
 
@@ -82,7 +83,7 @@ def test_the_modules_beside_a_model_file_travel_and_load(tmp_path, chelsea):
         bundle=("blocks",),
         preprocess=InputSpec(resize=64, crop=64),
     )
-    archive = build_archive(recipe, tmp_path, quiet)
+    archive = build_archive(recipe, tmp_path, quiet, fresh_process=False)
     with zipfile.ZipFile(archive) as packed:
         own = {name for name in packed.namelist() if not name.startswith(("camserve/", "MAR-INF/"))}
     assert own == {

@@ -108,16 +108,36 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"opacity": "nan"}, "0 to 1"),
         ({"legend": "yes"}, "takes true or false, not 'yes'"),
         ({"evidence": "for,against"}, "takes one value"),
-        ({"compat": "captum"}, "not one of: none, pytorch-grad-cam"),
+        ({"compat": "captum"}, "not one of: none, pytorch-grad-cam, torchserve"),
         ({"compat": "pytorch-grad-cam", "method": "gradcam,eigencam"}, "not for eigencam"),
         ({"compat": "pytorch-grad-cam", "evidence": "signed"}, "no signed maps"),
         ({"compat": "pytorch-grad-cam", "layer": "last,first"}, "ask for one layer"),
+        ({"compat": "torchserve", "target": "cat"}, "answers label and probability alone: leave out 'target'"),
         ({"layer": "middle"}, "not one of: last, first"),
     ],
 )
 def test_a_wrong_option_is_answered_with_the_right_ones(fields, message):
     with pytest.raises(BadOption, match=message):
         parse(fields)
+
+
+def test_the_answer_of_torchserve_is_for_requests_that_ask_for_nothing_else():
+    assert parse({"compat": "torchserve", "top_k": "2"}) == Options(explain=False, compat="torchserve", top_k=2)
+    with pytest.raises(BadOption, match="leave out an explanation"):
+        parse({"compat": "torchserve"}, must_explain=True)
+    defaults = Defaults(compat="torchserve", top_k="3")
+    schema = OptionSchema(replace(SETTINGS, defaults=defaults), SCHEMA.labels)
+    assert schema.options(RawRequest(headers={"accept": "*/*"})) == Options(explain=False, compat="torchserve", top_k=3)
+    asking = (
+        RawRequest(fields={"target": "cat"}),
+        RawRequest(headers={"x-camserve-format": "boxes"}),
+        RawRequest(path="explain/true"),
+        RawRequest(must_explain=True),
+        RawRequest(headers={"accept": "image/png"}),
+    )
+    for row in asking:
+        assert schema.options(row).compat is None
+        assert schema.options(row).explain is True
 
 
 @pytest.mark.parametrize("prefix", ["", "label:"])

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from camserve.choices import JSON_TYPE
+from camserve.answer.compat import image_classifier_view
+from camserve.choices import JSON_TYPE, TORCHSERVE
 from camserve.errors import RequestError
 from camserve.values import Answer, Explanation, Prediction, Response
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
@@ -31,6 +32,8 @@ class ModelName:
 
 def respond(answer: Answer, model: ModelName, limit: int) -> Response:
     """Write an answer as compact JSON of at most ``limit`` bytes; see ``shrink_to_limit``."""
+    if answer.request.options.compat == TORCHSERVE:
+        return Response(200, JSON_TYPE, image_classifier_view(answer.predictions))
     return Response(200, JSON_TYPE, shrink_to_limit([_answer(answer, model)], lambda answers: answers[0], limit))
 
 

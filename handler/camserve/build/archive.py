@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import camserve
+from camserve.build.check import check_recipe
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
 from camserve.build.label_files import label_names, read_names
@@ -66,6 +67,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     With ``fresh_process`` the packed file is tested once more, in a process of its own, which takes some seconds.
     ConfigError: something in the recipe does not work; nothing is written then.
     """
+    check_recipe(recipe)
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)

@@ -1,28 +1,20 @@
-"""Weights as a training loop leaves them: which part of a file is the network's state dict, and under which names.
-
-A file is read without running code from it, unless the recipe says ``trust_pickle``.
-"""
+"""Weights as a training loop leaves them: which part of a file is the network's state dict, and under which names."""
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from camserve.errors import ConfigError, first_line
+from camserve.build.read_weights import HOW_TO_SAVE
+from camserve.errors import ConfigError
 from camserve.network.weights import set_versions
 
 DEEPEST = 3  # mappings in one another, at which a state dict may stand in a checkpoint
 SHOWN = 3  # names in a message
 COMPILED = "_orig_mod."  # what torch.compile puts into the names of a network's tensors
-HOW_TO_SAVE = "torch.save(model.state_dict(), 'weights.pt'), or safetensors"
-UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand)\S* ?(?:GLOBAL )?([\w.]+)")
 
 
 class StateDict(NamedTuple):
@@ -41,37 +33,6 @@ class Fit(NamedTuple):
     compiled: bool  # whether ``COMPILED`` is taken out of the names first
 
 
-def read_checkpoint(path: Path, trust_pickle: bool = False) -> object:
-    """Return what a weights file holds: tensors in mappings, or a module where its pickle is trusted.
-
-    ConfigError: the file cannot be read, or holds more than plain data and is not trusted.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the torch that wrote the file
-            loaded: object = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-        return loaded
-    except Exception as error:
-        raise ConfigError(_why_unreadable(path, error, trust_pickle)) from None
-
-
-def _why_unreadable(path: Path, error: Exception, trusted: bool) -> str:
-    found = UNSUPPORTED.search(str(error))
-    if found and not trusted:
-        return (
-            f"{path.name} holds Python objects ({found[1]}), not tensors alone, and is not unpickled: save "
-            f"{HOW_TO_SAVE}; or --trust-pickle, which runs the code in it, if you made the file yourself"
-        )
-    if isinstance(error, AttributeError) and trusted:
-        return f"{path.name} was pickled by a script whose classes are not importable here ({first_line(error)})"
-    kind = "safetensors file" if path.suffix == ".safetensors" else "file of torch.save"
-    return f"{path.name} is no {kind} ({type(error).__name__}: {first_line(error)}): save {HOW_TO_SAVE}"
-
-
 def find_state_dict(
     network: nn.Module, loaded: object, file: str, key: str | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
@@ -80,6 +41,20 @@ def find_state_dict(
     ``key`` chooses among several, by the keys that lead to it. Where none fits, the largest is returned as it is.
     ConfigError: there is none, or its weights are quantized.
     """
+    found = _candidates(loaded, file, key)
+    expected = _needed(network)
+    fitting = [(state, fit) for state in found if (fit := _fit(state.tensors, expected))]
+    if not fitting:
+        largest = max(found, key=lambda state: len(state.tensors))
+        return _renamed(largest, Fit("", False)), _tell_place(largest.path)
+    shaped = [(state, fit) for state, fit in fitting if _shapes_agree(state.tensors, fit, expected)]
+    state, fit = (shaped or fitting)[0]
+    others = [other.path for other, _ in fitting if other is not state]
+    return _renamed(state, fit), _tell(state, fit, others)
+
+
+def _candidates(loaded: object, file: str, key: str | None) -> list[StateDict]:
+    """Return the state dicts to choose from. ConfigError: there is none, or one is quantized."""
     found = [state for state in _state_dicts(loaded) if key in (None, state.path)]
     if key is not None and not found:
         paths = ", ".join(repr(state.path) for state in _state_dicts(loaded)) or "none"
@@ -91,15 +66,7 @@ def find_state_dict(
             f"{file} holds quantized weights ('{quantized}'), which have no gradients to explain with: "
             "save the state dict of the network before it was quantized"
         )
-    expected = _needed(network)
-    fitting = [(state, fit) for state in found if (fit := _fit(state.tensors, expected))]
-    if not fitting:
-        largest = max(found, key=lambda state: len(state.tensors))
-        return _renamed(largest, Fit("", False)), _tell_place(largest.path)
-    shaped = [(state, fit) for state, fit in fitting if _shapes_agree(state.tensors, fit, expected)]
-    state, fit = (shaped or fitting)[0]
-    others = [other.path for other, _ in fitting if other is not state]
-    return _renamed(state, fit), _tell(state, fit, others)
+    return found
 
 
 def _state_dicts(loaded: object, path: str = "", depth: int = 0) -> Iterator[StateDict]:

@@ -27,7 +27,7 @@ def local_modules(model_file: Path) -> tuple[str, ...]:
     ConfigError: one of these files is not Python, or the model file is part of a package.
     """
     folder, waiting = model_file.parent, [model_file]
-    if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(_parse(model_file))):
+    if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(parse(model_file))):
         raise ConfigError(
             f"{model_file.name} imports relatively, as a part of the package {folder.resolve().name}: "
             f"--factory {folder.resolve().name}.{model_file.stem}:NAME --bundle {folder.resolve().name}, "
@@ -51,14 +51,15 @@ def module_files(folder: Path, name: str) -> list[Path]:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(_parse(path)):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module.partition(".")[0]
 
 
-def _parse(path: Path) -> ast.Module:
+def parse(path: Path) -> ast.Module:
+    """Return the code of a file. ConfigError: it is not Python."""
     try:
         return ast.parse(path.read_bytes(), path.name)
     except (SyntaxError, ValueError) as error:

@@ -1,8 +1,12 @@
-"""Files by name, wherever they are: on disk or inside an installed package."""
+"""Files by name, wherever they are: on disk, inside an installed package, or inside an archive."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+import tempfile
+import zipfile
+from functools import cache
 from pathlib import Path
 
 from camserve.errors import ConfigError
@@ -23,11 +27,42 @@ def module_path(module: str) -> Path:
 
 
 def find_file(name: str) -> Path:
-    """Return the path behind a file name or package://module/path. ConfigError: there is no such file."""
+    """Return the path behind a file name, package://module/path or archive.mar/path. ConfigError: there is none."""
     path = Path(name)
     if name.startswith(PACKAGE_SCHEME):
         module, _, inner = name[len(PACKAGE_SCHEME) :].partition("/")
         path = module_path(module) / inner
+    archive = next((parent for parent in path.parents if parent.is_file()), None)
+    if archive is not None:
+        path = unpacked(archive) / path.relative_to(archive)
     if not path.is_file():
         raise ConfigError(f"there is no file '{name}'")
     return path
+
+
+def find_weights(name: str) -> Path:
+    """Return the path behind a name, or a folder of transformers. ConfigError: there is neither."""
+    return Path(name) if Path(name).is_dir() else find_file(name)
+
+
+def unpacked(archive: Path) -> Path:
+    """Return a folder of what an archive holds, which stays while this process runs. ConfigError: it is none."""
+    try:
+        return Path(_unpack(archive.resolve(), archive.stat().st_mtime_ns).name)
+    except OSError as error:
+        raise ConfigError(f"cannot read {archive}: {error.strerror or error}") from None
+    except zipfile.BadZipFile:
+        raise ConfigError(f"{archive} is not an archive") from None
+
+
+@cache
+def _unpack(archive: Path, _changed: int) -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="camserve-source-")
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder.name)
+    return folder
+
+
+def archive_name(text: str) -> str:
+    """Return a name that an archive may have, made of ``text``."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "model"

@@ -46,7 +46,7 @@ def find_meaning(
     if len(rows) != len(pixels):
         raise ConfigError(count_rows(len(rows), len(pixels)))
     activation, call = _find_activation(rows, watch.calls, choice.activation)
-    found = task or _find_task(rows.shape[1], activation)
+    found = task or ("multiclass" if rows.shape[1] == 1 else _find_task(activation))
     _check_task(found, rows.shape[1], activation)
     _report(path, activation, found, rows, report)
     return Meaning(OutputSpec(path, activation, call), found, 2 if found == "binary" else rows.shape[1])
@@ -123,12 +123,7 @@ def _judge_values(rows: Tensor, wanted: str | None) -> str:
     )
 
 
-def _find_task(width: int, activation: str) -> str:
-    if width == 1:
-        raise ConfigError(
-            "the network gives one number a picture: say task: binary (it stands for one of two classes) or "
-            "task: regression (it is a quantity)"
-        )
+def _find_task(activation: str) -> str:
     if activation == "sigmoid":
         raise ConfigError(
             "the network ends in a sigmoid: say task: multilabel (several classes can be true at once) or "
@@ -140,6 +135,11 @@ def _find_task(width: int, activation: str) -> str:
 def _check_task(task: str, width: int, activation: str) -> None:
     if task not in TASKS:
         raise ConfigError(f"task must be one of {', '.join(TASKS)}, not '{task}'")
+    if task == "multiclass" and width == 1:
+        raise ConfigError(
+            "the network gives one number a picture: say task: binary (it stands for one of two classes) or "
+            "task: regression (it is a quantity)"
+        )
     if task == "binary" and width != 1:
         raise ConfigError(f"task binary is for one output; the classifier gives {width}: leave task out, or multilabel")
     if task in ("multilabel", "binary") and activation in ("softmax", "log_softmax"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -48,6 +50,7 @@ class Recipe:
     trust_pickle: bool = False  # unpickle the weights when the archive is built, which runs the code in them
     args: dict[str, Any] = field(default_factory=dict)
     model_file: Optional[str] = None
+    export: bool = False  # carry the network as an exported program: the server needs no model code
     version: str = "1.0"
     task: Optional[str] = None  # found where it can be: see build/output.py
     output: OutputChoice = field(default_factory=OutputChoice)
@@ -65,15 +68,19 @@ class Recipe:
     serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; SERVING where not given
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a model yaml; paths in it are relative to its folder. ConfigError names what is wrong."""
+def read_yaml(path: Path) -> object:
+    """Return what a YAML file holds. ConfigError: it cannot be read, or is no YAML."""
     try:
-        block = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    recipe = read(Recipe, block, path.name)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a model yaml; paths in it are relative to its folder. ConfigError names what is wrong."""
+    recipe = read(Recipe, read_yaml(path), path.name)
     labels = recipe.labels if recipe.labels in (None, IMAGENET, INDICES) else _anchor(path, recipe.labels)
     return dataclasses.replace(
         recipe,
@@ -82,6 +89,41 @@ def load_recipe(path: Path) -> Recipe:
         labels=labels,
         samples=tuple(_anchor(path, sample) for sample in recipe.samples),
     )
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a model yaml that gives the same archive; files are named from its folder."""
+    block = {
+        key.name: _plain(getattr(recipe, key.name))
+        for key in dataclasses.fields(recipe)
+        if getattr(recipe, key.name) != _default(key)
+    }
+    for key in ("weights", "model_file", "labels"):
+        if key in block and block[key] not in (IMAGENET, INDICES):
+            block[key] = _from_folder(path, block[key])
+    if recipe.samples:
+        block["samples"] = [_from_folder(path, sample) for sample in recipe.samples]
+    text = yaml.safe_dump(block, sort_keys=False, allow_unicode=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# Written by camserve archive.\n{text}", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _default(key: dataclasses.Field[Any]) -> object:
+    return key.default if key.default_factory is dataclasses.MISSING else key.default_factory()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as yaml knows it: dataclasses become blocks, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _from_folder(path: Path, name: str) -> str:
+    return name if name.startswith(PACKAGE_SCHEME) else os.path.relpath(name, path.parent)
 
 
 def _anchor(path: Path, name: str | None) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 from camserve.cli.command import build_parser, chosen_command, missing_extra
-from camserve.errors import CamserveError
+from camserve.errors import CamserveError, first_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,13 +17,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(name).parse_args(arguments)
         return int(args.run(args))
-    except CamserveError as error:
-        print(f"camserve: {error}", file=sys.stderr)
-    except ModuleNotFoundError as error:
-        line = missing_extra(name, error)
-        if line is None:
-            raise
-        print(line, file=sys.stderr)
     except KeyboardInterrupt:
-        pass
+        return 1
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(_line(name, error), file=sys.stderr)
     return 1
+
+
+def _line(name: str, error: Exception) -> str:
+    """Return the one line that a person reads of an error; no traceback is for a user."""
+    if isinstance(error, CamserveError):
+        return f"camserve: {error}"
+    advice = missing_extra(name, error) if isinstance(error, ModuleNotFoundError) else None
+    return advice or f"camserve: {type(error).__name__}: {first_line(error)} (camserve {name} --debug shows where)"

@@ -62,6 +62,7 @@ def _describe(parser: argparse.ArgumentParser, name: str) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=module.run, parser=parser)
     module.add_options(parser)
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
 
 
 def missing_extra(name: str, error: ModuleNotFoundError) -> str | None:

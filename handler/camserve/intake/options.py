@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from camserve.choices import COMPARABLE, COMPATS, DETAILS, EVIDENCE, FORMATS, PALETTES
+from camserve.choices import COMPARABLE, COMPATS, DETAILS, EVIDENCE, FORMATS, PALETTES, TORCHSERVE
 from camserve.errors import BadOption, choose, quote
 from camserve.intake.option_sources import read_accept, read_headers, read_path
 from camserve.intake.option_values import (
@@ -43,12 +43,18 @@ class OptionSchema:
         Where an option is given several times, the body wins over headers, and headers over the path.
         """
         defaults = {field.name: getattr(self.settings.defaults, field.name) for field in fields(self.settings.defaults)}
-        given = {**defaults, **read_path(raw.path), **read_headers(raw.headers), **raw.fields}
+        own = {**read_path(raw.path), **read_headers(raw.headers), **raw.fields}
+        picture = read_accept(raw.headers.get("accept", ""))
+        if own or raw.must_explain or picture:
+            defaults["compat"] = _unless_plain(defaults["compat"])
         parsed: dict[str, Any] = {}
-        for name, value in given.items():
+        for name, value in {**defaults, **own}.items():
             parse = choose(PARSERS, name, "option")
             parsed.update(parse(decode_value(value, name), self))
-        options = replace(Options(picture=read_accept(raw.headers.get("accept", ""))), **parsed)
+        options = replace(Options(picture=picture), **parsed)
+        if options.compat == TORCHSERVE:
+            _check_plain(own, options, raw)
+            return replace(options, explain=False)
         if raw.must_explain or options.picture:
             options = replace(options, explain=True)
         self._check_total(options)
@@ -64,6 +70,19 @@ class OptionSchema:
         maps = _count(options.targets) * len(options.methods)
         if maps > self.settings.limits.max_maps:
             raise BadOption(f"targets x methods ask for {maps} maps; the limit is {self.settings.limits.max_maps}")
+
+
+def _unless_plain(compat: str) -> str:
+    """Return an archive's default for requests that ask for something: TorchServe's answer is for those that do not."""
+    return COMPATS[0] if compat == TORCHSERVE else compat
+
+
+def _check_plain(own: Mapping[str, object], options: Options, raw: RawRequest) -> None:
+    """Refuse what the answer of TorchServe's image_classifier has no room for."""
+    beside = sorted(set(own) - {"compat", "top_k"})
+    if beside or options.picture or raw.must_explain:
+        asked = ", ".join(quote(name) for name in beside) or "an explanation"
+        raise BadOption(f"option 'compat': {TORCHSERVE} answers label and probability alone: leave out {asked}")
 
 
 def _check_comparable(options: Options) -> None:

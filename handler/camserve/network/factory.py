@@ -33,7 +33,12 @@ def build_network(spec: ModelSpec, folder: Path) -> nn.Module:
         ) from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model.factory {spec.factory} made a {type(network).__name__}, not a torch.nn.Module")
-    # Half a network would refuse float32 pixels; runtime.precision is what shortens numbers.
+    return plain_network(network)
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """Return a network in float32, without what torch.compile or data parallelism put around it or its modules."""
+    # A half network would refuse float32 pixels; runtime.precision is what shortens numbers.
     return _without_wrappers(network).float()
 
 

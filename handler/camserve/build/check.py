@@ -1,0 +1,72 @@
+"""What can be wrong with a recipe, found before anything is loaded: files, names, options."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from camserve.attribution.methods import METHODS
+from camserve.build.convert import is_program
+from camserve.build.geometry import input_spec
+from camserve.build.label_files import read_names
+from camserve.build.local_modules import module_files
+from camserve.build.locate import archive_name, find_file, find_weights, module_path
+from camserve.build.recipe import Recipe
+from camserve.errors import ConfigError, RequestError, unknown_choice
+from camserve.input_spec import InputSpec
+from camserve.intake.options import OptionSchema
+from camserve.labels import Labels
+from camserve.settings import ModelSpec, Settings
+from camserve.values import Layer, RawRequest
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe whose files, labels, methods or default options are wrong. ConfigError."""
+    if archive_name(recipe.name) != recipe.name:
+        raise ConfigError(f"name '{recipe.name}' may hold letters, digits, '.', '_' and '-' alone")
+    input_spec(recipe.preprocess)
+    _check_files(recipe)
+    for method in recipe.methods:
+        if method not in METHODS:
+            raise ConfigError(unknown_choice(method, METHODS, "method"))
+    names = read_names(recipe.labels)
+    if names is not None:
+        _check_defaults(recipe, names)
+
+
+def _check_files(recipe: Recipe) -> None:
+    weights = find_weights(recipe.weights)
+    if recipe.factory is None and not recipe.trust_pickle and not is_program(weights):
+        raise ConfigError(f"factory is missing: {weights.name} holds weights alone, and it says whose they are")
+    if recipe.model_file:
+        find_file(recipe.model_file)
+    _check_bundle(recipe)
+    counted = Counter(find_file(sample).name for sample in recipe.samples)
+    if doubled := [name for name, count in counted.items() if count > 1]:
+        raise ConfigError(f"samples: two are called {doubled[0]}")
+    if unknown := [name for name in recipe.expect if name not in counted]:
+        raise ConfigError(f"expect: {unknown_choice(unknown[0], counted, 'sample')}")
+
+
+def _check_bundle(recipe: Recipe) -> None:
+    beside = Path(recipe.model_file).parent if recipe.model_file else None
+    for module in recipe.bundle:
+        if beside is None or not module_files(beside, module):
+            module_path(module)
+
+
+def _check_defaults(recipe: Recipe, names: Sequence[str]) -> None:
+    """Read the default options as a server reads them, for a network whose layer is not known yet."""
+    settings = Settings(
+        ModelSpec("any:factory"),
+        InputSpec(),
+        (Layer("any"),),
+        methods=recipe.methods,
+        defaults=recipe.defaults,
+        limits=recipe.limits,
+    )
+    try:
+        OptionSchema(settings, Labels(names)).options(RawRequest())
+    except RequestError as error:
+        raise ConfigError(f"defaults: {error}") from None
