@@ -36,7 +36,14 @@ def as_rows(value: Any, returned: Any) -> Tensor:
     ConfigError: ``value``, of what was ``returned``, is no tensor of scores.
     """
     if not may_be_scores(value):
-        raise ConfigError(f"the classifier returns {describe(returned)}; it must return scores of shape (N, classes)")
+        lost = (
+            " (squeeze() without an axis takes the batch axis too)"
+            if isinstance(value, Tensor) and not value.ndim
+            else ""
+        )
+        raise ConfigError(
+            f"the classifier returns {describe(returned)}{lost}; it must return scores of shape (N, classes)"
+        )
     rows: Tensor = value.flatten(1) if value.ndim > 1 else value[:, None]
     return rows
 

@@ -47,8 +47,10 @@ def find_target(network: ScoringNetwork, pixels: Tensor, seed: int = 0) -> Targe
         layers, share = (*layers, further), grown
     for layer in layers:
         check_edges(network, layer, pixels[:1])
+    if len(layers) == 1:
+        return Target((replace(layers[0], share=round(share, 4)),))
     measured = tuple(measure_share(network, layer, pixels) for layer in layers)
-    return Target(measured, tuple(layer.name for layer in layers) if len(layers) > 1 else (), share)
+    return Target(measured, tuple(layer.name for layer in layers), round(share, 4))
 
 
 def measure_share(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> Layer:
