@@ -72,7 +72,7 @@ class Case:
 
 
 def forward(code: str, classes: int = 4) -> str:
-    """Return a network whose forward() is this code."""
+    """Return a network whose forward method is this code."""
     body = textwrap.indent(code, " " * 8)
     return f"class T(Net):\n    def forward(self, x):\n{body}\n\n\ndef make():\n    return T({classes})\n"
 
