@@ -117,7 +117,7 @@ class Limits:
     max_top_k: int = 100
     max_instances: int = 16  # pictures in one KServe body
     max_response_bytes: int = 6_000_000
-    explain_ms: int = 10_000  # for the explanations of one batch, which are then given up
+    explain_ms: int = 10_000  # from a batch's arrival, after which no further explanation is begun
 
 
 @dataclass(frozen=True)

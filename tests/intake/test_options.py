@@ -1,5 +1,6 @@
 import itertools
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,8 @@ from camserve.answer.render.palette import PALETTE_OF
 from camserve.attribution.methods import METHODS
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS, PALETTES, PICTURE_TYPES
 from camserve.errors import BadOption, UnknownClass
-from camserve.intake.options import PARSERS, OptionSchema
-from camserve.labels import Labels
+from camserve.intake.options import CONDITION, LABEL_CONDITION, PARSERS, OptionSchema
+from camserve.labels import INDEX, Labels
 from camserve.settings import Defaults, load_settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
@@ -215,3 +216,41 @@ def test_nonsense_is_accepted_or_refused_but_never_anything_else():
             assert message.isprintable(), (name, message)
             assert len(message) < 1000, (name, message)
             json.dumps(message)
+
+
+TOO_LONG = {
+    "explain": f"probability<{'1' * 100_000}x",
+    "target": ["cat"] * 101,
+    "contrast": "x" * 1001,
+    "method": [b"x" * 1001],
+    "top_k": 10**5000,
+}
+
+
+def test_an_option_that_is_longer_than_any_meaning_is_refused_before_it_is_read():
+    for name, value in TOO_LONG.items():
+        with pytest.raises(BadOption, match=f"option '{name}' (has|is) .*(limit is|64 bits)"):
+            parse({name: value})
+    assert parse({"target": "label:" + "cat" + " " * 500}).targets[0].number == 0
+
+
+def test_the_time_to_read_a_condition_grows_no_faster_than_its_text():
+    """Four times the text takes four times the time, not sixteen times."""
+    for pattern, text in (
+        (CONDITION, "probability<{}x"),
+        (CONDITION, "margin{}<"),
+        (LABEL_CONDITION, "label{}\n"),
+        (INDEX, "+{}x"),
+    ):
+        for filler in ("1", " ", "1.", "="):
+            short, long = (_seconds(pattern, text.format(filler * count)) for count in (20_000, 80_000))
+            assert long < 10 * short + 1e-3, (pattern.pattern, filler)
+
+
+def _seconds(pattern, text):
+    def once():
+        start = time.process_time()
+        pattern.fullmatch(text)
+        return time.process_time() - start
+
+    return min(once() for _ in range(3))

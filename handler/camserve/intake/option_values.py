@@ -7,9 +7,17 @@ from collections.abc import Iterable
 
 from camserve.errors import BadOption, quote, unknown_choice
 
+LONGEST_TEXT = 1000  # characters of an option, or of an entry of its list
+MOST_ENTRIES = 100  # of a list
+MOST_BITS = 64  # of a whole number: writing out a longer one takes time that grows with its square
+
 
 def decode_value(value: object, name: str) -> object:
-    """Return bytes as text, and text that is a JSON list as that list. BadOption: it is not UTF-8, or no list."""
+    """Return bytes as text, and text that is a JSON list as that list.
+
+    BadOption: it is not UTF-8, no list, or longer than anything that an option can mean. Nothing reads it before that.
+    """
+    _check_length(value, name)
     if isinstance(value, (bytes, bytearray)):
         try:
             value = bytes(value).decode("utf-8")
@@ -21,6 +29,17 @@ def decode_value(value: object, name: str) -> object:
         except (ValueError, RecursionError):
             raise BadOption(f"option {quote(name)}: {quote(value)} is not a JSON list") from None
     return value
+
+
+def _check_length(value: object, name: str) -> None:
+    entries = value if isinstance(value, list) else [value]
+    if len(entries) > MOST_ENTRIES:
+        raise BadOption(f"option {quote(name)} has {len(entries)} entries; the limit is {MOST_ENTRIES}")
+    for entry in entries:
+        if isinstance(entry, (str, bytes, bytearray)) and len(entry) > LONGEST_TEXT:
+            raise BadOption(f"option {quote(name)} has {len(entry)} characters; the limit is {LONGEST_TEXT}")
+        if isinstance(entry, int) and entry.bit_length() > MOST_BITS:
+            raise BadOption(f"option {quote(name)} is a number of more than {MOST_BITS} bits")
 
 
 def read_text(value: object, name: str) -> str:

@@ -26,8 +26,9 @@ from camserve.values import Condition, Options, RawRequest, TargetRequest
 
 MAX_DEADLINE_MS = 600_000
 
-CONDITION = re.compile(r"(probability|margin)\s*(<=|>=|<|>)\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)")
-LABEL_CONDITION = re.compile(r"label\s*(!=|=)\s*(.+)")
+# Neither has two ways to read one text: else the time to refuse it would grow with the square of its length.
+CONDITION = re.compile(r"(probability|margin)\s*(<=|>=|<|>)\s*((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?)")
+LABEL_CONDITION = re.compile(r"label\s*(!=|=)\s*(\S.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -110,15 +109,12 @@ class BatchRunner:
         return explanations
 
     def _map_requests(self, requests: Sequence[Request], rows: Sequence[RowScores]) -> list[MapRequest]:
-        latest = time.monotonic() + self._settings.limits.explain_ms / 1000
         source = self._settings.map_source
         return [
             map_request
             for number, (request, row) in enumerate(zip(requests, rows))
             if row.finite and request.options.explain is not False
-            for map_request in map_requests(
-                number, row, request.options, source(request.options.layers), min(request.until, latest)
-            )
+            for map_request in map_requests(number, row, request.options, source(request.options.layers), request.until)
         ]
 
     def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:

@@ -81,7 +81,7 @@ class Pipeline:
             lambda width, height: drawn_side(options, width, height, limits.max_picture_side) or thumbnail,
             self._transform,
         )
-        until = math.inf if options.deadline_ms is None else arrival + options.deadline_ms / 1000
+        until = arrival + min(options.deadline_ms or math.inf, limits.explain_ms) / 1000
         picture, pixels, region, preview = accepted
         return Request(picture, pixels, region, options, row.request_id, until, number, preview)
 
