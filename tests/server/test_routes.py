@@ -159,6 +159,19 @@ def test_curl_that_loses_the_picture_gets_the_right_command(server, tmp_path):
     assert "curl -T photo.jpg" in json.loads(done.stdout)["error"]["message"]
 
 
+def test_two_pictures_in_one_request_are_refused_by_their_names(post, coffee, text):
+    for sent in (
+        {"files": {"data": coffee, "image": coffee}},
+        {"files": {"body": coffee, "data": coffee}},
+        {"json": {"data": text, "b64": text}},
+    ):
+        answer = post(PREDICT, **sent)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_json")
+        assert (
+            " and ".join(sorted(next(iter(sent.values())), key=("data", "image", "body", "b64").index)) in answer.text
+        )
+
+
 def test_httpx(server, coffee, expected):
     with httpx.Client(headers=server.inference.headers, timeout=60) as client:
         answer = client.post(f"{server.inference.url}{PREDICT}", files={"data": coffee}, data=CUP)

@@ -65,6 +65,42 @@ def test_another_layer_is_refused(unpacked):
         load_archive(folder, replace(settings, layers=(layer,)), "imagenet", "1.0", CPU)
 
 
+LOST = {
+    "removed": None,
+    "empty": "{}",
+    "no JSON": "[",
+    "of another sample": '{"samples/other.png": {"predictions": [], "explanations": []}}',
+}
+
+
+def test_nothing_to_compare_is_no_pass(unpacked, tmp_path, caplog):
+    folder, settings = unpacked
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for text in LOST.values():
+        (copy / "selftest.json").unlink(missing_ok=True)
+        if text is not None:
+            (copy / "selftest.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"selftest\.json holds no answer to samples/coffee\.png"):
+            load_archive(copy, settings, "imagenet", "1.0", CPU)
+    assert not load_archive(copy, replace(settings, selftest="warn"), "imagenet", "1.0", CPU).monitor.selftest_ok
+    assert load_archive(copy, replace(settings, selftest="off"), "imagenet", "1.0", CPU).monitor.selftest_ok is None
+
+
+def test_numbers_that_are_none_and_labels_that_moved_are_no_pass(unpacked, tmp_path):
+    folder, settings = unpacked
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    answers = json.loads((copy / "selftest.json").read_text())
+    answers["samples/coffee.png"]["predictions"][0]["score"] = float("nan")
+    (copy / "selftest.json").write_text(json.dumps(answers))
+    with pytest.raises(ConfigError, match="as when it was built"):
+        load_archive(copy, settings, "imagenet", "1.0", CPU)
+    shutil.copy(folder / "selftest.json", copy)
+    names = (copy / "labels.txt").read_text().splitlines()
+    (copy / "labels.txt").write_text("\n".join([*names[1:], names[0]]))
+    with pytest.raises(ConfigError, match=r"class 967 is called [a-z ]+, not espresso"):
+        load_archive(copy, settings, "imagenet", "1.0", CPU)
+
+
 def test_truncated_and_exchanged_weights_are_refused(unpacked, tmp_path):
     folder, settings = unpacked
     copy = shutil.copytree(folder, tmp_path / "copy")

@@ -30,7 +30,7 @@ class Monitor:
         """Start without a batch. Without ``map_filter`` nothing is measured."""
         self.stages: dict[str, float] = {}
         self.baseline = baseline
-        self.selftest_ok = True
+        self.selftest_ok: bool | None = None  # None: there was no self-test
         self.map_filter = map_filter
         self._low_confidence = low_confidence
         self._recorders: tuple[Recorder, ...] = ()

@@ -11,13 +11,14 @@ from camserve.settings import Monitoring
 
 
 def live_recorders(
-    spec: Monitoring, baseline: Baseline | None, sink: Sink | None, model: dict[str, str], selftest_ok: bool
+    spec: Monitoring, baseline: Baseline | None, sink: Sink | None, model: dict[str, str], selftest_ok: bool | None
 ) -> list[Recorder]:
     """Return what the settings ask for: counters into the server's metrics, an audit log."""
     recorders: list[Recorder] = []
     counters = Counters(sink, baseline) if spec.enabled and sink is not None else None
     if counters is not None and sink is not None:
-        sink.gauge("cam_selftest_ok", (), float(selftest_ok))
+        if selftest_ok is not None:
+            sink.gauge("cam_selftest_ok", (), float(selftest_ok))
         recorders.append(counters)
     if spec.audit is not None:
         recorders.append(Audit(spec.audit, model, counters.audit_dropped if counters else lambda: None))

@@ -37,8 +37,10 @@ def open_body(row: RawRequest, body: Mapping[str, object], name: str, version: s
 def split_image(fields: Mapping[str, object]) -> tuple[object, dict[str, object]]:
     """Part a body's picture from its options; a picture may be wrapped as {"b64": text}."""
     options = dict(fields)
-    images = [options.pop(key) for key in IMAGE_KEYS if key in options]
-    image = images[0] if images else None
+    images = {key: options.pop(key) for key in IMAGE_KEYS if key in options}
+    if len(images) > 1:
+        raise BadJson(f"there are pictures in {' and '.join(images)}: send one, under one name")
+    image = next(iter(images.values()), None)
     return (image.get("b64") if isinstance(image, Mapping) else image), options
 
 

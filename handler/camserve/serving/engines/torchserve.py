@@ -87,9 +87,9 @@ class TorchServeHandler:
             card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
             return Envelope((), lambda _: card)
         fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
-        body = fields.pop("body", None)
-        if body is not None and not isinstance(body, Mapping):
-            fields["data"] = body
+        body = fields.get("body")
+        if isinstance(body, Mapping):
+            del fields["body"]
         image, options = split_image(fields)
         if isinstance(body, (bytes, bytearray)) and headers.get("content-type", "").startswith(JSON_TYPE):
             raise BadJson("the body claims to be JSON and is not")
