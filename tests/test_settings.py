@@ -20,7 +20,7 @@ def test_a_block_becomes_settings():
         ({"modle": {}}, r"camserve: unknown key 'modle'; did you mean 'model'\?"),
         ({"model": {}}, r"model\.factory is missing"),
         ({"model": {"factory": 3}}, r"camserve\.model\.factory must be a text or null, not the int '3'"),
-        ({"model": {"factory": "a:b", "task": "regression"}}, "model.task 'regression' is not one of: multiclass"),
+        ({"outputs": [{"task": "clustering"}]}, r"outputs\[0\]: task 'clustering' is not one of: multiclass"),
         ({"layers": []}, "at least one target layer"),
         ({"layers": [{"name": "x", "layout": "CHW"}]}, "layout 'CHW' is not one of"),
         ({"layers": [{"name": "x", "grid": [7]}]}, "a list of 2, not of 1"),

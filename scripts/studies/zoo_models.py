@@ -93,7 +93,7 @@ def _measure(name: str, network: nn.Module) -> ZooRow:
             name, reason=f"takes no pictures of shape (N, {', '.join(map(str, shape))}): {_word(error)}", built=False
         )
     meaning = find_meaning(network, noise, OutputChoice(), None, None, lambda _line: None)
-    scores = ScoringNetwork(network, meaning.output, meaning.task).eval()
+    scores = ScoringNetwork(network, meaning.output).eval()
     start = time.perf_counter()
     layer = find_layer(scores, shape)
     seconds = time.perf_counter() - start

@@ -11,6 +11,7 @@ from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS, PALETTES, PICTURE_TYP
 from camserve.errors import BadOption, UnknownClass
 from camserve.intake.options import PARSERS, OptionSchema
 from camserve.labels import Labels
+from camserve.output_spec import line_up
 from camserve.settings import Defaults, load_settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
@@ -22,7 +23,13 @@ SETTINGS = load_settings(
         "methods": ["gradcam", "hirescam", "layercam", "xgradcam", "eigencam"],
     }
 )
-SCHEMA = OptionSchema(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
+
+
+def schema_of(names, settings=SETTINGS):
+    return OptionSchema(settings, line_up(settings.outputs, [Labels(names)]))
+
+
+SCHEMA = schema_of(["cat", "dog, hound", "bird", "fish", "cow", "pig"])
 
 NONSENSE = (None, "", [], {}, [[]], "\r\n[METRICS]x", "x" * 1_000_000, "\u2028", -1, 1e400, True)
 
@@ -33,7 +40,7 @@ def parse(fields=None, **raw):
 
 def test_a_row_that_asks_nothing_gets_the_archives_defaults():
     assert parse() == Options(formats=("grid",))
-    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), SCHEMA.labels)
+    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), SCHEMA.heads)
     assert schema.options(RawRequest()).explain == Condition("probability", "<", 0.6)
     assert schema.options(RawRequest()).top_k == 2
 
@@ -122,7 +129,7 @@ def test_a_wrong_option_is_answered_with_the_right_ones(fields, message):
 
 @pytest.mark.parametrize("prefix", ["", "label:"])
 def test_words_of_the_options_can_be_class_names(prefix):
-    schema = OptionSchema(SETTINGS, Labels(["none", "next", "predicted", "a, b", "[x]"]))
+    schema = schema_of(["none", "next", "predicted", "a, b", "[x]"])
 
     def parse(**fields):
         return schema.options(RawRequest(fields=fields))

@@ -33,7 +33,7 @@ def unpacked(imagenet, tmp_path_factory):
 
 def test_an_untouched_archive_loads(unpacked, imagenet):
     folder, settings = unpacked[0], read_contents(imagenet).settings
-    assert load_archive(folder, settings, "imagenet", "1.0", CPU).labels.find("espresso") == 967
+    assert load_archive(folder, settings, "imagenet", "1.0", CPU).heads[0].labels.find("espresso") == 967
 
 
 @pytest.mark.parametrize(

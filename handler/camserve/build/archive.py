@@ -31,6 +31,7 @@ from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
+from camserve.output_spec import OutputSpec
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
@@ -46,6 +47,7 @@ SERVED = (
     "files",
     "labels",
     "input_spec",
+    "output_spec",
     "settings",
     "intake",
     "network",
@@ -55,7 +57,6 @@ SERVED = (
     "monitor",
     "serving",
 )
-LABELS = "labels.txt"
 EXPECTED_TOLERANCE = 0.02  # of a probability
 SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
@@ -138,13 +139,12 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     examined = examine(network, recipe, pixels, None if names is None else len(names), report)
     _stage_labels(recipe, examined.meaning.classes, content, report)
     settings = Settings(
-        model=dataclasses.replace(spec, task=examined.meaning.task),
+        model=spec,
         input=geometry,
-        output=examined.meaning.output,
+        outputs=(dataclasses.replace(examined.meaning.output, threshold=recipe.threshold),),
         layers=examined.target.layers,
         members=examined.target.members,
         members_share=examined.target.share,
-        labels=LABELS,
         runtime=examined.runtime,
         methods=examined.methods,
         defaults=examined.defaults,
@@ -160,7 +160,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
 
 def _stage_labels(recipe: Recipe, classes: int, content: Path, report: Progress) -> None:
     names = label_names(recipe.labels, classes, report)
-    (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (content / OutputSpec.labels).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def _stage_compiled(content: Path, settings: Settings, report: Progress) -> CompiledSpec:

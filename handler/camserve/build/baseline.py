@@ -62,7 +62,7 @@ def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str
         report(f"{len(images)} photos; {ADVISED_IMAGES} or more show drift sooner ({LEAST_IMAGES} is the least)")
     with open_archive(archive, baseline=False) as pipeline:
         batches = _measure_photos(pipeline, images, folder, report)
-        correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.labels))
+        correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.heads[0].labels))
         if labels is not None and not correct:
             raise ConfigError(f"{labels} names none of the photos in {folder}")
         return make_baseline(

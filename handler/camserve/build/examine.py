@@ -39,7 +39,7 @@ def examine(network: nn.Module, recipe: Recipe, pixels: Tensor, labels: int | No
     or taken for granted. ConfigError: it cannot be served as it is; the message says what to do.
     """
     meaning = find_meaning(network.eval(), pixels, recipe.output, recipe.task, labels, report)
-    scoring = ScoringNetwork(network, meaning.output, meaning.task).eval()
+    scoring = ScoringNetwork(network, meaning.output).eval()
     check_rows(scoring, pixels)
     runtime = recipe.runtime
     if runtime.channels_last and not takes_channels_last(scoring, pixels, report):

@@ -14,7 +14,7 @@ from camserve.errors import ConfigError, first_line
 from camserve.network.last_activation import ActivationCall, WatchActivations
 from camserve.network.output import count_rows
 from camserve.network.returned import as_rows, describe, may_be_scores, select, tensors_in
-from camserve.settings import TASKS, OutputSpec
+from camserve.output_spec import TASKS, OutputSpec
 from camserve.values import Progress
 
 EXACT = 1e-6  # two copies of one number, in float32
@@ -27,7 +27,6 @@ class Meaning:
     """What the output of one network means."""
 
     output: OutputSpec
-    task: str
     classes: int
 
 
@@ -49,7 +48,7 @@ def find_meaning(
     found = task or _find_task(rows.shape[1], activation)
     _check_task(found, rows.shape[1], activation)
     _report(path, activation, found, rows, report)
-    return Meaning(OutputSpec(path, activation, call), found, 2 if found == "binary" else rows.shape[1])
+    return Meaning(OutputSpec(path, activation, call, found), 2 if found == "binary" else rows.shape[1])
 
 
 def _run(network: nn.Module, pixels: Tensor) -> Any:

@@ -13,7 +13,8 @@ from camserve.build.label_files import IMAGENET, INDICES
 from camserve.build.locate import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
-from camserve.settings import ACTIVATIONS, Defaults, Limits, RuntimeSpec
+from camserve.output_spec import ACTIVATIONS
+from camserve.settings import Defaults, Limits, RuntimeSpec
 from camserve.strict import read
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,14 +30,13 @@ def stage_network(recipe: Recipe, content: Path, shape: InputShape, report: Prog
     ``report`` gets what was assumed. ConfigError: the network cannot be built, or its weights do not fit.
     """
     given = find_file(recipe.weights)
-    traits: dict[str, Any] = {"threshold": recipe.threshold}
     if recipe.factory is None and stage_program(given, shape, content / PROGRAM):
-        spec = ModelSpec(weights=PROGRAM, **traits)
+        spec = ModelSpec(weights=PROGRAM)
         network = load_program(content / PROGRAM, None, shape)
     else:
         file = Path(recipe.model_file).name if recipe.model_file else None
         modules = local_modules(find_file(recipe.model_file)) if recipe.model_file else ()
-        spec = ModelSpec(recipe.factory, recipe.args, file, modules, WEIGHTS, **traits)
+        spec = ModelSpec(recipe.factory, recipe.args, file, modules, WEIGHTS)
         network = build_network(spec, content)
         _fill_from(given, network, recipe, report)
         _save_weights(network, content / WEIGHTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from camserve.intake.option_values import (
     read_whole,
 )
 from camserve.labels import BY_NAME, Labels
+from camserve.output_spec import Head
 from camserve.settings import Settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
@@ -35,7 +36,12 @@ class OptionSchema:
     """What one archive offers, against which options are checked."""
 
     settings: Settings
-    labels: Labels
+    heads: Sequence[Head]
+
+    @property
+    def labels(self) -> Labels:
+        """The classes that targets, contrasts and conditions name."""
+        return self.heads[0].labels
 
     def options(self, raw: RawRequest) -> Options:
         """Return the checked options of a row. BadOption, UnknownClass: the message names the valid values.

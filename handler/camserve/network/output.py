@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from camserve.errors import ConfigError
 from camserve.network.last_activation import WatchActivations
 from camserve.network.returned import as_rows, select
-from camserve.settings import WITH_SCORES_BEFORE, OutputSpec
+from camserve.output_spec import WITH_SCORES_BEFORE, OutputSpec
 
 # What another order of the same arithmetic may change, of the largest value.
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -27,16 +27,15 @@ class ScoringNetwork(nn.Module):
     knows them.
     """
 
-    def __init__(self, classifier: nn.Module, output: OutputSpec = WHOLE, task: str = "multiclass") -> None:
+    def __init__(self, classifier: nn.Module, output: OutputSpec = WHOLE) -> None:
         """Wrap a classifier whose weights are already loaded: a state dict would carry this wrapper's prefix.
 
-        With the ``task`` binary the classifier's one logit s becomes the scores of two classes, -s and s, so that
-        what speaks for the negative class can be asked too.
+        With the task binary the classifier's one logit s becomes the scores of two classes, -s and s, so that what
+        speaks for the negative class can be asked too.
         """
         super().__init__()
         self.classifier = classifier
         self.output = output
-        self.task = task
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the scores (N, K).
@@ -46,7 +45,7 @@ class ScoringNetwork(nn.Module):
         scores = self._scores(pixels).float()
         if scores.shape[0] != pixels.shape[0]:  # not len(): an exported program takes any number of rows
             raise ConfigError(count_rows(scores.shape[0], pixels.shape[0]))
-        if self.task != "binary":
+        if self.output.task != "binary":
             return scores
         if scores.shape[1] != 1:
             raise ConfigError(f"task binary is for one logit; the classifier gives {scores.shape[1]} scores")
@@ -71,7 +70,9 @@ class ScoringNetwork(nn.Module):
     def _invert(self, probabilities: Tensor) -> Tensor:
         """Return the scores that a softmax or sigmoid would turn into these probabilities: their logarithm or logit."""
         logs = probabilities.float().clamp(min=SMALLEST).log()
-        return logs if self.task == "multiclass" else logs - (1 - probabilities.float()).clamp(min=SMALLEST).log()
+        return (
+            logs if self.output.task == "multiclass" else logs - (1 - probabilities.float()).clamp(min=SMALLEST).log()
+        )
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True

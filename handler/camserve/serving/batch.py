@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
-from camserve.answer.predictions import RowScores, read_scores, row_scores
+from camserve.answer.predictions import RowScores, read_scores
 from camserve.attribution.capture import Capture, Tail
 from camserve.attribution.explain import explain
 from camserve.attribution.layer_output import LayerOutput
@@ -18,9 +19,9 @@ from camserve.attribution.methods import METHODS
 from camserve.errors import ModelFailed, RequestError
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
-from camserve.labels import Labels
 from camserve.monitor import Monitor, PassObservation
 from camserve.network.precision import DTYPES
+from camserve.output_spec import Head
 from camserve.settings import Settings
 from camserve.values import Answer, Explanation, Picture, Request
 from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning, warn_guessed_depth
@@ -31,7 +32,7 @@ class Classifier:
     """A loaded network: frozen, in eval mode, on its device."""
 
     network: nn.Module  # (N, C, H, W) pixels -> (N, C) scores before softmax
-    labels: Labels
+    heads: tuple[Head, ...]
     device: torch.device
     tails: Mapping[str, Tail]  # what is known of the network after each target layer
     transform: Transform | None = None  # of pictures, in the place of camserve's own
@@ -44,7 +45,7 @@ class BatchRunner:
         """Stand ready. ConfigError: a target layer is not in the network."""
         self._settings = settings
         self._monitor = monitor
-        self._labels = classifier.labels
+        self._heads = classifier.heads
         self._network = classifier.network
         self._device = classifier.device
         self._dtype = DTYPES[settings.runtime.precision]
@@ -60,20 +61,18 @@ class BatchRunner:
             if not self._settings.runtime.channels_last:
                 pixels = pixels.contiguous()
             sample = self._monitor.sample_pixels(requests)
-        model = self._settings.model
-        several = model.threshold if model.task == "multilabel" else None
         with self._capture(self._layers_for(requests)) as capture:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 outputs = capture.forward(pixels.to(self._dtype), tape)
-                scores, probabilities = read_scores(outputs[0].scores, self._settings.exclusive)
-                rows = row_scores(scores, probabilities, self._labels, several)
+                (head,) = read_scores(outputs[0].scores, self._heads)
+                rows = [head.row(number) for number in range(len(requests))]
             explanations = self._explain(requests, rows, outputs)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}
         if sample is not None:
-            best = [row.best for row in rows]
-            observation = PassObservation(requests, scores, probabilities, best, sample, explanations)
-            warnings = self._observe(observation, rows)
+            best = head.order[:, 0].tolist()
+            observation = PassObservation(requests, head.scores, head.probabilities, best, sample, explanations)
+            warnings = self._observe(observation, np.flatnonzero(head.finite).tolist())
         return [
             self._answer(request, row, explanations[number], warnings.get(number, ()))
             for number, (request, row) in enumerate(zip(requests, rows))
@@ -121,9 +120,8 @@ class BatchRunner:
             )
         ]
 
-    def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:
+    def _observe(self, observation: PassObservation, finite: Sequence[int]) -> dict[int, tuple[AnswerWarning, ...]]:
         """Return the monitor's warnings by row number; it is shown the rows whose scores are finite."""
-        finite = [number for number, row in enumerate(rows) if row.finite]
         return dict(zip(finite, self._monitor.observe(lambda: observation.only(finite))))
 
     def _answer(

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from camserve.answer.respond import ModelName
 from camserve.attribution.methods import METHODS
 from camserve.intake.options import PARSERS
-from camserve.labels import Labels
+from camserve.output_spec import Head
 from camserve.settings import Settings
 
 
-def describe_model(model: ModelName, labels: Labels, settings: Settings) -> dict[str, object]:
+def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) -> dict[str, object]:
     """Return the model's classes, layers, methods, input, options and limits, as JSON values."""
     return {
         "model": dataclasses.asdict(model),
-        "task": settings.model.task,
-        "labels": list(labels),
+        "task": heads[0].spec.task,
+        "labels": list(heads[0].labels),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings.methods),
         "input": dataclasses.asdict(settings.input),

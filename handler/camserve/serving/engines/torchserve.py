@@ -83,7 +83,7 @@ class TorchServeHandler:
     def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
         if headers.get("describe") == "True":
-            described = describe_model(self._pipeline.model, self._pipeline.labels, self._pipeline.settings)
+            described = describe_model(self._pipeline.model, self._pipeline.heads, self._pipeline.settings)
             card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
             return Envelope((), lambda _: card)
         fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
