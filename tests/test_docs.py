@@ -14,6 +14,7 @@ from camserve.cli.command import COMMANDS
 from camserve.fast import SHORTCUTS
 from camserve.input_spec import InputSpec
 from camserve.intake.options import PARSERS
+from camserve.output_spec import ACTIVATIONS, TASKS
 from camserve.settings import Defaults
 
 ROOT = Path(__file__).parents[1]
@@ -112,3 +113,9 @@ def test_every_setting_of_the_input_is_documented():
     assert [name for row in rows for name in re.findall("`([a-z_]+)`", row)] == [
         field.name for field in fields(InputSpec)
     ]
+
+
+def test_every_task_activation_and_key_of_the_output_is_documented():
+    rows = re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / "outputs.md").read_text(), re.MULTILINE)
+    named = {name.removeprefix("output.") for row in rows for name in re.findall("`([a-z_.]+)`", row)}
+    assert named == {*TASKS, *ACTIVATIONS, "task", "select", "activation", "threshold", "labels", "units"}

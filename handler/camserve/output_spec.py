@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 from camserve.labels import Labels
-from camserve.strict import require_choice
+from camserve.strict import require, require_choice
 
-TASKS = ("multiclass", "multilabel", "binary")
+TASKS = ("multiclass", "multilabel", "binary", "regression")
 WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
 ACTIVATIONS = ("none", *WITH_SCORES_BEFORE, "probabilities")
 
@@ -22,13 +23,20 @@ class OutputSpec:
     # before it, as the average of several softmaxes; the score is then their logarithm, or their logit.
     activation: str = "none"
     call: int = 0  # which call of that function, of those whose result is shaped like scores
-    task: str = "multiclass"  # softmax; multilabel: a sigmoid each; binary: one logit
+    task: str = "multiclass"  # softmax; multilabel: a sigmoid each; binary: one logit; regression: quantities
     threshold: float = 0.5  # of probability, above which a multilabel class counts as predicted
     labels: str = "labels.txt"  # a file of the archive, one name a line
+    units: tuple[Optional[str], ...] = ()  # of the quantities; null: it has none
 
     def __post_init__(self) -> None:
         require_choice(self.activation, ACTIVATIONS, "activation")
         require_choice(self.task, TASKS, "task")
+        require(self.is_quantity or not self.units, f"units are for task regression, not {self.task}")
+
+    @property
+    def is_quantity(self) -> bool:
+        """Whether the scores are values as they stand: they have no probabilities, and no order by size."""
+        return self.task == "regression"
 
     @property
     def exclusive(self) -> bool:
@@ -43,6 +51,15 @@ class Head:
     spec: OutputSpec
     labels: Labels
     start: int = 0  # the column of its first score
+
+    def __post_init__(self) -> None:
+        """Refuse units that do not go with the names (ConfigError)."""
+        count = len(self.spec.units)
+        require(count in (0, len(self.labels)), f"units: {count} for {len(self.labels)} outputs; a null is no unit")
+
+    def unit(self, index: int) -> str | None:
+        """Return the unit of one quantity; None: it has none."""
+        return self.spec.units[index] if self.spec.units else None
 
     @property
     def columns(self) -> slice:

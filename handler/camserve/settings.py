@@ -153,6 +153,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(bool(self.layers), "layers must name at least one target layer")
+        require(
+            self.monitoring.low_confidence is None or not self.outputs[0].is_quantity,
+            "monitoring.low_confidence has no use: task regression has no confidence",
+        )
         require_choice(self.selftest, SELFTESTS, "selftest")
         if self.runtime.mode != "eager":
             require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")

@@ -14,7 +14,7 @@ from torch import Tensor
 from camserve.output_spec import Head
 from camserve.values import Condition, Options, Prediction, Target, TargetRequest
 
-MOST_PREDICTED = 5  # classes of one row that "predicted" can mean
+MOST_PREDICTED = 5  # classes or quantities of one row that "predicted" can mean
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -28,8 +28,8 @@ class RowScores:
     """The scores of one row under one head."""
 
     scores: np.ndarray  # (C,) float32, before softmax
-    probabilities: np.ndarray  # (C,) float32
-    order: np.ndarray  # (C,) class indices, most probable first
+    probabilities: np.ndarray | None  # (C,) float32; None: of quantities
+    order: np.ndarray  # (C,) class indices, most probable first; quantities stand in their own order
     head: Head
 
     @cached_property
@@ -39,12 +39,14 @@ class RowScores:
 
     @cached_property
     def best(self) -> int:
-        """The most probable class."""
+        """The most probable class, or the first quantity."""
         return int(self.order[0])
 
     def prediction(self, index: int) -> Prediction:
         """Return the prediction of one class."""
-        return Prediction(index, self.head.labels[index], float(self.probabilities[index]), float(self.scores[index]))
+        probability = None if self.probabilities is None else float(self.probabilities[index])
+        label, unit = self.head.labels[index], self.head.unit(index)
+        return Prediction(index, label, probability, float(self.scores[index]), unit)
 
     def top(self, count: int) -> tuple[Prediction, ...]:
         """Return the ``count`` most probable classes."""
@@ -66,7 +68,9 @@ class RowScores:
         return self._predicted()
 
     def _predicted(self) -> list[int]:
-        """Return the best class, or every class above the threshold where several can be true at once."""
+        """Return the best class, every class above the threshold where several can be true, or all quantities."""
+        if self.probabilities is None:
+            return [int(index) for index in self.order[:MOST_PREDICTED]]
         if self.head.spec.task != "multilabel":
             return [self.best]
         threshold = self.head.spec.threshold
@@ -90,6 +94,7 @@ class RowScores:
         return COMPARE[condition.operator](self._quantity(condition.quantity), condition.limit)
 
     def _quantity(self, name: str) -> float:
+        assert self.probabilities is not None  # a condition on quantities is refused
         first, second = (float(self.probabilities[index]) for index in np.resize(self.order[:2], 2))
         return first if name == "probability" else first - second
 
@@ -100,11 +105,13 @@ class HeadScores:
 
     head: Head
     scores: np.ndarray  # (N, C) float32, before softmax
-    probabilities: np.ndarray  # (N, C) float32
+    probabilities: np.ndarray | None  # (N, C) float32; None: of quantities
 
     @cached_property
     def order(self) -> np.ndarray:
-        """The classes of each row, most probable first, (N, C) int64."""
+        """The classes of each row, most probable first, (N, C) int64; quantities stand in their own order."""
+        if self.probabilities is None:
+            return np.broadcast_to(np.arange(self.scores.shape[1]), self.scores.shape)
         return np.argsort(-self.scores, axis=1, kind="stable")
 
     @cached_property
@@ -114,15 +121,21 @@ class HeadScores:
 
     def row(self, number: int) -> RowScores:
         """Return one row."""
-        return RowScores(self.scores[number], self.probabilities[number], self.order[number], self.head)
+        probabilities = None if self.probabilities is None else self.probabilities[number]
+        return RowScores(self.scores[number], probabilities, self.order[number], self.head)
 
 
 def read_scores(scores: Tensor, heads: Sequence[Head]) -> list[HeadScores]:
     """Return what each head says of N rows, from the scores of all heads side by side, with one copy to the host."""
     probabilities = torch.cat([_probabilities(scores[:, head.columns], head) for head in heads], dim=1)
     both = torch.stack([scores, probabilities]).cpu().numpy()
-    return [HeadScores(head, *both[:, :, head.columns]) for head in heads]
+    return [
+        HeadScores(head, both[0][:, head.columns], None if head.spec.is_quantity else both[1][:, head.columns])
+        for head in heads
+    ]
 
 
 def _probabilities(scores: Tensor, head: Head) -> Tensor:
+    if head.spec.is_quantity:
+        return scores  # nobody reads them
     return scores.softmax(dim=1) if head.spec.exclusive else scores.sigmoid()

@@ -12,7 +12,7 @@ import numpy as np
 
 from camserve.choices import JSON_TYPE
 from camserve.errors import RequestError
-from camserve.values import Answer, Explanation, Prediction, Response
+from camserve.values import Answer, Explanation, Prediction, Response, significant
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
 KEPT_FIELDS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
@@ -119,9 +119,16 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
     return {
         "index": prediction.index,
         "label": prediction.label,
-        "probability": round(prediction.probability, 6),
-        "score": round(prediction.score, 4),
+        **prediction.meaning,
+        "score": significant(prediction.score) if prediction.probability is None else round(prediction.score, 4),
     }
+
+
+def word_meaning(prediction: Mapping[str, Any], digits: int) -> str:
+    """Return what a written prediction says: its probability with so many ``digits``, or its value and unit."""
+    if "value" in prediction:
+        return f"{prediction['value']:g} {prediction['unit'] or ''}".strip()
+    return f"{prediction['probability']:.{digits}f}"
 
 
 def _explanation(explanation: Explanation) -> dict[str, Any]:
@@ -165,11 +172,6 @@ def _pixel(value: float) -> float | int:
 
 def _rounded(shares: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if share is None else round(share, 4) for name, share in shares.items()}
-
-
-def significant(value: float) -> float:
-    """Keep six significant digits, enough to restore a map in float32."""
-    return float(f"{value:.6g}")
 
 
 def round_all(values: np.ndarray, digits: int) -> Any:

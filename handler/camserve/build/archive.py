@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import camserve
+from camserve.answer.respond import word_meaning
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
 from camserve.build.label_files import label_names, read_names
@@ -29,9 +30,10 @@ from camserve.build.stage_network import stage_network
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
+from camserve.labels import Labels
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
-from camserve.output_spec import OutputSpec
+from camserve.output_spec import Head, OutputSpec
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
@@ -57,7 +59,7 @@ SERVED = (
     "monitor",
     "serving",
 )
-EXPECTED_TOLERANCE = 0.02  # of a probability
+EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
 SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
 
@@ -137,11 +139,12 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     pixels = pixels_to_try(content, samples, geometry, transform)
     network, spec = stage_network(recipe, content, geometry.shape, report)
     examined = examine(network, recipe, pixels, None if names is None else len(names), report)
-    _stage_labels(recipe, examined.meaning.classes, content, report)
+    output = dataclasses.replace(examined.meaning.output, threshold=recipe.threshold, units=recipe.units)
+    _stage_labels(recipe, output, examined.meaning.classes, content, report)
     settings = Settings(
         model=spec,
         input=geometry,
-        outputs=(dataclasses.replace(examined.meaning.output, threshold=recipe.threshold),),
+        outputs=(output,),
         layers=examined.target.layers,
         members=examined.target.members,
         members_share=examined.target.share,
@@ -158,9 +161,10 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     return load_settings(block)
 
 
-def _stage_labels(recipe: Recipe, classes: int, content: Path, report: Progress) -> None:
-    names = label_names(recipe.labels, classes, report)
-    (content / OutputSpec.labels).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+def _stage_labels(recipe: Recipe, output: OutputSpec, classes: int, content: Path, report: Progress) -> None:
+    names = label_names(recipe.labels, classes, report, "output" if output.is_quantity else "class")
+    Head(output, Labels(names))  # which checks the units
+    (content / output.labels).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def _stage_compiled(content: Path, settings: Settings, report: Progress) -> CompiledSpec:
@@ -189,7 +193,7 @@ def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Prog
             blank_is_fine = sample == PATTERN or method != settings.defaults.method
             if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
                 raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
-        report(f"{sample}: {best['label']} {best['probability']:.3f}, explained by {', '.join(settings.methods)}")
+        report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
     (content / SELFTEST_FILE).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 
 
@@ -197,8 +201,13 @@ def _check_expected(recipe: Recipe, sample: str, best: dict[str, Any]) -> None:
     expected = recipe.expect.get(Path(sample).name)
     if expected is None:
         return
-    if best["label"] != expected.label or abs(best["probability"] - expected.probability) > EXPECTED_TOLERANCE:
+    kind = "value" if "value" in best else "probability"
+    number = getattr(expected, kind)
+    if number is None:
+        raise ConfigError(f"expect: {Path(sample).name} needs a {kind}")
+    tolerance = EXPECTED_TOLERANCE * (abs(number) if kind == "value" else 1)
+    if best["label"] != expected.label or abs(best[kind] - number) > tolerance:
         raise ConfigError(
-            f"{sample}: {best['label']} {best['probability']:.3f}, not {expected.label} {expected.probability:.3f} as "
-            "expected; are preprocess and labels those of the weights?"
+            f"{sample}: {best['label']} {word_meaning(best, 3)}, not {expected.label} {number:.3f} as expected; are "
+            "preprocess and labels those of the weights?"
         )

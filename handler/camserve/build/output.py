@@ -44,7 +44,7 @@ def find_meaning(
     rows = as_rows(select(returned, path), returned).float()
     if len(rows) != len(pixels):
         raise ConfigError(count_rows(len(rows), len(pixels)))
-    activation, call = _find_activation(rows, watch.calls, choice.activation)
+    activation, call = _find_activation(rows, watch.calls, choice.activation, task)
     found = task or _find_task(rows.shape[1], activation)
     _check_task(found, rows.shape[1], activation)
     _report(path, activation, found, rows, report)
@@ -85,8 +85,16 @@ def _choose_tensor(returned: Any, pictures: int, wanted: str | None, labels: int
     raise ConfigError(f"which output holds the scores? Say output: {{select: ...}}; there is {shapes}")
 
 
-def _find_activation(rows: Tensor, calls: Sequence[ActivationCall], wanted: str | None) -> tuple[str, int]:
-    """Return what stands at the end, and which call of it that is."""
+def _find_activation(
+    rows: Tensor, calls: Sequence[ActivationCall], wanted: str | None, task: str | None
+) -> tuple[str, int]:
+    """Return what stands at the end, and which call of it that is; nothing is taken off the end of a quantity."""
+    if task == "regression":
+        if wanted not in (None, "none"):
+            raise ConfigError(
+                "output.activation has no use: the values of task regression are what the network returns"
+            )
+        return "none", 0
     kind, call = _last_activation(rows, calls)
     if kind is None:
         kind = _judge_values(rows, wanted)
@@ -146,11 +154,20 @@ def _check_task(task: str, width: int, activation: str) -> None:
 
 
 def _report(path: str, activation: str, task: str, rows: Tensor, report: Progress) -> None:
-    end = {
-        "none": "its scores",
-        "probabilities": "probabilities with no score before them: the score is their logarithm or logit",
-    }.get(activation, f"the result of a {activation.replace('_', '-')}: the score is what that is given")
+    end = (
+        "its values"
+        if task == "regression"
+        else {
+            "none": "its scores",
+            "probabilities": "probabilities with no score before them: the score is their logarithm or logit",
+        }.get(activation, f"the result of a {activation.replace('_', '-')}: the score is what that is given")
+    )
     place = f"'{path}', " if path else ""
     report(f"output: {place}{rows.shape[1]} numbers a picture, {end}; task {task}")
-    if activation == "none" and float(rows.max()) <= 0 and float((rows.exp().sum(dim=1) - 1).abs().max()) < SUMS:
+    if (
+        task == "multiclass"
+        and activation == "none"
+        and float(rows.max()) <= 0
+        and float((rows.exp().sum(dim=1) - 1).abs().max()) < SUMS
+    ):
         report("output: these are log-probabilities with no score before them: maps are of the log-probability")

@@ -23,7 +23,8 @@ class Expected:
     """The prediction for a sample by another implementation of the model: guards against a wrong preprocess block."""
 
     label: str
-    probability: float
+    probability: Optional[float] = None
+    value: Optional[float] = None  # of task regression, in the place of the probability
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Recipe:
     task: Optional[str] = None  # found where it can be: see build/output.py
     output: OutputChoice = field(default_factory=OutputChoice)
     threshold: float = 0.5
+    units: tuple[Optional[str], ...] = ()  # of the values of task regression, one each
     labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
     preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default

@@ -15,6 +15,7 @@ import numpy as np
 import requests
 from PIL import Image
 
+from camserve.answer.respond import word_meaning
 from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError, ConfigError
 from camserve.intake.options import PARSERS
@@ -109,7 +110,7 @@ def answer_lines(path: Path, answer: Answer) -> list[str]:
     """Return the lines that show one answer: its classes, then the peak of each map."""
     lines = [f"{path}"]
     lines += [
-        f"  {prediction['probability']:7.4f}  {prediction['label']} ({prediction['index']})"
+        f"  {word_meaning(prediction, 4):>7}  {prediction['label']} ({prediction['index']})"
         for prediction in answer["predictions"]
     ]
     for explanation in answer["explanations"]:

@@ -83,6 +83,8 @@ def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> Score:
     ]
     if not pairs:
         raise ConfigError("no sampled record has a label: request ids do not match")
+    if "probability" not in pairs[0][0]:
+        raise ConfigError("the records hold values of task regression: there are no classes to hold against labels")
     confidence = np.array([best["probability"] for best, _ in pairs])
     right = np.array([best["index"] == true for best, true in pairs])
     classes: dict[int, tuple[int, int]] = {}

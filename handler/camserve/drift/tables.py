@@ -79,7 +79,7 @@ def class_table(traffic: Traffic) -> str:
     """Return the table of the classes that were predicted most often."""
     groups: dict[str, list[AuditRecord]] = defaultdict(list)
     for record in traffic.records:
-        if record.predictions:
+        if record.predictions and "probability" in record.predictions[0]:
             groups[str(record.predictions[0]["label"])].append(record)
     rows = []
     for label, records in sorted(groups.items(), key=lambda group: -len(group[1]))[:MAX_CLASSES]:

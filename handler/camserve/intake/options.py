@@ -43,6 +43,11 @@ class OptionSchema:
         """The classes that targets, contrasts and conditions name."""
         return self.heads[0].labels
 
+    @property
+    def quantities(self) -> bool:
+        """Whether the outputs are values without an order."""
+        return self.heads[0].spec.is_quantity
+
     def options(self, raw: RawRequest) -> Options:
         """Return the checked options of a row. BadOption, UnknownClass: the message names the valid values.
 
@@ -91,6 +96,10 @@ def _explain(value: object, schema: OptionSchema) -> dict[str, object]:
     text = read_flag(value, "explain")
     if isinstance(text, bool):
         return {"explain": text}
+    if schema.quantities:
+        raise BadOption(
+            "option 'explain' takes true or false: task regression has no probability, margin or predicted label"
+        )
     if found := CONDITION.fullmatch(text):
         return {"explain": Condition(found[1], found[2], float(found[3]))}
     if found := LABEL_CONDITION.fullmatch(text):
@@ -125,6 +134,8 @@ def _target_request(text: str, schema: OptionSchema, limit: int) -> TargetReques
     if text == "predicted":
         return TargetRequest("predicted")
     if text.startswith("top:"):
+        if schema.quantities:
+            raise BadOption("option 'target': values of task regression have no order: name outputs, not top:K")
         return TargetRequest("top", read_whole(text[4:], "target top:K", 1, min(limit, len(schema.labels))), text)
     return TargetRequest("class", schema.labels.find(text), text)
 
@@ -134,6 +145,10 @@ def _contrast(value: object, schema: OptionSchema) -> dict[str, object]:
     if text == "none":
         return {"contrast": None}
     if text == "next":
+        if len(schema.labels) == 1:
+            raise BadOption("option 'contrast': next is the runner-up, and the model has one output only")
+        if schema.quantities:
+            raise BadOption("option 'contrast': values of task regression have no order: name an output, not next")
         return {"contrast": TargetRequest("next", asked="next")}
     return {"contrast": TargetRequest("class", schema.labels.find(text), text)}
 

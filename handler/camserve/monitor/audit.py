@@ -167,8 +167,7 @@ def _answer(answer: Answer, signals: RowSignals | None, pictures: bool) -> dict[
     """Return the fields of an answered request."""
     return {
         "predictions": [
-            {"index": best.index, "label": best.label, "probability": round(best.probability, 6)}
-            for best in answer.predictions[:TOP]
+            {"index": best.index, "label": best.label, **best.meaning} for best in answer.predictions[:TOP]
         ],
         "explanations": [
             {

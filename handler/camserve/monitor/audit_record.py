@@ -44,7 +44,7 @@ class AuditRecord:
     timing_ms: Mapping[str, float] = field(default_factory=dict)  # of the batch, by stage and as "all"
     batch: int = 0  # rows
     # of an answered request:
-    predictions: Sequence[Mapping[str, Any]] = ()  # index, label, probability; best first
+    predictions: Sequence[Mapping[str, Any]] = ()  # index, label, probability (or value, unit); best first
     explanations: Sequence[Mapping[str, Any]] = ()  # status, method, layer, target
     signals: Mapping[str, float] = field(default_factory=dict)
     flags: Sequence[str] = ()

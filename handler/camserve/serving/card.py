@@ -18,6 +18,7 @@ def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) 
         "model": dataclasses.asdict(model),
         "task": heads[0].spec.task,
         "labels": list(heads[0].labels),
+        **({"units": list(heads[0].spec.units)} if heads[0].spec.units else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings.methods),
         "input": dataclasses.asdict(settings.input),
