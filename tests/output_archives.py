@@ -6,6 +6,9 @@ import torch
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
+from camserve.intake.decode import decode
+from camserve.intake.preprocess import normalise, resize_and_crop
+from camserve.settings import Limits
 from camserve.values import RawRequest
 from model_file import quiet
 from small_networks import settle
@@ -58,3 +61,16 @@ def ask(pipeline, *bodies, **fields):
         for number, body in enumerate(bodies)
     ]
     return [json.loads(response.body) for response in pipeline.answer(rows)]
+
+
+def pixels_of(body, spec):
+    """What the network is shown of a picture, (1, 3, H, W)."""
+    return normalise([resize_and_crop(decode(body, Limits()), spec)[0]], spec, torch.device("cpu")).contiguous()
+
+
+def gradcam_by_hand(network, pixels, weights):
+    """Grad-CAM, at the convolution, of the weighted sum of the six scores whose weights are given by index."""
+    hidden = network.features(pixels).detach().requires_grad_()
+    scores = network.head(hidden.relu().mean((2, 3)))[0] * 6
+    (gradient,) = torch.autograd.grad(sum(weight * scores[index] for index, weight in weights.items()), hidden)
+    return (gradient.mean((2, 3), keepdim=True) * hidden).sum(1).clamp(min=0)[0].detach().numpy()

@@ -10,6 +10,7 @@ import pytest
 
 from camserve import choices, errors
 from camserve.attribution.methods import METHODS
+from camserve.build.recipe import HeadChoice
 from camserve.cli.command import COMMANDS
 from camserve.fast import SHORTCUTS
 from camserve.input_spec import InputSpec
@@ -118,4 +119,5 @@ def test_every_setting_of_the_input_is_documented():
 def test_every_task_activation_and_key_of_the_output_is_documented():
     rows = re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / "outputs.md").read_text(), re.MULTILINE)
     named = {name.removeprefix("output.") for row in rows for name in re.findall("`([a-z_.]+)`", row)}
-    assert named == {*TASKS, *ACTIVATIONS, "task", "select", "activation", "threshold", "labels", "units"}
+    keys = {field.name for field in fields(HeadChoice)} | {"heads"}
+    assert named == {*TASKS, *ACTIVATIONS, *keys}

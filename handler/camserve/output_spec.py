@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from camserve.errors import quote
 from camserve.labels import Labels
 from camserve.strict import require, require_choice
 
 TASKS = ("multiclass", "multilabel", "binary", "regression")
 WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
+NAME = re.compile(r"[A-Za-z0-9_-]{0,40}")
 ACTIVATIONS = ("none", *WITH_SCORES_BEFORE, "probabilities")
 
 
@@ -27,10 +30,12 @@ class OutputSpec:
     threshold: float = 0.5  # of probability, above which a multilabel class counts as predicted
     labels: str = "labels.txt"  # a file of the archive, one name a line
     units: tuple[Optional[str], ...] = ()  # of the quantities; null: it has none
+    name: str = ""  # by which a request asks for it, where there are several
 
     def __post_init__(self) -> None:
         require_choice(self.activation, ACTIVATIONS, "activation")
         require_choice(self.task, TASKS, "task")
+        require(NAME.fullmatch(self.name) is not None, f"head {quote(self.name)}: a name has letters, digits, _ and -")
         require(self.is_quantity or not self.units, f"units are for task regression, not {self.task}")
 
     @property

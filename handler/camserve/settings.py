@@ -153,6 +153,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(bool(self.layers), "layers must name at least one target layer")
+        names = [output.name for output in self.outputs]
+        require(bool(names), "outputs must describe at least one")
+        require(len(names) == 1 or len(set(names) - {""}) == len(names), "outputs must each have a name of its own")
         require(
             self.monitoring.low_confidence is None or not self.outputs[0].is_quantity,
             "monitoring.low_confidence has no use: task regression has no confidence",

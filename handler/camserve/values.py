@@ -104,6 +104,7 @@ class Condition:
 class Options:
     """The options of one request, checked against the model."""
 
+    head: int = 0  # which output of the network is asked
     explain: bool | Condition = True
     targets: tuple[TargetRequest, ...] = (TargetRequest("predicted"),)
     contrast: TargetRequest | None = None  # kind "class" or "next"
@@ -195,4 +196,5 @@ class Answer:
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...] = ()
     warnings: tuple[AnswerWarning, ...] = ()
+    head: str = ""  # the name of the output that was asked, where there are several
     timing_ms: Mapping[str, float] = field(default_factory=dict)

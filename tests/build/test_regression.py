@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
 from camserve.build.baseline import make_baseline
 from camserve.build.recipe import Expected, load_recipe
@@ -12,17 +11,15 @@ from camserve.build.unpack import open_archive
 from camserve.cli.explain import answer_lines
 from camserve.drift.records import read_records, score
 from camserve.errors import CamserveError, ConfigError
-from camserve.intake.decode import decode
-from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.monitor.audit import Audit
 from camserve.monitor.baseline import Provenance, read_baseline
 from camserve.monitor.counters import Counters
 from camserve.monitor.signals import OF_QUANTITIES, SIGNALS
 from camserve.serving.card import describe_model
-from camserve.settings import AuditSpec, Limits
+from camserve.settings import AuditSpec
 from camserve.values import RawRequest
 from monitoring_parts import TableSink, collect
-from output_archives import ask, build_outputs, network_of
+from output_archives import ask, build_outputs, gradcam_by_hand, network_of, pixels_of
 from synthetic_photos import photo
 
 END = "scores[:, 1:4] * 100"
@@ -37,18 +34,6 @@ def pipeline(tmp_path_factory):
     archive = build_outputs(folder, END, task="regression", labels=str(folder / "names.txt"), units=["g", "cm", None])
     with open_archive(archive) as opened:
         yield opened
-
-
-def pixels_of(body, spec):
-    return normalise([resize_and_crop(decode(body, Limits()), spec)[0]], spec, torch.device("cpu")).contiguous()
-
-
-def gradcam_by_hand(network, pixels, weights, factor):
-    """Grad-CAM of a weighted sum of the values, at the convolution."""
-    hidden = network.features(pixels).detach().requires_grad_()
-    value = (network.head(hidden.relu().mean((2, 3)))[0, 1:4] * 6 * factor) @ torch.tensor(weights)
-    (gradient,) = torch.autograd.grad(value, hidden)
-    return (gradient.mean((2, 3), keepdim=True) * hidden).sum(1).clamp(min=0)[0].detach().numpy()
 
 
 def test_values_stand_in_their_own_order_with_their_units_and_maps(pipeline):
@@ -67,7 +52,7 @@ def test_values_stand_in_their_own_order_with_their_units_and_maps(pipeline):
     assert answer["warnings"] == [warning for warning in answer["warnings"] if "explanation" in warning]
     for index, explanation in enumerate(answer["explanations"]):
         assert explanation["target"]["label"] == predictions[index]["label"]
-        by_hand = gradcam_by_hand(network, pixels, np.eye(3, dtype=np.float32)[index], 100)
+        by_hand = gradcam_by_hand(network, pixels, {index + 1: 100})
         found = np.array(explanation["grid"]) * explanation["scale"]
         assert np.abs(found - by_hand).max() <= 1e-4 * max(by_hand.max(), 1e-9)
 
@@ -75,7 +60,7 @@ def test_values_stand_in_their_own_order_with_their_units_and_maps(pipeline):
 def test_a_contrast_is_the_difference_of_two_values(pipeline):
     (answer,) = ask(pipeline, PHOTOS[0], target="length", contrast="index:2")
     pixels = pixels_of(PHOTOS[0], pipeline.settings.input)
-    by_hand = gradcam_by_hand(network_of(END), pixels, [0.0, 1.0, -1.0], 100)
+    by_hand = gradcam_by_hand(network_of(END), pixels, {2: 100, 3: -100})
     (explanation,) = answer["explanations"]
     assert (explanation["contrast"]["label"], explanation["contrast"]["unit"]) == ("ratio", None)
     assert np.abs(np.array(explanation["grid"]) * explanation["scale"] - by_hand).max() <= 1e-4 * by_hand.max()

@@ -106,6 +106,7 @@ def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
             "format": picture.format,
             "region": [_pixel(side) for side in answer.request.region],
         },
+        **({"head": answer.head} if answer.head else {}),
         "predictions": [_prediction(prediction) for prediction in answer.predictions],
         "explanations": [_explanation(explanation) for explanation in answer.explanations],
         "warnings": _warnings(answer),

@@ -7,6 +7,7 @@ safetensors, labels, settings and sample photos. The same inputs give the same b
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from camserve.build.geometry import input_spec
 from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
+from camserve.build.output import Meaning
 from camserve.build.pack import pack_archive, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
@@ -33,7 +35,7 @@ from camserve.files import sha256
 from camserve.labels import Labels
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
-from camserve.output_spec import Head, OutputSpec
+from camserve.output_spec import Head
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
@@ -133,18 +135,18 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     geometry = input_spec(recipe.preprocess)
-    names = read_names(recipe.labels)
+    names = [read_names(head.labels) for head in recipe.head_choices.values()]
     transform = load_transform(content, geometry)
     samples = stage_samples(recipe.samples, content)
     pixels = pixels_to_try(content, samples, geometry, transform)
     network, spec = stage_network(recipe, content, geometry.shape, report)
-    examined = examine(network, recipe, pixels, None if names is None else len(names), report)
-    output = dataclasses.replace(examined.meaning.output, threshold=recipe.threshold, units=recipe.units)
-    _stage_labels(recipe, output, examined.meaning.classes, content, report)
+    examined = examine(network, recipe, pixels, [None if known is None else len(known) for known in names], report)
+    for head, meaning in zip(recipe.head_choices.values(), examined.meanings):
+        _stage_labels(head.labels, meaning, content, report)
     settings = Settings(
         model=spec,
         input=geometry,
-        outputs=(output,),
+        outputs=tuple(meaning.output for meaning in examined.meanings),
         layers=examined.target.layers,
         members=examined.target.members,
         members_share=examined.target.share,
@@ -161,8 +163,9 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     return load_settings(block)
 
 
-def _stage_labels(recipe: Recipe, output: OutputSpec, classes: int, content: Path, report: Progress) -> None:
-    names = label_names(recipe.labels, classes, report, "output" if output.is_quantity else "class")
+def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
+    output = meaning.output
+    names = label_names(labels, meaning.classes, report, "output" if output.is_quantity else "class")
     Head(output, Labels(names))  # which checks the units
     (content / output.labels).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
@@ -180,14 +183,15 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 
 
 def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
-    """Send every sample through prediction and every method. ConfigError: one of them does not work."""
+    """Send every sample through every head and method. ConfigError: one of them does not work."""
     pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
     answers = record_answers(pipeline, content)
+    heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
         _check_expected(recipe, sample, best)
-        for method in settings.methods:
-            row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True})
+        for method, head in itertools.product(settings.methods, heads):
+            row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True, **head})
             explanations = json.loads(pipeline.answer([row])[0].body)["explanations"]
             statuses = {explanation["status"] for explanation in explanations}
             blank_is_fine = sample == PATTERN or method != settings.defaults.method

@@ -13,9 +13,11 @@ from camserve.build.label_files import IMAGENET, INDICES
 from camserve.build.locate import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
-from camserve.output_spec import ACTIVATIONS
+from camserve.output_spec import ACTIVATIONS, OutputSpec
 from camserve.settings import Defaults, Limits, RuntimeSpec
 from camserve.strict import read
+
+OF_A_HEAD = ("task", "output", "threshold", "units", "labels")  # keys of a recipe that describe its only output
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,18 @@ class OutputChoice:
 
 
 @dataclass(frozen=True)
+class HeadChoice:
+    """What a person says of one output of a network; None: it is found."""
+
+    select: Optional[str] = None
+    activation: Optional[str] = None
+    task: Optional[str] = None
+    threshold: float = OutputSpec.threshold
+    labels: Optional[str] = None
+    units: tuple[Optional[str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One classifier to deploy, as config/models/*.yaml describe it."""
 
@@ -53,9 +67,10 @@ class Recipe:
     version: str = "1.0"
     task: Optional[str] = None  # found where it can be: see build/output.py
     output: OutputChoice = field(default_factory=OutputChoice)
-    threshold: float = 0.5
+    threshold: float = OutputSpec.threshold
     units: tuple[Optional[str], ...] = ()  # of the values of task regression, one each
     labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
+    heads: dict[str, HeadChoice] = field(default_factory=dict)  # of several outputs; the first is the default
     preprocess: Union[InputSpec, str] = "imagenet"  # a block, "imagenet", or a torchvision weights name
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
     bundle: tuple[str, ...] = ()
@@ -67,6 +82,21 @@ class Recipe:
     limits: Limits = field(default_factory=Limits)
     serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; SERVING where not given
 
+    def __post_init__(self) -> None:
+        """Refuse what is said twice (ConfigError)."""
+        beside = [name for name in OF_A_HEAD if getattr(self, name) != getattr(Recipe, name, OutputChoice())]
+        if self.heads and beside:
+            raise ConfigError(f"{', '.join(beside)} beside heads: say it of each head, in its block")
+
+    @property
+    def head_choices(self) -> dict[str, HeadChoice]:
+        """What is said of each output, by its name; the only one has none."""
+        if self.heads:
+            return self.heads
+        output = self.output
+        whole = HeadChoice(output.select, output.activation, self.task, self.threshold, self.labels, self.units)
+        return {"": whole}
+
 
 def load_recipe(path: Path) -> Recipe:
     """Read a model yaml; paths in it are relative to its folder. ConfigError names what is wrong."""
@@ -77,14 +107,21 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     recipe = read(Recipe, block, path.name)
-    labels = recipe.labels if recipe.labels in (None, IMAGENET, INDICES) else _anchor(path, recipe.labels)
+    heads = {
+        name: dataclasses.replace(head, labels=_anchor_labels(path, head.labels)) for name, head in recipe.heads.items()
+    }
     return dataclasses.replace(
         recipe,
         weights=_anchor(path, recipe.weights),
         model_file=recipe.model_file and _anchor(path, recipe.model_file),
-        labels=labels,
+        labels=_anchor_labels(path, recipe.labels),
+        heads=heads,
         samples=tuple(_anchor(path, sample) for sample in recipe.samples),
     )
+
+
+def _anchor_labels(path: Path, labels: str | None) -> str | None:
+    return labels if labels in (None, IMAGENET, INDICES) else _anchor(path, labels)
 
 
 def _anchor(path: Path, name: str | None) -> str:

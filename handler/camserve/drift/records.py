@@ -77,9 +77,9 @@ def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> Score:
     Only the sample counts: records kept because they were telling would make the model look worse than it is.
     """
     pairs = [
-        (record.predictions[0], truth[record.request_id])
+        (record.best, truth[record.request_id])
         for record in sample_of(records)
-        if record.predictions and record.request_id in truth
+        if record.best and record.request_id in truth
     ]
     if not pairs:
         raise ConfigError("no sampled record has a label: request ids do not match")

@@ -70,7 +70,9 @@ def _summary(records: Sequence[AuditRecord], traffic: Traffic) -> str:
 
 def _mean_maps(traffic: Traffic) -> dict[str, Chart]:
     shares = [
-        record.grid / record.grid.sum() for record in traffic.records if record.grid is not None and record.grid.any()
+        record.grid / record.grid.sum()
+        for record in traffic.records
+        if record.grid is not None and record.grid.any() and not record.head
     ]
     found = {
         "baseline": np.array(traffic.baseline.heatmap),

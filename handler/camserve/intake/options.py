@@ -22,7 +22,7 @@ from camserve.intake.option_values import (
 )
 from camserve.labels import BY_NAME, Labels
 from camserve.output_spec import Head
-from camserve.settings import Settings
+from camserve.settings import Defaults, Settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
 MAX_DEADLINE_MS = 600_000
@@ -37,28 +37,38 @@ class OptionSchema:
 
     settings: Settings
     heads: Sequence[Head]
+    head: int = 0  # the one that a request asks
 
     @property
     def labels(self) -> Labels:
         """The classes that targets, contrasts and conditions name."""
-        return self.heads[0].labels
+        return self.heads[self.head].labels
 
     @property
     def quantities(self) -> bool:
         """Whether the outputs are values without an order."""
-        return self.heads[0].spec.is_quantity
+        return self.heads[self.head].spec.is_quantity
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The archive's defaults, without those that are about the classes of another head."""
+        defaults = self.settings.defaults
+        if self.head:
+            explain = defaults.explain if defaults.explain in ("true", "false") else Defaults.explain
+            defaults = replace(defaults, target=Defaults.target, explain=explain)
+        return {field.name: getattr(defaults, field.name) for field in fields(defaults)}
 
     def options(self, raw: RawRequest) -> Options:
         """Return the checked options of a row. BadOption, UnknownClass: the message names the valid values.
 
         Where an option is given several times, the body wins over headers, and headers over the path.
         """
-        defaults = {field.name: getattr(self.settings.defaults, field.name) for field in fields(self.settings.defaults)}
-        given = {**defaults, **read_path(raw.path), **read_headers(raw.headers), **raw.fields}
+        given = {**read_path(raw.path), **read_headers(raw.headers), **raw.fields}
+        schema = replace(self, head=_find_head(given["head"], self)) if "head" in given else self
         parsed: dict[str, Any] = {}
-        for name, value in given.items():
+        for name, value in {**schema.defaults, **given}.items():
             parse = choose(PARSERS, name, "option")
-            parsed.update(parse(decode_value(value, name), self))
+            parsed.update(parse(decode_value(value, name), schema))
         options = replace(Options(picture=read_accept(raw.headers.get("accept", ""))), **parsed)
         if raw.must_explain or options.picture:
             options = replace(options, explain=True)
@@ -90,6 +100,13 @@ def _check_comparable(options: Options) -> None:
 
 
 Parser = Callable[[object, OptionSchema], dict[str, object]]
+
+
+def _find_head(value: object, schema: OptionSchema) -> int:
+    names = [head.spec.name for head in schema.heads]
+    if len(names) == 1:
+        raise BadOption("option 'head': the model has one output only: leave head out")
+    return names.index(read_name(decode_value(value, "head"), "head", names))
 
 
 def _explain(value: object, schema: OptionSchema) -> dict[str, object]:
@@ -198,6 +215,7 @@ def _legend(value: object, _schema: OptionSchema) -> dict[str, object]:
 
 
 PARSERS: Mapping[str, Parser] = {
+    "head": lambda _, schema: {"head": schema.head},
     "explain": _explain,
     "target": _target,
     "contrast": _contrast,

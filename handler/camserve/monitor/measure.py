@@ -159,6 +159,7 @@ class MapFilter:
         alike = request.options.explain == (self.usual.explain or True)
         return (
             alike
+            and request.options.head == self.usual.head
             and explanation.status in ("ok", "blank")
             and explanation.method == self.usual.methods[0]
             and explanation.layer == self.layer

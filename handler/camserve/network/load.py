@@ -31,7 +31,7 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
     else:
         network = build_network(settings.model, folder)
         fill(network, load_weights(path))
-    return ScoringNetwork(network, settings.outputs[0]).eval().requires_grad_(False).to(device)
+    return ScoringNetwork(network, *settings.outputs).eval().requires_grad_(False).to(device)
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -65,11 +65,12 @@ class BatchRunner:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
                 outputs = capture.forward(pixels.to(self._dtype), tape)
-                (head,) = read_scores(outputs[0].scores, self._heads)
-                rows = [head.row(number) for number in range(len(requests))]
+                heads = read_scores(outputs[0].scores, self._heads)
+                rows = [heads[request.options.head].row(number) for number, request in enumerate(requests)]
             explanations = self._explain(requests, rows, outputs)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}
         if sample is not None:
+            head = heads[0]  # signals are those of the default head
             best = head.order[:, 0].tolist()
             observation = PassObservation(requests, head.scores, head.probabilities, best, sample, explanations)
             warnings = self._observe(observation, np.flatnonzero(head.finite).tolist())
@@ -134,7 +135,8 @@ class BatchRunner:
         if not row.finite:
             return ModelFailed("the model's scores for this picture are not finite numbers")
         doubts = _doubts(request.picture)
-        return Answer(request, row.top(request.options.top_k), tuple(explanations), (*doubts, *warnings))
+        predictions = row.top(request.options.top_k)
+        return Answer(request, predictions, tuple(explanations), (*doubts, *warnings), row.head.spec.name)
 
 
 def _doubts(picture: Picture) -> Iterator[AnswerWarning]:

@@ -16,9 +16,8 @@ def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) 
     """Return the model's classes, layers, methods, input, options and limits, as JSON values."""
     return {
         "model": dataclasses.asdict(model),
-        "task": heads[0].spec.task,
-        "labels": list(heads[0].labels),
-        **({"units": list(heads[0].spec.units)} if heads[0].spec.units else {}),
+        **_describe_head(heads[0]),
+        **({"heads": {head.spec.name: _describe_head(head) for head in heads}} if len(heads) > 1 else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings.methods),
         "input": dataclasses.asdict(settings.input),
@@ -26,6 +25,11 @@ def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) 
         "defaults": dataclasses.asdict(settings.defaults),
         "limits": dataclasses.asdict(settings.limits),
     }
+
+
+def _describe_head(head: Head) -> dict[str, object]:
+    units = {"units": list(head.spec.units)} if head.spec.units else {}
+    return {"task": head.spec.task, "labels": list(head.labels), **units}
 
 
 def _describe_methods(names: Sequence[str]) -> dict[str, dict[str, object]]:
