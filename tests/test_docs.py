@@ -119,5 +119,5 @@ def test_every_setting_of_the_input_is_documented():
 def test_every_task_activation_and_key_of_the_output_is_documented():
     rows = re.findall(r"^\| (`[^|]*) \|", (ROOT / "docs" / "outputs.md").read_text(), re.MULTILINE)
     named = {name.removeprefix("output.") for row in rows for name in re.findall("`([a-z_.]+)`", row)}
-    keys = {field.name for field in fields(HeadChoice)} | {"heads"}
+    keys = {field.name for field in fields(HeadChoice)} | {"heads", "score"}
     assert named == {*TASKS, *ACTIVATIONS, *keys}

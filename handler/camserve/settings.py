@@ -80,6 +80,7 @@ class Defaults:
     palette: str = PALETTES[0]
     opacity: str = "0.6"
     legend: str = "false"
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class Settings:
     members: tuple[str, ...] = ()  # layers whose maps are added up where a request names none: those of an ensemble
     members_share: float = 1.0  # of the scores' variance that passes all of them
     outputs: tuple[OutputSpec, ...] = (OutputSpec(),)
+    score: Optional[str] = None  # module:callable that asks the network, with the context of each row
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     compiled: Optional[CompiledSpec] = None
     methods: tuple[str, ...] = ("gradcam",)
@@ -162,6 +164,9 @@ class Settings:
         )
         require_choice(self.selftest, SELFTESTS, "selftest")
         if self.runtime.mode != "eager":
+            require(
+                self.score is None, f"runtime.mode {self.runtime.mode} cannot compile what score does: leave one out"
+            )
             require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:
             require_choice(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")

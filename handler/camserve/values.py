@@ -105,6 +105,7 @@ class Options:
     """The options of one request, checked against the model."""
 
     head: int = 0  # which output of the network is asked
+    context: str = ""  # what the archive's ``score`` gets beside the picture
     explain: bool | Condition = True
     targets: tuple[TargetRequest, ...] = (TargetRequest("predicted"),)
     contrast: TargetRequest | None = None  # kind "class" or "next"

@@ -33,9 +33,11 @@ from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
 from camserve.labels import Labels
-from camserve.network.factory import load_transform
+from camserve.network.factory import load_score, load_transform
 from camserve.network.load import load_network
+from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
+from camserve.serving.batch import check_contexts
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
@@ -134,19 +136,23 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
+    if recipe.score is not None:
+        check_contexts(recipe.methods)
     geometry = input_spec(recipe.preprocess)
     names = [read_names(head.labels) for head in recipe.head_choices.values()]
     transform = load_transform(content, geometry)
     samples = stage_samples(recipe.samples, content)
     pixels = pixels_to_try(content, samples, geometry, transform)
     network, spec = stage_network(recipe, content, geometry.shape, report)
-    examined = examine(network, recipe, pixels, [None if known is None else len(known) for known in names], report)
+    scoring = ScoringNetwork(network, score=load_score(content, recipe.score, recipe.defaults.context))
+    examined = examine(scoring, recipe, pixels, [None if known is None else len(known) for known in names], report)
     for head, meaning in zip(recipe.head_choices.values(), examined.meanings):
         _stage_labels(head.labels, meaning, content, report)
     settings = Settings(
         model=spec,
         input=geometry,
         outputs=tuple(meaning.output for meaning in examined.meanings),
+        score=recipe.score,
         layers=examined.target.layers,
         members=examined.target.members,
         members_share=examined.target.share,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from camserve.attribution.explain import ENOUGH
 from camserve.attribution.methods import METHODS
@@ -34,15 +34,16 @@ class Examined:
 
 
 def examine(
-    network: nn.Module, recipe: Recipe, pixels: Tensor, labels: Sequence[int | None], report: Progress
+    network: ScoringNetwork, recipe: Recipe, pixels: Tensor, labels: Sequence[int | None], report: Progress
 ) -> Examined:
-    """Run a network on (N, C, H, W) pictures, N at least 3, and say how it is to be served.
+    """Run a network whose outputs are not known yet on (N, C, H, W) pictures, N at least 3; say how to serve it.
 
     ``labels`` is the number of class names of each output, where there are any. ``report`` gets a line for each thing
     that was found or taken for granted. ConfigError: it cannot be served as it is; the message says what to do.
     """
-    meanings = find_meanings(network.eval(), pixels, recipe.head_choices, labels, report)
-    scoring = ScoringNetwork(network, *(meaning.output for meaning in meanings)).eval()
+    meanings = find_meanings(network.eval().call, pixels, recipe.head_choices, labels, report)
+    outputs = [meaning.output for meaning in meanings]
+    scoring = ScoringNetwork(network.classifier, *outputs, score=network.score).eval()
     check_rows(scoring, pixels)
     runtime = recipe.runtime
     if runtime.channels_last and not takes_channels_last(scoring, pixels, report):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camserve.build.recipe import HeadChoice, OutputChoice
-from camserve.errors import ConfigError, first_line
+from camserve.errors import BadOption, ConfigError, first_line
 from camserve.network.last_activation import ActivationCall, WatchActivations
 from camserve.network.returned import as_rows, describe, may_be_scores, select, tensors_in
 from camserve.network.scores import count_rows
@@ -52,7 +52,7 @@ def find_meaning(
 
 
 def find_meanings(
-    network: nn.Module,
+    network: Callable[[Tensor], Any],
     pixels: Tensor,
     choices: Mapping[str, HeadChoice],
     labels: Sequence[int | None],
@@ -89,11 +89,13 @@ def _find(ran: _Pass, name: str, choice: HeadChoice, labels: int | None, report:
     return Meaning(output, 2 if task == "binary" else width)
 
 
-def _run(network: nn.Module, pixels: Tensor) -> Any:
+def _run(network: Callable[[Tensor], Any], pixels: Tensor) -> Any:
     try:
         return network(pixels)
     except ConfigError:
         raise
+    except BadOption as error:
+        raise ConfigError(f"{error}; defaults: {{context: ...}} must name one that it takes") from None
     except Exception as error:
         shape = " x ".join(map(str, pixels.shape[1:]))
         raise ConfigError(

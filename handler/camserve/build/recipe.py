@@ -76,6 +76,7 @@ class Recipe:
     bundle: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()
     expect: dict[str, Expected] = field(default_factory=dict)  # by file name of the sample
+    score: Optional[str] = None  # MODULE:CALLABLE that asks the network, with the context of each row
     methods: tuple[str, ...] = ("gradcam",)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     defaults: Defaults = field(default_factory=Defaults)

@@ -8,13 +8,19 @@ from collections.abc import Iterable
 from camserve.errors import BadOption, quote, unknown_choice
 
 
+def decode_text(value: object, name: str) -> object:
+    """Return bytes as text. BadOption: it is not UTF-8."""
+    if not isinstance(value, (bytes, bytearray)):
+        return value
+    try:
+        return bytes(value).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadOption(f"option {quote(name)} is not UTF-8 text") from None
+
+
 def decode_value(value: object, name: str) -> object:
     """Return bytes as text, and text that is a JSON list as that list. BadOption: it is not UTF-8, or no list."""
-    if isinstance(value, (bytes, bytearray)):
-        try:
-            value = bytes(value).decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadOption(f"option {quote(name)} is not UTF-8 text") from None
+    value = decode_text(value, name)
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)

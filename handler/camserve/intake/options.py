@@ -11,6 +11,7 @@ from camserve.choices import COMPARABLE, COMPATS, DETAILS, EVIDENCE, FORMATS, PA
 from camserve.errors import BadOption, choose, quote
 from camserve.intake.option_sources import read_accept, read_headers, read_path
 from camserve.intake.option_values import (
+    decode_text,
     decode_value,
     read_flag,
     read_list,
@@ -26,6 +27,7 @@ from camserve.settings import Defaults, Settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
 MAX_DEADLINE_MS = 600_000
+MAX_CONTEXT = 1024  # bytes of UTF-8
 
 CONDITION = re.compile(r"(probability|margin)\s*(<=|>=|<|>)\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)")
 LABEL_CONDITION = re.compile(r"label\s*(!=|=)\s*(.+)")
@@ -68,7 +70,8 @@ class OptionSchema:
         parsed: dict[str, Any] = {}
         for name, value in {**schema.defaults, **given}.items():
             parse = choose(PARSERS, name, "option")
-            parsed.update(parse(decode_value(value, name), schema))
+            decode = decode_text if name == "context" else decode_value  # which may begin as a list does
+            parsed.update(parse(decode(value, name), schema))
         options = replace(Options(picture=read_accept(raw.headers.get("accept", ""))), **parsed)
         if raw.must_explain or options.picture:
             options = replace(options, explain=True)
@@ -214,6 +217,15 @@ def _legend(value: object, _schema: OptionSchema) -> dict[str, object]:
     return {"legend": flag}
 
 
+def _context(value: object, schema: OptionSchema) -> dict[str, object]:
+    text = value if isinstance(value, str) else read_text(value, "context")
+    if text and schema.settings.score is None:
+        raise BadOption("option 'context': the model answers about the picture alone: leave context out")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_CONTEXT:
+        raise BadOption(f"option 'context' takes a text of at most {MAX_CONTEXT} bytes")
+    return {"context": text}
+
+
 PARSERS: Mapping[str, Parser] = {
     "head": lambda _, schema: {"head": schema.head},
     "explain": _explain,
@@ -231,4 +243,5 @@ PARSERS: Mapping[str, Parser] = {
     "palette": lambda value, _: {"palette": read_name(value, "palette", PALETTES)},
     "opacity": lambda value, _: {"opacity": read_number(value, "opacity", 0, 1)},
     "legend": _legend,
+    "context": _context,
 }

@@ -160,6 +160,7 @@ class MapFilter:
         return (
             alike
             and request.options.head == self.usual.head
+            and request.options.context == self.usual.context
             and explanation.status in ("ok", "blank")
             and explanation.method == self.usual.methods[0]
             and explanation.layer == self.layer

@@ -16,7 +16,7 @@ from camserve.attribution.explain import explain
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.map_request import MapRequest, map_requests
 from camserve.attribution.methods import METHODS
-from camserve.errors import ModelFailed, RequestError
+from camserve.errors import ConfigError, ModelFailed, RequestError
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
 from camserve.monitor import Monitor, PassObservation
@@ -42,7 +42,9 @@ class BatchRunner:
     """Predicts and explains batches of accepted requests."""
 
     def __init__(self, classifier: Classifier, settings: Settings, monitor: Monitor) -> None:
-        """Stand ready. ConfigError: a target layer is not in the network."""
+        """Stand ready. ConfigError: a target layer is not in the network, or a method does not go with ``score``."""
+        if settings.score is not None:
+            check_contexts(settings.methods)
         self._settings = settings
         self._monitor = monitor
         self._heads = classifier.heads
@@ -64,7 +66,9 @@ class BatchRunner:
         with self._capture(self._layers_for(requests)) as capture:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
-                outputs = capture.forward(pixels.to(self._dtype), tape)
+                takes_context = self._settings.score is not None
+                contexts = [request.options.context for request in requests] if takes_context else None
+                outputs = capture.forward(pixels.to(self._dtype), tape, contexts)
                 heads = read_scores(outputs[0].scores, self._heads)
                 rows = [heads[request.options.head].row(number) for number, request in enumerate(requests)]
             explanations = self._explain(requests, rows, outputs)
@@ -137,6 +141,15 @@ class BatchRunner:
         doubts = _doubts(request.picture)
         predictions = row.top(request.options.top_k)
         return Answer(request, predictions, tuple(explanations), (*doubts, *warnings), row.head.spec.name)
+
+
+def check_contexts(methods: Sequence[str]) -> None:
+    """Refuse methods that would run the network again without the contexts of the rows (ConfigError)."""
+    rerunning = [method for method in methods if METHODS[method].reruns]
+    if rerunning:
+        raise ConfigError(
+            f"methods: {', '.join(rerunning)} run the network again, without the context that score takes"
+        )
 
 
 def _doubts(picture: Picture) -> Iterator[AnswerWarning]:

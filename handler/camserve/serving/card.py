@@ -18,6 +18,7 @@ def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) 
         "model": dataclasses.asdict(model),
         **_describe_head(heads[0]),
         **({"heads": {head.spec.name: _describe_head(head) for head in heads}} if len(heads) > 1 else {}),
+        **({"takes_context": True} if settings.score else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings.methods),
         "input": dataclasses.asdict(settings.input),

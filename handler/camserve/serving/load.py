@@ -53,7 +53,9 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
         torch.set_num_threads(runtime.threads)
     network = load_network(folder, settings, device)
     heads = line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
-    found = {layer.name: find_linear_head(network, layer, shape) for layer in layers}
+    # What follows a layer may depend on a context: a closed form would hold for one alone.
+    plain = layers if settings.score is None else ()
+    found = {layer.name: find_linear_head(network, layer, shape) for layer in plain}
     linear = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
         try:
