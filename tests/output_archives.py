@@ -55,11 +55,11 @@ def build_outputs(folder, end, report=quiet, more_code="", **recipe):
 
 
 def ask(pipeline, *bodies, **fields):
-    """Return the JSON answers to pictures, in one batch; a list in ``fields`` holds one value for each."""
-    rows = [
-        RawRequest(body, {name: value[number] if isinstance(value, list) else value for name, value in fields.items()})
-        for number, body in enumerate(bodies)
-    ]
+    """Return the JSON answers to pictures, in one batch; a list in ``fields`` holds one value for each, None: none."""
+    rows = []
+    for number, body in enumerate(bodies):
+        own = {name: value[number] if isinstance(value, list) else value for name, value in fields.items()}
+        rows.append(RawRequest(body, {name: value for name, value in own.items() if value is not None}))
     return [json.loads(response.body) for response in pipeline.answer(rows)]
 
 

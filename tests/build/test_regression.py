@@ -66,6 +66,13 @@ def test_a_contrast_is_the_difference_of_two_values(pipeline):
     assert np.abs(np.array(explanation["grid"]) * explanation["scale"] - by_hand).max() <= 1e-4 * by_hand.max()
 
 
+def test_an_answer_has_every_value_unless_fewer_are_asked_for(tmp_path):
+    with open_archive(build_outputs(tmp_path, "scores", task="regression")) as pipeline:
+        every, few = ask(pipeline, *PHOTOS[:2], top_k=[None, "2"])
+    assert [len(answer["predictions"]) for answer in (every, few)] == [6, 2]
+    assert len(every["explanations"]) == 5
+
+
 REFUSED = {
     "no probability": {"explain": "probability<0.6"},
     "no .*margin": {"explain": "margin<0.6"},

@@ -26,7 +26,8 @@ def ask(network, pixels, contexts):
 
 
 def label(network, pixels, contexts):
-    return {"words": ask(network, pixels, contexts)[:, :3], "sure": network(pixels)[:, 3:].softmax(1)}
+    scores = ask(network, pixels, contexts)
+    return {"words": scores[:, :3], "sure": scores[:, 3:].softmax(1)}
 """
 PHOTOS = [photo(number) for number in range(4)]
 

@@ -108,7 +108,7 @@ def _checked(image: Path, answer: Answer) -> Answer:
 
 def answer_lines(path: Path, answer: Answer) -> list[str]:
     """Return the lines that show one answer: its classes, then the peak of each map."""
-    lines = [f"{path}"]
+    lines = [f"{path}, {answer['head']}" if "head" in answer else f"{path}"]
     lines += [
         f"  {word_meaning(prediction, 4):>7}  {prediction['label']} ({prediction['index']})"
         for prediction in answer["predictions"]

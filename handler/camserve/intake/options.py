@@ -53,11 +53,13 @@ class OptionSchema:
 
     @property
     def defaults(self) -> dict[str, object]:
-        """The archive's defaults, without those that are about the classes of another head."""
+        """The archive's defaults, without those about the classes of another head, and every value of a regression."""
         defaults = self.settings.defaults
         if self.head:
             explain = defaults.explain if defaults.explain in ("true", "false") else Defaults.explain
             defaults = replace(defaults, target=Defaults.target, explain=explain)
+        if self.quantities and defaults.top_k == Defaults.top_k:
+            defaults = replace(defaults, top_k=str(min(len(self.labels), self.settings.limits.max_top_k)))
         return {field.name: getattr(defaults, field.name) for field in fields(defaults)}
 
     def options(self, raw: RawRequest) -> Options:
