@@ -8,16 +8,20 @@ import pytest
 import torch
 from torch import nn
 
+from camserve.build.baseline import Collector
 from camserve.build.probe.share import share_through
 from camserve.build.probe.target import find_target
 from camserve.build.unpack import open_archive
 from camserve.drift.audit_log import sample_of
 from camserve.drift.records import read_records
 from camserve.errors import ConfigError
+from camserve.monitor import Monitor
 from camserve.monitor.audit import Audit
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import OutputSpec
+from camserve.serving.batch import Classifier
 from camserve.serving.card import describe_model
+from camserve.serving.pipeline import Pipeline
 from camserve.settings import AuditSpec
 from camserve.values import Layer, RawRequest
 from monitoring_parts import collect
@@ -122,6 +126,16 @@ def test_signals_are_those_of_the_default_head(pipeline, tmp_path):
     for number, record in enumerate(records):
         assert record.signals["confidence"] == pytest.approx(plain.values[number, 0], rel=1e-5)
         assert number == 0 or "area" not in record.signals
+
+
+def test_the_doubts_of_the_first_head_are_no_warnings_of_another(pipeline):
+    monitor = Monitor(pipeline.monitor.map_filter, None, low_confidence=2.0)
+    monitor.report_to(Collector())
+    classifier = Classifier(pipeline.network, pipeline.heads, torch.device("cpu"), {})
+    doubtful = Pipeline(classifier, pipeline.settings, pipeline.model, monitor)
+    answers = ask(doubtful, *PHOTOS, head=NAMES)
+    warned = ["LOW_CONFIDENCE" in [warning["code"] for warning in answer["warnings"]] for answer in answers]
+    assert warned == [True, False, False, False]
 
 
 def test_defaults_that_name_classes_are_those_of_the_first_head(tmp_path):

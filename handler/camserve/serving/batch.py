@@ -79,7 +79,9 @@ class BatchRunner:
             observation = PassObservation(requests, head.scores, head.probabilities, best, sample, explanations)
             warnings = self._observe(observation, np.flatnonzero(head.finite).tolist())
         return [
-            self._answer(request, row, explanations[number], warnings.get(number, ()))
+            self._answer(
+                request, row, explanations[number], warnings.get(number, ()) if self._is_usual(request) else ()
+            )
             for number, (request, row) in enumerate(zip(requests, rows))
         ]
 
@@ -128,6 +130,10 @@ class BatchRunner:
     def _observe(self, observation: PassObservation, finite: Sequence[int]) -> dict[int, tuple[AnswerWarning, ...]]:
         """Return the monitor's warnings by row number; it is shown the rows whose scores are finite."""
         return dict(zip(finite, self._monitor.observe(lambda: observation.only(finite))))
+
+    def _is_usual(self, request: Request) -> bool:
+        """Whether the monitor's limits hold for a row: they are of the first head and the default context."""
+        return request.options.head == 0 and request.options.context == self._settings.defaults.context
 
     def _answer(
         self,
