@@ -13,7 +13,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from camserve.intake.options import PARSERS
+from camserve.intake.option_parsers import PARSERS
 
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 

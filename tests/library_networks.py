@@ -29,7 +29,7 @@ class Kind(NamedTuple):
         network = wake(self.build().eval())
         pixels = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
         meaning = find_meaning(network, pixels, OutputChoice(activation="none"), None, None, quiet)
-        return ScoringNetwork(network, meaning.output, meaning.task).eval()
+        return ScoringNetwork(network, meaning.output).eval()
 
 
 def vit(**more: Any) -> nn.Module:

@@ -10,15 +10,18 @@ import pytest
 
 from camserve import choices, errors
 from camserve.attribution.methods import METHODS
+from camserve.build.recipe import HeadChoice
 from camserve.cli.command import COMMANDS
 from camserve.fast import SHORTCUTS
 from camserve.input_spec import InputSpec
-from camserve.intake.options import PARSERS
+from camserve.intake.option_parsers import PARSERS
+from camserve.output_spec import ACTIVATIONS, TASKS
 from camserve.settings import Defaults
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "handler" / "camserve"
 ANSWERS = (ROOT / "docs" / "answers.md").read_text()
+OUTPUTS = (ROOT / "docs" / "outputs.md").read_text()
 README = (ROOT / "README.md").read_text()
 WARNINGS = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', (PACKAGE / "warning_codes.py").read_text()))
 OFFERED = {
@@ -84,8 +87,8 @@ def test_every_command_shows_an_example():
     assert all(f"camserve {name}" in import_module(f"camserve.cli.{name}").EXAMPLE for name in COMMANDS)
 
 
-def test_lines_of_the_answers_page_are_short():
-    assert max(map(len, ANSWERS.splitlines())) <= 120
+def test_lines_of_the_pages_for_clients_and_builders_are_short():
+    assert max(len(line) for page in (ANSWERS, OUTPUTS) for line in page.splitlines()) <= 120
 
 
 def test_local_links_lead_somewhere():
@@ -112,3 +115,10 @@ def test_every_setting_of_the_input_is_documented():
     assert [name for row in rows for name in re.findall("`([a-z_]+)`", row)] == [
         field.name for field in fields(InputSpec)
     ]
+
+
+def test_every_task_activation_and_key_of_the_output_is_documented():
+    rows = re.findall(r"^\| (`[^|]*) \|", OUTPUTS, re.MULTILINE)
+    named = {name.removeprefix("output.") for row in rows for name in re.findall("`([a-z_.]+)`", row)}
+    keys = {field.name for field in fields(HeadChoice)} | {"heads", "score"}
+    assert named == {*TASKS, *ACTIVATIONS, *keys}

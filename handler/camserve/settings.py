@@ -12,12 +12,10 @@ from typing import Any, Optional
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import quote
 from camserve.input_spec import InputSpec
+from camserve.output_spec import OutputSpec
 from camserve.strict import read, require, require_choice
 from camserve.values import Layer, MapSource
 
-TASKS = ("multiclass", "multilabel", "binary")
-WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
-ACTIVATIONS = ("none", *WITH_SCORES_BEFORE, "probabilities")
 MODES = ("eager", "aot")
 PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
@@ -36,27 +34,10 @@ class ModelSpec:
     weights: str = "weights.safetensors"  # or an exported program, .pt2, which needs no factory
     sha256: str = ""  # of that file
     source_sha256: str = ""  # of the weights file that it was made from
-    task: str = "multiclass"  # softmax; multilabel: a sigmoid each; binary: one logit
-    threshold: float = 0.5  # of probability, above which a multilabel class counts as predicted
 
     def __post_init__(self) -> None:
-        require_choice(self.task, TASKS, "model.task")
         is_program = self.weights.endswith(".pt2")
         require(is_program or self.factory is not None, "model.factory is missing (only a .pt2 program needs none)")
-
-
-@dataclass(frozen=True)
-class OutputSpec:
-    """Where the scores are in what the network returns."""
-
-    select: str = ""  # a path into it, such as logits, 1 or heads.color; "": it returns one tensor
-    # What stands at the network's end, and makes probabilities of scores. probabilities: something that has no score
-    # before it, as the average of several softmaxes; the score is then their logarithm, or their logit.
-    activation: str = "none"
-    call: int = 0  # which call of that function, of those whose result is shaped like scores
-
-    def __post_init__(self) -> None:
-        require_choice(self.activation, ACTIVATIONS, "output.activation")
 
 
 @dataclass(frozen=True)
@@ -99,6 +80,7 @@ class Defaults:
     palette: str = PALETTES[0]
     opacity: str = "0.6"
     legend: str = "false"
+    context: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,8 +142,8 @@ class Settings:
     layers: tuple[Layer, ...]  # the first is the default target layer
     members: tuple[str, ...] = ()  # layers whose maps are added up where a request names none: those of an ensemble
     members_share: float = 1.0  # of the scores' variance that passes all of them
-    labels: str = "labels.txt"
-    output: OutputSpec = field(default_factory=OutputSpec)
+    outputs: tuple[OutputSpec, ...] = (OutputSpec(),)
+    score: Optional[str] = None  # module:callable that asks the network, with the context of each row
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     compiled: Optional[CompiledSpec] = None
     methods: tuple[str, ...] = ("gradcam",)
@@ -173,18 +155,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(bool(self.layers), "layers must name at least one target layer")
+        names = [output.name for output in self.outputs]
+        require(bool(names), "outputs must describe at least one")
+        require(len(names) == 1 or len(set(names) - {""}) == len(names), "outputs must each have a name of its own")
+        require(
+            self.monitoring.low_confidence is None or not self.outputs[0].is_quantity,
+            "monitoring.low_confidence has no use: task regression has no confidence",
+        )
         require_choice(self.selftest, SELFTESTS, "selftest")
         if self.runtime.mode != "eager":
+            require(
+                self.score is None, f"runtime.mode {self.runtime.mode} cannot compile what score does: leave one out"
+            )
             require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:
             require_choice(layer.layout, LAYOUTS, f"layers.{layer.name}.layout")
         for name in self.members:
             require_choice(name, tuple(layer.name for layer in self.layers), "members")
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether one class alone is true, so that probabilities are a softmax; else each has a sigmoid of its own."""
-        return self.model.task == "multiclass" and self.output.activation != "sigmoid"
 
     def map_source(self, names: tuple[str, ...] = ()) -> MapSource:
         """Return where the maps are read that a request asks for at the named layers, or at none in particular."""

@@ -104,6 +104,8 @@ class Condition:
 class Options:
     """The options of one request, checked against the model."""
 
+    head: int = 0  # which output of the network is asked
+    context: str = ""  # what the archive's ``score`` gets beside the picture
     explain: bool | Condition = True
     targets: tuple[TargetRequest, ...] = (TargetRequest("predicted"),)
     contrast: TargetRequest | None = None  # kind "class" or "next"
@@ -136,14 +138,27 @@ class Request:
     preview: np.ndarray | None = None  # (H, W, 3) uint8 of the region, where ``pixels`` are made by a transform
 
 
+def significant(value: float) -> float:
+    """Keep six significant digits, enough to restore a map in float32."""
+    return float(f"{value:.6g}")
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """One class of one row."""
+    """One class of one row, or one quantity."""
 
     index: int
     label: str
-    probability: float
-    score: float  # before softmax
+    probability: float | None  # None: of a quantity
+    score: float  # before softmax; a quantity's value
+    unit: str | None = None  # of a quantity
+
+    @property
+    def meaning(self) -> dict[str, object]:
+        """What the score says, in an answer's words: a probability, or a value and its unit."""
+        if self.probability is None:
+            return {"value": significant(self.score), "unit": self.unit}
+        return {"probability": round(self.probability, 6)}
 
 
 @dataclass(frozen=True)
@@ -182,4 +197,5 @@ class Answer:
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...] = ()
     warnings: tuple[AnswerWarning, ...] = ()
+    head: str = ""  # the name of the output that was asked, where there are several
     timing_ms: Mapping[str, float] = field(default_factory=dict)

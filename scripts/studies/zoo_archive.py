@@ -127,7 +127,7 @@ def _read(settings: Settings) -> list[Layer]:
 def _plain_map(network: nn.Module, layer: Layer, settings: Settings, photo: bytes, index: int) -> np.ndarray:
     rows = [accept_picture(photo, settings.input, Limits(), lambda _width, _height: 0).pixels]
     pixels = normalise(rows, settings.input, torch.device("cpu")).contiguous()
-    scoring = ScoringNetwork(network, settings.output, settings.model.task)
+    scoring = ScoringNetwork(network, *settings.outputs)
     return plain_gradcam(scoring, layer, pixels, torch.tensor([index]))[0].detach().numpy()
 
 

@@ -12,6 +12,7 @@ from camserve.attribution.capture import Tail
 from camserve.attribution.find_head import find_linear_head
 from camserve.labels import Labels
 from camserve.monitor import Monitor
+from camserve.output_spec import line_up
 from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import load_settings
@@ -47,7 +48,9 @@ def build(weight, mean=0.0, methods=("gradcam",)):
     head = find_linear_head(network, Layer("coarse", grid=(4, 4)), (3, SIDE, SIDE))
     assert head is not None
     tails = {"coarse": Tail(head)}
-    classifier = Classifier(network, Labels(["red", "green", "blue"]), torch.device("cpu"), tails)
+    classifier = Classifier(
+        network, line_up(settings.outputs, [Labels(["red", "green", "blue"])]), torch.device("cpu"), tails
+    )
     return Pipeline(classifier, settings, ModelName("pooled", "1.0", ""), Monitor())
 
 

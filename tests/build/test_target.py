@@ -10,7 +10,7 @@ from camserve.build.probe.share import share_through
 from camserve.build.probe.target import find_target
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
-from camserve.settings import OutputSpec
+from camserve.output_spec import OutputSpec
 from camserve.values import Layer
 from odd_networks import Added, Odd, Twice
 from small_networks import CLASSES, NETWORKS, SIDE, pictures, settle, tokens

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from xml.etree import ElementTree
 
@@ -22,13 +23,13 @@ from camserve.drift.audit_log import count_bins, read_audit, reference_bins, sam
 from camserve.drift.charts import draw_curves
 from camserve.drift.panels import PANELS
 from camserve.drift.periods import compare_periods
-from camserve.drift.report import find_drifting, find_worst, write_report
-from camserve.drift.tables import change_table, find_drifts
-from camserve.drift.theme import make_spec, make_theme
+from camserve.drift.report import describe_best, find_drifting, find_worst, write_report
+from camserve.drift.tables import change_table, class_table, drift_table, find_drifts
+from camserve.drift.theme import draw_nothing, make_spec, make_theme
 from camserve.drift.traffic import Traffic
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Accuracy, Baseline, ClassBins, Provenance, Unusual
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import OF_QUANTITIES, SIGNALS
 from camserve.values import TRAITS
 
 START = 1_800_000_000
@@ -183,6 +184,30 @@ def test_the_report_shows_what_another_client_does_to_pictures(baseline, tmp_pat
     flat, now = (rows_of(PANELS["Pictures that were converted, by trait"](traffic)) for traffic in (before, changed))
     assert {row["series"] for one, other in zip(flat, now) for row in [one] if one != other} == {"grey", "rotated"}
     assert {row["series"] for row in now} == set(TRAITS)
+
+
+def test_the_report_of_values_shows_them_in_the_place_of_probabilities(baseline, records):
+    quantities = replace(
+        baseline,
+        signals={name: bins for name, bins in baseline.signals.items() if name in OF_QUANTITIES},
+        classes=ClassBins((), (0,)),
+        unusual=None,
+        accuracy=None,
+    )
+    values = ({"index": 0, "label": "weight", "value": 2.5, "unit": "kg"},)
+    shown = [
+        replace(record, predictions=values, signals={name: record.signals[name] for name in OF_QUANTITIES})
+        for record in records[::10]
+        if record.signals
+    ]
+    traffic = Traffic(shown, quantities)
+    for title in ("Confidence over time", "Classes against the baseline", "Estimated accuracy"):
+        assert PANELS[title](traffic).to_dict() == draw_nothing().to_dict()
+    assert "<td class='text'>area" in drift_table(traffic)
+    assert "<td class='text'>confidence" not in drift_table(traffic)
+    assert "weight" not in class_table(traffic)
+    assert find_worst(shown) == []
+    assert describe_best(shown[0]) == "weight 2.5 kg"
 
 
 @pytest.fixture(scope="module")

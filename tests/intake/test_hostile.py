@@ -23,6 +23,7 @@ from camserve.intake.decode import decode, harden_pillow
 from camserve.intake.options import OptionSchema
 from camserve.labels import Labels
 from camserve.monitor import Monitor
+from camserve.output_spec import line_up
 from camserve.serving.batch import Classifier
 from camserve.serving.engines.torchserve import TorchServeHandler
 from camserve.serving.pipeline import Pipeline
@@ -55,13 +56,13 @@ def pipeline():
         }
     )
     labels = Labels(["tench, Tinca tinca", "tabby", "espresso", "crane", "crane"])
-    classifier = Classifier(small.network, labels, torch.device("cpu"), {})
+    classifier = Classifier(small.network, line_up(settings.outputs, [labels]), torch.device("cpu"), {})
     return Pipeline(classifier, settings, ModelName("small", "1.0", ""), Monitor())
 
 
 @pytest.fixture(scope="module")
 def schema(pipeline):
-    return OptionSchema(pipeline.settings, pipeline.labels)
+    return OptionSchema(pipeline.settings, pipeline.heads)
 
 
 @pytest.fixture(scope="module")

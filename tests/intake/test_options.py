@@ -10,8 +10,10 @@ from camserve.answer.render.palette import PALETTE_OF
 from camserve.attribution.methods import METHODS
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS, PALETTES, PICTURE_TYPES
 from camserve.errors import BadOption, UnknownClass
-from camserve.intake.options import CONDITION, LABEL_CONDITION, PARSERS, OptionSchema
+from camserve.intake.option_parsers import CONDITION, LABEL_CONDITION, PARSERS
+from camserve.intake.options import OptionSchema
 from camserve.labels import INDEX, Labels
+from camserve.output_spec import line_up
 from camserve.settings import Defaults, load_settings
 from camserve.values import Condition, Options, RawRequest, TargetRequest
 
@@ -23,7 +25,13 @@ SETTINGS = load_settings(
         "methods": ["gradcam", "hirescam", "layercam", "xgradcam", "eigencam"],
     }
 )
-SCHEMA = OptionSchema(SETTINGS, Labels(["cat", "dog, hound", "bird", "fish", "cow", "pig"]))
+
+
+def schema_of(names, settings=SETTINGS):
+    return OptionSchema(settings, line_up(settings.outputs, [Labels(names)]))
+
+
+SCHEMA = schema_of(["cat", "dog, hound", "bird", "fish", "cow", "pig"])
 
 NONSENSE = (None, "", [], {}, [[]], "\r\n[METRICS]x", "x" * 1_000_000, "\u2028", -1, 1e400, True)
 
@@ -34,7 +42,7 @@ def parse(fields=None, **raw):
 
 def test_a_row_that_asks_nothing_gets_the_archives_defaults():
     assert parse() == Options(formats=("grid",))
-    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), SCHEMA.labels)
+    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), SCHEMA.heads)
     assert schema.options(RawRequest()).explain == Condition("probability", "<", 0.6)
     assert schema.options(RawRequest()).top_k == 2
 
@@ -127,7 +135,7 @@ def test_the_answer_of_torchserve_is_for_requests_that_ask_for_nothing_else():
     with pytest.raises(BadOption, match="leave out an explanation"):
         parse({"compat": "torchserve"}, must_explain=True)
     defaults = Defaults(compat="torchserve", top_k="3")
-    schema = OptionSchema(replace(SETTINGS, defaults=defaults), SCHEMA.labels)
+    schema = OptionSchema(replace(SETTINGS, defaults=defaults), SCHEMA.heads)
     assert schema.options(RawRequest(headers={"accept": "*/*"})) == Options(explain=False, compat="torchserve", top_k=3)
     asking = (
         RawRequest(fields={"target": "cat"}),
@@ -143,7 +151,7 @@ def test_the_answer_of_torchserve_is_for_requests_that_ask_for_nothing_else():
 
 @pytest.mark.parametrize("prefix", ["", "label:"])
 def test_words_of_the_options_can_be_class_names(prefix):
-    schema = OptionSchema(SETTINGS, Labels(["none", "next", "predicted", "a, b", "[x]"]))
+    schema = schema_of(["none", "next", "predicted", "a, b", "[x]"])
 
     def parse(**fields):
         return schema.options(RawRequest(fields=fields))

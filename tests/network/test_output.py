@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.network.returned import as_rows, describe, select, tensors_in
-from camserve.settings import OutputSpec
+from camserve.output_spec import OutputSpec
 from odd_networks import Odd
 from small_networks import deep, pictures, settle
 
@@ -121,7 +122,7 @@ def test_probabilities_without_a_score_before_them_get_their_logarithm_or_logit(
     whole = OutputSpec(activation="probabilities")
     assert torch.allclose(ScoringNetwork(averaged, whole)(pictures()).softmax(1), averaged(pictures()), atol=1e-6)
     several = settle(Odd(lambda scores: scores.sigmoid() ** 2))
-    scores = ScoringNetwork(several, whole, "multilabel")(pictures())
+    scores = ScoringNetwork(several, replace(whole, task="multilabel"))(pictures())
     assert torch.allclose(scores.sigmoid(), several(pictures()), atol=1e-6)
 
 

@@ -18,6 +18,7 @@ from camserve.build.unpack import open_archive
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.network.output import ScoringNetwork
+from camserve.output_spec import line_up
 from camserve.serving.heap import trim_heap
 from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
@@ -54,7 +55,7 @@ def build(**changes):
             **changes,
         }
     )
-    classifier = Classifier(ColourNet().eval(), Labels(NAMES), torch.device("cpu"), {})
+    classifier = Classifier(ColourNet().eval(), line_up(settings.outputs, [Labels(NAMES)]), torch.device("cpu"), {})
     return Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())
 
 
@@ -226,7 +227,7 @@ def test_the_network_is_given_back_as_it_was(pipeline, photo):
 
 
 def test_a_multilabel_row_is_explained_for_every_class_above_the_threshold(photo):
-    pipeline = build(model={"factory": "tests:ColourNet", "task": "multilabel", "threshold": 0.6})
+    pipeline = build(outputs=[{"task": "multilabel", "threshold": 0.6}])
     ((_, answer),) = ask(pipeline, RawRequest(photo(50, 200, 150)))
     assert [explanation["target"]["label"] for explanation in answer["explanations"]] == ["green", "blue"]
     assert answer["predictions"][0]["probability"] == pytest.approx(1 / (1 + np.exp(-200 / 255)), abs=1e-5)
@@ -247,9 +248,9 @@ class OneLogit(nn.Module):
 
 
 def test_a_one_logit_network_is_explained_for_and_against(photo):
-    settings = build(model={"factory": "tests:OneLogit", "task": "binary"}).settings
-    network = ScoringNetwork(OneLogit().eval(), task="binary")
-    classifier = Classifier(network, Labels(["cold", "warm"]), torch.device("cpu"), {})
+    settings = build(outputs=[{"task": "binary"}]).settings
+    network = ScoringNetwork(OneLogit().eval(), *settings.outputs)
+    classifier = Classifier(network, line_up(settings.outputs, [Labels(["cold", "warm"])]), torch.device("cpu"), {})
     pipeline = Pipeline(classifier, settings, ModelName("one", "1.0", ""), Monitor())
     ((_, answer),) = ask(pipeline, RawRequest(photo(200, 0, 100), {"target": "warm,cold"}))
     warm, cold = answer["predictions"]

@@ -33,7 +33,7 @@ def unpacked(imagenet, tmp_path_factory):
 
 def test_an_untouched_archive_loads(unpacked, imagenet):
     folder, settings = unpacked[0], read_contents(imagenet).settings
-    assert load_archive(folder, settings, "imagenet", "1.0", CPU).labels.find("espresso") == 967
+    assert load_archive(folder, settings, "imagenet", "1.0", CPU).heads[0].labels.find("espresso") == 967
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,9 @@ def test_truncated_and_exchanged_weights_are_refused(unpacked, tmp_path):
 
 def test_a_path_out_of_the_archive_is_refused(unpacked):
     folder, settings = unpacked
+    outside = (replace(settings.outputs[0], labels="../labels.txt"),)
     with pytest.raises(ConfigError, match="does not lie inside"):
-        load_archive(folder, replace(settings, labels="../labels.txt"), "imagenet", "1.0", CPU)
+        load_archive(folder, replace(settings, outputs=outside), "imagenet", "1.0", CPU)
 
 
 def test_a_builder_with_the_wrong_normalisation_is_stopped_by_what_is_expected(tmp_path):

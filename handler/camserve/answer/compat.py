@@ -1,14 +1,9 @@
-"""Maps and answers as another program gives them, for those who must compare, or cannot change their clients."""
+"""Maps as another library gives them, for those who must compare."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional
-
-from camserve.values import Prediction
 
 EPSILON = 1e-7  # theirs: a map whose values are of this size never reaches 1
 
@@ -20,11 +15,6 @@ def pytorch_grad_cam_view(signed: Tensor, size: tuple[int, int]) -> Tensor:
     """
     low = _min_max(signed.clamp(min=0))
     return _min_max(functional.interpolate(low[:, None], size=size, mode="bilinear", align_corners=False)[:, 0])
-
-
-def image_classifier_view(predictions: Sequence[Prediction]) -> bytes:
-    """Write predictions as TorchServe 0.12's image_classifier does: {label: probability}, of equal labels the last."""
-    return json.dumps({prediction.label: prediction.probability for prediction in predictions}, indent=2).encode()
 
 
 def _min_max(maps: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from camserve.labels import Labels
+from camserve.output_spec import Head
 from camserve.values import Condition, Options, Prediction, Target, TargetRequest
 
-MOST_PREDICTED = 5  # classes of one row that "predicted" can mean
+MOST_PREDICTED = 5  # classes or quantities of one row that "predicted" can mean
 COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -25,13 +25,12 @@ COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class RowScores:
-    """The scores of one row."""
+    """The scores of one row under one head."""
 
     scores: np.ndarray  # (C,) float32, before softmax
-    probabilities: np.ndarray  # (C,) float32
-    order: np.ndarray  # (C,) class indices, most probable first
-    labels: Labels
-    several: float | None = None  # the probability above which each class counts as predicted
+    probabilities: np.ndarray | None  # (C,) float32; None: of quantities
+    order: np.ndarray  # (C,) class indices, most probable first; quantities stand in their own order
+    head: Head
 
     @cached_property
     def finite(self) -> bool:
@@ -40,12 +39,14 @@ class RowScores:
 
     @cached_property
     def best(self) -> int:
-        """The most probable class."""
+        """The most probable class, or the first quantity."""
         return int(self.order[0])
 
     def prediction(self, index: int) -> Prediction:
         """Return the prediction of one class."""
-        return Prediction(index, self.labels[index], float(self.probabilities[index]), float(self.scores[index]))
+        probability = None if self.probabilities is None else float(self.probabilities[index])
+        label, unit = self.head.labels[index], self.head.unit(index)
+        return Prediction(index, label, probability, float(self.scores[index]), unit)
 
     def top(self, count: int) -> tuple[Prediction, ...]:
         """Return the ``count`` most probable classes."""
@@ -67,10 +68,13 @@ class RowScores:
         return self._predicted()
 
     def _predicted(self) -> list[int]:
-        """Return the best class, or every class above the threshold where several can be true at once."""
-        if self.several is None:
+        """Return the best class, every class above the threshold where several can be true, or all quantities."""
+        if self.probabilities is None:
+            return [int(index) for index in self.order[:MOST_PREDICTED]]
+        if self.head.spec.task != "multilabel":
             return [self.best]
-        above = [int(index) for index in self.order[:MOST_PREDICTED] if self.probabilities[index] > self.several]
+        threshold = self.head.spec.threshold
+        above = [int(index) for index in self.order[:MOST_PREDICTED] if self.probabilities[index] > threshold]
         return above or [self.best]
 
     def contrast(self, options: Options, target: Target) -> Prediction | None:
@@ -86,25 +90,52 @@ class RowScores:
         if isinstance(condition, bool):
             return condition
         if isinstance(condition.limit, str):
-            return (self.labels[self.best] == condition.limit) == (condition.operator == "=")
+            return (self.head.labels[self.best] == condition.limit) == (condition.operator == "=")
         return COMPARE[condition.operator](self._quantity(condition.quantity), condition.limit)
 
     def _quantity(self, name: str) -> float:
+        assert self.probabilities is not None  # a condition on quantities is refused
         first, second = (float(self.probabilities[index]) for index in np.resize(self.order[:2], 2))
         return first if name == "probability" else first - second
 
 
-def read_scores(scores: Tensor, exclusive: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, C) scores and their probabilities with one copy to the host.
+@dataclass(frozen=True)
+class HeadScores:
+    """The scores of N rows under one head."""
 
-    Where one class alone is true, ``exclusive``, they are a softmax, else a sigmoid of each score.
-    """
-    probabilities = scores.softmax(dim=1) if exclusive else scores.sigmoid()
+    head: Head
+    scores: np.ndarray  # (N, C) float32, before softmax
+    probabilities: np.ndarray | None  # (N, C) float32; None: of quantities
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The classes of each row, most probable first, (N, C) int64; quantities stand in their own order."""
+        if self.probabilities is None:
+            return np.broadcast_to(np.arange(self.scores.shape[1]), self.scores.shape)
+        return np.argsort(-self.scores, axis=1, kind="stable")
+
+    @cached_property
+    def finite(self) -> np.ndarray:
+        """Whether every score of a row is a number, (N,) bool."""
+        return np.asarray(np.isfinite(self.scores).all(axis=1))
+
+    def row(self, number: int) -> RowScores:
+        """Return one row."""
+        probabilities = None if self.probabilities is None else self.probabilities[number]
+        return RowScores(self.scores[number], probabilities, self.order[number], self.head)
+
+
+def read_scores(scores: Tensor, heads: Sequence[Head]) -> list[HeadScores]:
+    """Return what each head says of N rows, from the scores of all heads side by side, with one copy to the host."""
+    probabilities = torch.cat([_probabilities(scores[:, head.columns], head) for head in heads], dim=1)
     both = torch.stack([scores, probabilities]).cpu().numpy()
-    return both[0], both[1]
+    return [
+        HeadScores(head, both[0][:, head.columns], None if head.spec.is_quantity else both[1][:, head.columns])
+        for head in heads
+    ]
 
 
-def row_scores(scores: np.ndarray, probabilities: np.ndarray, labels: Labels, several: float | None) -> list[RowScores]:
-    """Return one ``RowScores`` for each row of scores (N, C) and probabilities (N, C)."""
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return [RowScores(*row, labels, several) for row in zip(scores, probabilities, order)]
+def _probabilities(scores: Tensor, head: Head) -> Tensor:
+    if head.spec.is_quantity:
+        return scores  # nobody reads them
+    return scores.softmax(dim=1) if head.spec.exclusive else scores.sigmoid()

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from camserve.answer.compat import image_classifier_view
 from camserve.choices import JSON_TYPE, TORCHSERVE
 from camserve.errors import RequestError
-from camserve.values import Answer, Explanation, Prediction, Response
+from camserve.values import Answer, Explanation, Prediction, Response, significant
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
 KEPT_FIELDS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
@@ -109,6 +108,7 @@ def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
             "format": picture.format,
             "region": [_pixel(side) for side in answer.request.region],
         },
+        **({"head": answer.head} if answer.head else {}),
         "predictions": [_prediction(prediction) for prediction in answer.predictions],
         "explanations": [_explanation(explanation) for explanation in answer.explanations],
         "warnings": _warnings(answer),
@@ -122,9 +122,28 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
     return {
         "index": prediction.index,
         "label": prediction.label,
-        "probability": round(prediction.probability, 6),
-        "score": round(prediction.score, 4),
+        **prediction.meaning,
+        "score": significant(prediction.score) if prediction.probability is None else round(prediction.score, 4),
     }
+
+
+def image_classifier_view(predictions: Sequence[Prediction]) -> bytes:
+    """Write predictions as TorchServe 0.12's image_classifier does: {label: probability}, of equal labels the last.
+
+    A quantity, which it does not know, is written as its value.
+    """
+    numbers = {
+        prediction.label: prediction.score if prediction.probability is None else prediction.probability
+        for prediction in predictions
+    }
+    return json.dumps(numbers, indent=2).encode()
+
+
+def word_meaning(prediction: Mapping[str, Any], digits: int) -> str:
+    """Return what a written prediction says: its probability with so many ``digits``, or its value and unit."""
+    if "value" in prediction:
+        return f"{prediction['value']:g} {prediction['unit'] or ''}".strip()
+    return f"{prediction['probability']:.{digits}f}"
 
 
 def _explanation(explanation: Explanation) -> dict[str, Any]:
@@ -168,11 +187,6 @@ def _pixel(value: float) -> float | int:
 
 def _rounded(shares: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if share is None else round(share, 4) for name, share in shares.items()}
-
-
-def significant(value: float) -> float:
-    """Keep six significant digits, enough to restore a map in float32."""
-    return float(f"{value:.6g}")
 
 
 def round_all(values: np.ndarray, digits: int) -> Any:

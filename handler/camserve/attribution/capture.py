@@ -89,10 +89,13 @@ class Capture:
         for parameter in self._unfrozen:
             parameter.requires_grad_(not frozen)
 
-    def forward(self, pixels: Tensor, tape: bool = False) -> tuple[LayerOutput, ...]:
+    def forward(
+        self, pixels: Tensor, tape: bool = False, contexts: Sequence[str] | None = None
+    ) -> tuple[LayerOutput, ...]:
         """Run the network once on (N, C, H, W) ``pixels`` and return one ``LayerOutput`` a layer.
 
-        With ``tape`` the tail is recorded, for methods that run it again. ConfigError: a layer's module did not run, or
+        With ``tape`` the tail is recorded, for methods that run it again. ``contexts``, one text a row, go to a network
+        that takes them. ConfigError: a layer's module did not run, or
         not as often as its ``call`` says.
         """
         with ExitStack() as stack:
@@ -101,7 +104,7 @@ class Capture:
                 hook.begin(stack, self._needs_graph, record=tape and backward.needs_graph)
             calls = stack.enter_context(calls_of(self._watched, copy=True))
             try:
-                scores = self._network(pixels)
+                scores = self._network(pixels) if contexts is None else self._network(pixels, contexts)
             finally:
                 for hook in self._hooks:
                     hook.end()

@@ -142,7 +142,8 @@ def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], 
         warnings.append(NO_POSITIVE_EVIDENCE)
     if not method.sane:
         warnings.append(FAILS_SANITY_CHECK)
-    if request.target.prediction.probability > SATURATED:
+    probability = request.target.prediction.probability
+    if probability is not None and probability > SATURATED:
         warnings.append(SATURATED_SOFTMAX)
     if request.source.share < ENOUGH:
         warnings.append(warn_partial_evidence(request.source.share))

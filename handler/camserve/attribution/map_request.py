@@ -23,13 +23,14 @@ class MapRequest:
     evidence: str
     details: frozenset[str] = frozenset()
     until: float = math.inf  # time.monotonic() after which no pass is begun for it
+    start: int = 0  # the column of the head's first score among those of all heads
 
     @property
     def terms(self) -> Terms:
         """The classes whose evidence is asked for, each with its sign; a class against itself cancels."""
         sign = -1.0 if self.evidence == "against" else 1.0
-        target = (self.target.prediction.index, sign)
-        return (target,) if self.contrast is None else (target, (self.contrast.index, -sign))
+        target = (self.start + self.target.prediction.index, sign)
+        return (target,) if self.contrast is None else (target, (self.start + self.contrast.index, -sign))
 
     def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""
@@ -52,6 +53,7 @@ def map_requests(
             options.evidence,
             options.details,
             until,
+            scores.head.start,
         )
         for method in options.methods
         for target in scores.targets(options)

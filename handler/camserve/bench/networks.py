@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from camserve.answer.predictions import read_scores, row_scores
+from camserve.answer.predictions import read_scores
 from camserve.attribution.capture import Capture
 from camserve.attribution.explain import explain
 from camserve.attribution.find_head import find_linear_head
@@ -24,6 +24,7 @@ from camserve.fast.prepare import Prepared, prepare
 from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES
+from camserve.output_spec import Head, OutputSpec
 from camserve.settings import RuntimeSpec
 from camserve.values import Explanation, InputShape, Layer, MapSource, Options
 
@@ -83,11 +84,11 @@ class Subject:
         """Return the explanations of a worker, with their warnings, shares and probabilities."""
         with self._capture as capture:
             (output,) = capture.forward(batch.to(self.dtype))
-            rows = enumerate(row_scores(*read_scores(output.scores, exclusive=True), labels, None))
+            (head,) = read_scores(output.scores, [Head(OutputSpec(), labels)])
             requests = [
                 request
-                for row, scores in rows
-                for request in map_requests(row, scores, Options(), MapSource((self.layer.name,)))
+                for row in range(len(batch))
+                for request in map_requests(row, head.row(row), Options(), MapSource((self.layer.name,)))
             ]
             return explain({self.layer.name: output}, requests)
 

@@ -7,6 +7,7 @@ safetensors, labels, settings and sample photos. The same inputs give the same b
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 import tempfile
@@ -16,12 +17,14 @@ from typing import Any
 import torch
 
 import camserve
+from camserve.answer.respond import word_meaning
 from camserve.build.check import check_recipe
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
 from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
+from camserve.build.output import Meaning
 from camserve.build.pack import pack_archive, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
@@ -30,8 +33,12 @@ from camserve.build.stage_network import stage_network
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256
-from camserve.network.factory import load_transform
+from camserve.labels import Labels
+from camserve.network.factory import load_score, load_transform
 from camserve.network.load import load_network
+from camserve.network.output import ScoringNetwork
+from camserve.output_spec import Head
+from camserve.serving.batch import check_contexts
 from camserve.serving.load import load_pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
@@ -47,6 +54,7 @@ SERVED = (
     "files",
     "labels",
     "input_spec",
+    "output_spec",
     "settings",
     "intake",
     "network",
@@ -56,8 +64,7 @@ SERVED = (
     "monitor",
     "serving",
 )
-LABELS = "labels.txt"
-EXPECTED_TOLERANCE = 0.02  # of a probability
+EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
 SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
 
@@ -131,23 +138,27 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
+    if recipe.score is not None:
+        check_contexts(recipe.methods)
     geometry = input_spec(recipe.preprocess)
     report(f"input {geometry.describe()}")
-    names = read_names(recipe.labels)
+    names = [read_names(head.labels) for head in recipe.head_choices.values()]
     transform = load_transform(content, geometry)
     samples = stage_samples(recipe.samples, content)
     pixels = pixels_to_try(content, samples, geometry, recipe.limits, transform)
     network, spec = stage_network(recipe, content, geometry.shape, report)
-    examined = examine(network, recipe, pixels, None if names is None else len(names), report)
-    _stage_labels(recipe, examined.meaning.classes, content, report)
+    scoring = ScoringNetwork(network, score=load_score(content, recipe.score, recipe.defaults.context))
+    examined = examine(scoring, recipe, pixels, [None if known is None else len(known) for known in names], report)
+    for head, meaning in zip(recipe.head_choices.values(), examined.meanings):
+        _stage_labels(head.labels, meaning, content, report)
     settings = Settings(
-        model=dataclasses.replace(spec, task=examined.meaning.task),
+        model=spec,
         input=geometry,
-        output=examined.meaning.output,
+        outputs=tuple(meaning.output for meaning in examined.meanings),
+        score=recipe.score,
         layers=examined.target.layers,
         members=examined.target.members,
         members_share=examined.target.share,
-        labels=LABELS,
         runtime=examined.runtime,
         methods=examined.methods,
         defaults=examined.defaults,
@@ -161,9 +172,11 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     return load_settings(block)
 
 
-def _stage_labels(recipe: Recipe, classes: int, content: Path, report: Progress) -> None:
-    names = label_names(recipe.labels, classes, report)
-    (content / LABELS).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
+    output = meaning.output
+    names = label_names(labels, meaning.classes, report, "output" if output.is_quantity else "class")
+    Head(output, Labels(names))  # which checks the units
+    (content / output.labels).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def _stage_compiled(content: Path, settings: Settings, report: Progress) -> CompiledSpec:
@@ -179,20 +192,21 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 
 
 def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
-    """Send every sample through prediction and every method. ConfigError: one of them does not work."""
+    """Send every sample through every head and method. ConfigError: one of them does not work."""
     pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
     answers = record_answers(pipeline, content)
+    heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
         _check_expected(recipe, sample, best)
-        for method in settings.methods:
-            row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True})
+        for method, head in itertools.product(settings.methods, heads):
+            row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True, **head})
             explanations = json.loads(pipeline.answer([row])[0].body)["explanations"]
             statuses = {explanation["status"] for explanation in explanations}
             blank_is_fine = sample == PATTERN or method != settings.defaults.method
             if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
                 raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
-        report(f"{sample}: {best['label']} {best['probability']:.3f}, explained by {', '.join(settings.methods)}")
+        report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
     (content / SELFTEST_FILE).write_text(json.dumps(answers, indent=1), encoding="utf-8")
 
 
@@ -200,8 +214,13 @@ def _check_expected(recipe: Recipe, sample: str, best: dict[str, Any]) -> None:
     expected = recipe.expect.get(Path(sample).name)
     if expected is None:
         return
-    if best["label"] != expected.label or abs(best["probability"] - expected.probability) > EXPECTED_TOLERANCE:
+    kind = "value" if "value" in best else "probability"
+    number = getattr(expected, kind)
+    if number is None:
+        raise ConfigError(f"expect: {Path(sample).name} needs a {kind}")
+    tolerance = EXPECTED_TOLERANCE * (abs(number) if kind == "value" else 1)
+    if best["label"] != expected.label or abs(best[kind] - number) > tolerance:
         raise ConfigError(
-            f"{sample}: {best['label']} {best['probability']:.3f}, not {expected.label} {expected.probability:.3f} as "
-            "expected; are preprocess and labels those of the weights?"
+            f"{sample}: {best['label']} {word_meaning(best, 3)}, not {expected.label} {number:.3f} as expected; are "
+            "preprocess and labels those of the weights?"
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import camserve
-from camserve.build.unpack import open_archive
+from camserve.build.unpack import open_archive, read_contents
 from camserve.errors import CamserveError, ConfigError, RequestError, quote
 from camserve.labels import BY_INDEX, Labels
 from camserve.monitor.baseline import Accuracy, Baseline, Bins, ClassBins, Provenance, Unusual
@@ -57,12 +57,14 @@ def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str
 
     ``report`` gets lines of progress. ConfigError: too few photos could be read, or none has a label.
     """
+    if labels is not None and read_contents(archive).settings.outputs[0].is_quantity:
+        raise ConfigError("--labels name classes, and the archive's task is regression: leave them out")
     images = find_images(folder)
     if len(images) < ADVISED_IMAGES:
         report(f"{len(images)} photos; {ADVISED_IMAGES} or more show drift sooner ({LEAST_IMAGES} is the least)")
     with open_archive(archive, baseline=False) as pipeline:
         batches = _measure_photos(pipeline, images, folder, report)
-        correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.labels))
+        correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.heads[0].labels))
         if labels is not None and not correct:
             raise ConfigError(f"{labels} names none of the photos in {folder}")
         return make_baseline(
@@ -158,13 +160,12 @@ def make_baseline(
     if len(values) < LEAST_IMAGES:
         raise ConfigError(f"a baseline needs {LEAST_IMAGES} pictures or more; {len(values)} could be read")
     columns = {name: column[np.isfinite(column)] for name, column in zip(NAMES, values.T)}
+    classes = [batch.classes for batch in batches] if len(columns["confidence"]) else [np.zeros(0, np.int64)]
     known = [name for name, column in columns.items() if len(column) >= LEAST_VALUES]
     baseline = Baseline(
         signals={name: quantile_bins(columns[name], SIGNALS[name].bins) for name in known},
-        classes=class_bins(np.concatenate([batch.classes for batch in batches])),
-        unusual=Unusual(
-            *(float(np.quantile(columns[name], UNUSUAL, method="lower")) for name in ("energy", "confidence"))
-        ),
+        classes=class_bins(np.concatenate(classes)),
+        unusual=_unusual(columns),
         shares={"blank": float(np.concatenate([batch.signal_inputs.blank for batch in batches]).mean())},
         provenance=provenance,
         accuracy=_accuracy(batches, correct),
@@ -172,6 +173,13 @@ def make_baseline(
     )
     shares = _flag_shares(baseline, batches, low_confidence)
     return dataclasses.replace(baseline, shares={**baseline.shares, **shares})
+
+
+def _unusual(columns: Mapping[str, np.ndarray]) -> Unusual | None:
+    """Return what is unusual of confidence and energy; None: quantities have neither."""
+    if not len(columns["confidence"]):
+        return None
+    return Unusual(*(float(np.quantile(columns[name], UNUSUAL, method="lower")) for name in ("energy", "confidence")))
 
 
 def _flag_shares(baseline: Baseline, batches: Sequence[MeasuredRows], low_confidence: float | None) -> dict[str, float]:
@@ -214,6 +222,8 @@ def class_bins(classes: np.ndarray) -> ClassBins:
 
 
 def _accuracy(batches: Sequence[MeasuredRows], correct: Mapping[str, bool]) -> Accuracy | None:
+    if not correct:
+        return None
     pairs = [
         (confidence, correct[request.request_id])
         for batch in batches

@@ -17,6 +17,7 @@ from camserve.errors import ConfigError, RequestError, unknown_choice
 from camserve.input_spec import InputSpec
 from camserve.intake.options import OptionSchema
 from camserve.labels import Labels
+from camserve.output_spec import OutputSpec, line_up
 from camserve.settings import ModelSpec, Settings
 from camserve.values import Layer, RawRequest
 
@@ -30,9 +31,9 @@ def check_recipe(recipe: Recipe) -> None:
     for method in recipe.methods:
         if method not in METHODS:
             raise ConfigError(unknown_choice(method, METHODS, "method"))
-    names = read_names(recipe.labels)
-    if names is not None:
-        _check_defaults(recipe, names)
+    names = [read_names(head.labels) for head in recipe.head_choices.values()]
+    if names[0] is not None:
+        _check_defaults(recipe, names[0])
 
 
 def _check_files(recipe: Recipe) -> None:
@@ -58,6 +59,8 @@ def _check_bundle(recipe: Recipe) -> None:
 
 def _check_defaults(recipe: Recipe, names: Sequence[str]) -> None:
     """Read the default options as a server reads them, for a network whose layer is not known yet."""
+    task = next(iter(recipe.head_choices.values())).task
+    heads = line_up([OutputSpec(task=task) if task else OutputSpec()], [Labels(names)])
     settings = Settings(
         ModelSpec("any:factory"),
         InputSpec(),
@@ -67,6 +70,6 @@ def _check_defaults(recipe: Recipe, names: Sequence[str]) -> None:
         limits=recipe.limits,
     )
     try:
-        OptionSchema(settings, Labels(names)).options(RawRequest())
+        OptionSchema(settings, heads).options(RawRequest())
     except RequestError as error:
         raise ConfigError(f"defaults: {error}") from None

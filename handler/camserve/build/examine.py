@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from camserve.attribution.explain import ENOUGH
 from camserve.attribution.methods import METHODS
 from camserve.build.contract import check_rows, takes_channels_last
-from camserve.build.output import Meaning, find_meaning
+from camserve.build.output import Meaning, find_meanings
 from camserve.build.probe import check_layer
 from camserve.build.probe.target import Target, find_target, measure_share
 from camserve.build.recipe import Recipe
@@ -25,21 +26,24 @@ WITHOUT_GRADIENTS = "reciprocam"  # the default method where no gradient reaches
 class Examined:
     """What an archive's settings say of its network."""
 
-    meaning: Meaning
+    meanings: list[Meaning]
     target: Target
     runtime: RuntimeSpec
     methods: tuple[str, ...]
     defaults: Defaults
 
 
-def examine(network: nn.Module, recipe: Recipe, pixels: Tensor, labels: int | None, report: Progress) -> Examined:
-    """Run a network on (N, C, H, W) pictures, N at least 3, and say how it is to be served.
+def examine(
+    network: ScoringNetwork, recipe: Recipe, pixels: Tensor, labels: Sequence[int | None], report: Progress
+) -> Examined:
+    """Run a network whose outputs are not known yet on (N, C, H, W) pictures, N at least 3; say how to serve it.
 
-    ``labels`` is the number of class names, where there are any. ``report`` gets a line for each thing that was found
-    or taken for granted. ConfigError: it cannot be served as it is; the message says what to do.
+    ``labels`` is the number of class names of each output, where there are any. ``report`` gets a line for each thing
+    that was found or taken for granted. ConfigError: it cannot be served as it is; the message says what to do.
     """
-    meaning = find_meaning(network.eval(), pixels, recipe.output, recipe.task, labels, report)
-    scoring = ScoringNetwork(network, meaning.output, meaning.task).eval()
+    meanings = find_meanings(network.eval().call, pixels, recipe.head_choices, labels, report)
+    outputs = [meaning.output for meaning in meanings]
+    scoring = ScoringNetwork(network.classifier, *outputs, score=network.score).eval()
     check_rows(scoring, pixels)
     runtime = recipe.runtime
     if runtime.channels_last and not takes_channels_last(scoring, pixels, report):
@@ -48,7 +52,7 @@ def examine(network: nn.Module, recipe: Recipe, pixels: Tensor, labels: int | No
     methods, defaults = recipe.methods, recipe.defaults
     if not target.gradients:
         methods, defaults = _without_gradients(recipe, target, report)
-    return Examined(meaning, target, runtime, methods, defaults)
+    return Examined(meanings, target, runtime, methods, defaults)
 
 
 def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> Target:

@@ -42,14 +42,16 @@ def read_names(labels: str | None) -> list[str] | None:
     return names
 
 
-def label_names(labels: str | None, classes: int, report: Progress) -> list[str]:
+def label_names(labels: str | None, classes: int, report: Progress, noun: str = "class") -> list[str]:
     """Return one name a class; ``report`` gets what a caller should know of them.
+
+    ``noun`` says what a class is called that nobody has named.
 
     ConfigError: there are more or fewer names than classes.
     """
     names = read_names(labels)
     if names is None:
-        return [str(index) if labels == INDICES else f"class {index}" for index in range(classes)]
+        return [str(index) if labels == INDICES else f"{noun} {index}" for index in range(classes)]
     if len(names) != classes:
         raise ConfigError(f"labels: {len(names)} names for {classes} classes")
     for line in _describe_words(names):

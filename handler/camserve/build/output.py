@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camserve.build.recipe import OutputChoice
-from camserve.errors import ConfigError, first_line
+from camserve.build.recipe import HeadChoice, OutputChoice
+from camserve.errors import BadOption, ConfigError, first_line
 from camserve.network.last_activation import ActivationCall, WatchActivations
-from camserve.network.output import count_rows
 from camserve.network.returned import as_rows, describe, may_be_scores, select, tensors_in
-from camserve.settings import TASKS, OutputSpec
+from camserve.network.scores import count_rows
+from camserve.output_spec import TASKS, OutputSpec
 from camserve.values import Progress
 
 EXACT = 1e-6  # two copies of one number, in float32
@@ -24,11 +24,19 @@ CONVENTION = "logits"  # what the transformers library calls the scores
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the output of one network means."""
+    """What one output of a network means."""
 
     output: OutputSpec
-    task: str
     classes: int
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one forward pass gave."""
+
+    returned: Any
+    calls: Sequence[ActivationCall]
+    pictures: int
 
 
 def find_meaning(
@@ -39,24 +47,55 @@ def find_meaning(
     ``labels`` is the number of class names, None where nobody gave any. ``report`` gets a line for everything that was
     taken for granted. ConfigError: it cannot be told; the message names what can be said.
     """
+    head = HeadChoice(choice.select, choice.activation, task)
+    return find_meanings(network, pixels, {"": head}, [labels], report)[0]
+
+
+def find_meanings(
+    network: Callable[[Tensor], Any],
+    pixels: Tensor,
+    choices: Mapping[str, HeadChoice],
+    labels: Sequence[int | None],
+    report: Progress,
+) -> list[Meaning]:
+    """Run a network once and say what each of its outputs means, by name, as ``find_meaning`` does for one."""
     with torch.no_grad(), WatchActivations() as watch:
         returned = _run(network, pixels)
-    path = _choose_tensor(returned, len(pixels), choice.select, labels, report)
-    rows = as_rows(select(returned, path), returned).float()
-    if len(rows) != len(pixels):
-        raise ConfigError(count_rows(len(rows), len(pixels)))
-    activation, call = _find_activation(rows, watch.calls, choice.activation)
-    found = task or ("multiclass" if rows.shape[1] == 1 else _find_task(activation))
-    _check_task(found, rows.shape[1], activation)
-    _report(path, activation, found, rows, report)
-    return Meaning(OutputSpec(path, activation, call), found, 2 if found == "binary" else rows.shape[1])
+    ran = _Pass(returned, watch.calls, len(pixels))
+    return [_find_head(ran, name, choice, count, report) for (name, choice), count in zip(choices.items(), labels)]
 
 
-def _run(network: nn.Module, pixels: Tensor) -> Any:
+def _find_head(ran: _Pass, name: str, choice: HeadChoice, labels: int | None, report: Progress) -> Meaning:
+    if not name:
+        return _find(ran, name, choice, labels, report)
+    try:
+        found = _find(ran, name, choice, labels, lambda line: report(f"head {name}: {line}"))
+    except ConfigError as error:
+        raise ConfigError(f"heads.{name}: {error}") from None
+    return replace(found, output=replace(found.output, name=name, labels=f"labels-{name}.txt"))
+
+
+def _find(ran: _Pass, name: str, choice: HeadChoice, labels: int | None, report: Progress) -> Meaning:
+    path = _choose_tensor(ran, name, labels, report) if choice.select is None else choice.select
+    rows = as_rows(select(ran.returned, path), ran.returned).float()
+    if len(rows) != ran.pictures:
+        raise ConfigError(count_rows(len(rows), ran.pictures))
+    width = rows.shape[1]
+    activation, call = _find_activation(rows, ran.calls, choice.activation, choice.task)
+    task = choice.task or ("multiclass" if width == 1 else _find_task(activation))
+    _check_task(task, width, activation)
+    _report(path, activation, task, rows, report)
+    output = OutputSpec(path, activation, call, task, choice.threshold, units=choice.units)
+    return Meaning(output, 2 if task == "binary" else width)
+
+
+def _run(network: Callable[[Tensor], Any], pixels: Tensor) -> Any:
     try:
         return network(pixels)
     except ConfigError:
         raise
+    except BadOption as error:
+        raise ConfigError(f"{error}; defaults: {{context: ...}} must name one that it takes") from None
     except Exception as error:
         shape = " x ".join(map(str, pixels.shape[1:]))
         raise ConfigError(
@@ -65,29 +104,37 @@ def _run(network: nn.Module, pixels: Tensor) -> Any:
         ) from error
 
 
-def _choose_tensor(returned: Any, pictures: int, wanted: str | None, labels: int | None, report: Progress) -> str:
-    """Return the path of the tensor that holds the scores, where there is one that can be told from the others."""
-    if wanted is not None:
-        return wanted
+def _choose_tensor(ran: _Pass, name: str, labels: int | None, report: Progress) -> str:
+    """Return the path of the tensor that holds a head's scores, where there is one that can be told from the others."""
+    returned = ran.returned
     if isinstance(returned, Tensor):
         return ""
     found = {path: tensor for path, tensor in tensors_in(returned) if may_be_scores(tensor) and tensor.ndim > 1}
-    candidates = {path: tensor for path, tensor in found.items() if len(tensor) == pictures}
+    candidates = {path: tensor for path, tensor in found.items() if len(tensor) == ran.pictures}
     if not candidates:
         raise ConfigError(f"the classifier returns {describe(returned)}; it must return scores of shape (N, classes)")
-    if CONVENTION in candidates:
-        return CONVENTION
+    if (path := name or CONVENTION) in candidates:
+        return path
     fitting = [path for path, tensor in candidates.items() if tensor.flatten(1).shape[1] == labels]
     if len(fitting) == 1:
         if len(candidates) > 1:
             report(f"the scores are output '{fitting[0]}': it alone has {labels} numbers, one for each label")
         return fitting[0]
     shapes = ", ".join(f"'{path}' (N, {tensor.flatten(1).shape[1]})" for path, tensor in candidates.items())
-    raise ConfigError(f"which output holds the scores? Say output: {{select: ...}}; there is {shapes}")
+    key = "select: ..." if name else "output: {select: ...}"
+    raise ConfigError(f"which output holds the scores? Say {key}; there is {shapes}")
 
 
-def _find_activation(rows: Tensor, calls: Sequence[ActivationCall], wanted: str | None) -> tuple[str, int]:
-    """Return what stands at the end, and which call of it that is."""
+def _find_activation(
+    rows: Tensor, calls: Sequence[ActivationCall], wanted: str | None, task: str | None
+) -> tuple[str, int]:
+    """Return what stands at the end, and which call of it that is; nothing is taken off the end of a quantity."""
+    if task == "regression":
+        if wanted not in (None, "none"):
+            raise ConfigError(
+                "output.activation has no use: the values of task regression are what the network returns"
+            )
+        return "none", 0
     kind, call = _last_activation(rows, calls)
     if kind is None:
         kind = _judge_values(rows, wanted)
@@ -147,11 +194,20 @@ def _check_task(task: str, width: int, activation: str) -> None:
 
 
 def _report(path: str, activation: str, task: str, rows: Tensor, report: Progress) -> None:
-    end = {
-        "none": "its scores",
-        "probabilities": "probabilities with no score before them: the score is their logarithm or logit",
-    }.get(activation, f"the result of a {activation.replace('_', '-')}: the score is what that is given")
+    end = (
+        "its values"
+        if task == "regression"
+        else {
+            "none": "its scores",
+            "probabilities": "probabilities with no score before them: the score is their logarithm or logit",
+        }.get(activation, f"the result of a {activation.replace('_', '-')}: the score is what that is given")
+    )
     place = f"'{path}', " if path else ""
     report(f"output: {place}{rows.shape[1]} numbers a picture, {end}; task {task}")
-    if activation == "none" and float(rows.max()) <= 0 and float((rows.exp().sum(dim=1) - 1).abs().max()) < SUMS:
+    if (
+        task == "multiclass"
+        and activation == "none"
+        and float(rows.max()) <= 0
+        and float((rows.exp().sum(dim=1) - 1).abs().max()) < SUMS
+    ):
         report("output: these are log-probabilities with no score before them: maps are of the log-probability")

@@ -15,8 +15,11 @@ from camserve.build.label_files import IMAGENET, INDICES
 from camserve.build.locate import PACKAGE_SCHEME
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
-from camserve.settings import ACTIVATIONS, Defaults, Limits, RuntimeSpec
+from camserve.output_spec import ACTIVATIONS, OutputSpec
+from camserve.settings import Defaults, Limits, RuntimeSpec
 from camserve.strict import read
+
+OF_A_HEAD = ("task", "output", "threshold", "units", "labels")  # keys of a recipe that describe its only output
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Expected:
     """The prediction for a sample by another implementation of the model: guards against a wrong preprocess block."""
 
     label: str
-    probability: float
+    probability: Optional[float] = None
+    value: Optional[float] = None  # of task regression, in the place of the probability
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class OutputChoice:
     def __post_init__(self) -> None:
         if self.activation is not None and self.activation not in ACTIVATIONS:
             raise ConfigError(f"output.activation must be one of {', '.join(ACTIVATIONS)}, not '{self.activation}'")
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """What a person says of one output of a network; None: it is found."""
+
+    select: Optional[str] = None
+    activation: Optional[str] = None
+    task: Optional[str] = None
+    threshold: float = OutputSpec.threshold
+    labels: Optional[str] = None
+    units: tuple[Optional[str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,18 +70,36 @@ class Recipe:
     version: str = "1.0"
     task: Optional[str] = None  # found where it can be: see build/output.py
     output: OutputChoice = field(default_factory=OutputChoice)
-    threshold: float = 0.5
+    threshold: float = OutputSpec.threshold
+    units: tuple[Optional[str], ...] = ()  # of the values of task regression, one each
     labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
+    heads: dict[str, HeadChoice] = field(default_factory=dict)  # of several outputs; the first is the default
     preprocess: Union[InputSpec, str, None] = None  # a block, "imagenet", or a torchvision weights name: never guessed
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
     bundle: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()
     expect: dict[str, Expected] = field(default_factory=dict)  # by file name of the sample
+    score: Optional[str] = None  # MODULE:CALLABLE that asks the network, with the context of each row
     methods: tuple[str, ...] = ("gradcam",)
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; SERVING where not given
+
+    def __post_init__(self) -> None:
+        """Refuse what is said twice (ConfigError)."""
+        beside = [name for name in OF_A_HEAD if getattr(self, name) != getattr(Recipe, name, OutputChoice())]
+        if self.heads and beside:
+            raise ConfigError(f"{', '.join(beside)} beside heads: say it of each head, in its block")
+
+    @property
+    def head_choices(self) -> dict[str, HeadChoice]:
+        """What is said of each output, by its name; the only one has none."""
+        if self.heads:
+            return self.heads
+        output = self.output
+        whole = HeadChoice(output.select, output.activation, self.task, self.threshold, self.labels, self.units)
+        return {"": whole}
 
 
 def read_yaml(path: Path) -> object:
@@ -81,12 +115,15 @@ def read_yaml(path: Path) -> object:
 def load_recipe(path: Path) -> Recipe:
     """Read a model yaml; paths in it are relative to its folder. ConfigError names what is wrong."""
     recipe = read(Recipe, read_yaml(path), path.name)
-    labels = recipe.labels if recipe.labels in (None, IMAGENET, INDICES) else _anchor(path, recipe.labels)
+    heads = {
+        name: dataclasses.replace(head, labels=_anchor_labels(path, head.labels)) for name, head in recipe.heads.items()
+    }
     return dataclasses.replace(
         recipe,
         weights=_anchor(path, recipe.weights),
         model_file=recipe.model_file and _anchor(path, recipe.model_file),
-        labels=labels,
+        labels=_anchor_labels(path, recipe.labels),
+        heads=heads,
         samples=tuple(_anchor(path, sample) for sample in recipe.samples),
     )
 
@@ -101,6 +138,9 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     for key in ("weights", "model_file", "labels"):
         if key in block and block[key] not in (IMAGENET, INDICES):
             block[key] = _from_folder(path, block[key])
+    for head in block.get("heads", {}).values():
+        if head["labels"] not in (None, IMAGENET, INDICES):
+            head["labels"] = _from_folder(path, head["labels"])
     if recipe.samples:
         block["samples"] = [_from_folder(path, sample) for sample in recipe.samples]
     text = yaml.safe_dump(block, sort_keys=False, allow_unicode=True)
@@ -124,6 +164,10 @@ def _plain(value: Any) -> Any:
 
 def _from_folder(path: Path, name: str) -> str:
     return name if name.startswith(PACKAGE_SCHEME) else os.path.relpath(name, path.parent)
+
+
+def _anchor_labels(path: Path, labels: str | None) -> str | None:
+    return labels if labels in (None, IMAGENET, INDICES) else _anchor(path, labels)
 
 
 def _anchor(path: Path, name: str | None) -> str:

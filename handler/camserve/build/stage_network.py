@@ -37,13 +37,13 @@ def stage_network(recipe: Recipe, content: Path, shape: InputShape, report: Prog
     given = find_weights(recipe.weights)
     target = content / PROGRAM
     if recipe.factory is None and stage_program(given, shape, target):
-        network, spec = load_program(target, None, shape), _program_spec(recipe)
+        network, spec = load_program(target, None, shape), ModelSpec(weights=PROGRAM)
     else:
         network, spec = _make_network(recipe, given, content, report)
         if recipe.export:
             export_program(network, shape, target)
             report(f"exported: a server needs no model code, and torch {torch.__version__} or later ({STOCK_TORCH})")
-            network, spec = load_program(target, None, shape), _program_spec(recipe)
+            network, spec = load_program(target, None, shape), ModelSpec(weights=PROGRAM)
         else:
             _save_weights(network, content / WEIGHTS)
             for line in describe_needs(network, spec, recipe.bundle):
@@ -54,15 +54,11 @@ def stage_network(recipe: Recipe, content: Path, shape: InputShape, report: Prog
     return network, dataclasses.replace(spec, sha256=hashes[0], source_sha256=hashes[1])
 
 
-def _program_spec(recipe: Recipe) -> ModelSpec:
-    return ModelSpec(weights=PROGRAM, threshold=recipe.threshold)
-
-
 def _make_network(recipe: Recipe, weights: Path, content: Path, report: Progress) -> tuple[nn.Module, ModelSpec]:
     """Return the factory's network with its weights, or the network that a trusted pickle holds, for export."""
     loaded = read_checkpoint(weights, recipe.trust_pickle)
     if recipe.factory is None:
-        return plain_network(_whole_network(loaded, weights, recipe.export)), _program_spec(recipe)
+        return plain_network(_whole_network(loaded, weights, recipe.export)), ModelSpec(weights=PROGRAM)
     spec = _code_spec(recipe)
     network = build_network(spec, content)
     _fill_from(loaded, network, weights.name, recipe, report)
@@ -76,7 +72,6 @@ def _code_spec(recipe: Recipe) -> ModelSpec:
         recipe.args,
         file.name if file else None,
         local_modules(file) if file else (),
-        threshold=recipe.threshold,
     )
 
 

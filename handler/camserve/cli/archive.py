@@ -29,7 +29,7 @@ from camserve.build.sources import describe_source, is_recipe
 from camserve.choices import TORCHSERVE
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError
-from camserve.settings import ACTIVATIONS, TASKS
+from camserve.output_spec import ACTIVATIONS, TASKS
 from camserve.strict import read
 
 EXAMPLE = """examples:

@@ -15,9 +15,10 @@ import numpy as np
 import requests
 from PIL import Image
 
+from camserve.answer.respond import word_meaning
 from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError, ConfigError
-from camserve.intake.options import PARSERS
+from camserve.intake.option_parsers import PARSERS
 from camserve.values import RawRequest
 
 EXAMPLE = """examples:
@@ -107,9 +108,9 @@ def _checked(image: Path, answer: Answer) -> Answer:
 
 def answer_lines(path: Path, answer: Answer) -> list[str]:
     """Return the lines that show one answer: its classes, then the peak of each map."""
-    lines = [f"{path}"]
+    lines = [f"{path}, {answer['head']}" if "head" in answer else f"{path}"]
     lines += [
-        f"  {prediction['probability']:7.4f}  {prediction['label']} ({prediction['index']})"
+        f"  {word_meaning(prediction, 4):>7}  {prediction['label']} ({prediction['index']})"
         for prediction in answer["predictions"]
     ]
     for explanation in answer["explanations"]:

@@ -39,7 +39,7 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
     return {
         "model": f"{contents.name} {contents.version}",
         "factory": settings.model.factory,
-        "task": settings.model.task,
+        "outputs": [dataclasses.asdict(output) for output in settings.outputs],
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": list(settings.methods),
         "input": dataclasses.asdict(settings.input),

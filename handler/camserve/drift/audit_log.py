@@ -76,7 +76,7 @@ def count_bins(records: Sequence[AuditRecord], baseline: Baseline) -> Bins:
 
 
 def _count_classes(records: Sequence[AuditRecord], baseline: Baseline) -> dict[str, float]:
-    counts = Counter(int(record.predictions[0]["index"]) for record in records if record.predictions)
+    counts = Counter(int(record.best["index"]) for record in records if record.best)
     top = {index: float(counts.pop(index, 0)) for index in baseline.classes.top}
     return dict(zip(class_names(baseline), [*top.values(), float(sum(counts.values()))]))
 

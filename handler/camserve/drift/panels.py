@@ -95,7 +95,8 @@ def draw_accuracy(traffic: Traffic) -> Chart:
 
 def draw_confidence(traffic: Traffic) -> Chart:
     """Share of each window in each of the baseline's bins of confidence."""
-    bins = sorted(traffic.reference["confidence"])
+    if not (bins := sorted(traffic.reference.get("confidence", ()))):
+        return draw_nothing()
     rows = np.array(
         [aligned(traffic.reference["confidence"], counts["confidence"])[1] for counts in traffic.counted.values()]
     )
@@ -117,6 +118,8 @@ def _range(traffic: Traffic, name: str) -> str:
 def draw_classes(traffic: Traffic) -> Chart:
     """Shares of the baseline's commonest classes."""
     names = class_names(traffic.baseline)
+    if not traffic.baseline.classes.top:
+        return draw_nothing()
     pairs = [(traffic.live[CLASSES].get(name, 0.0), traffic.reference[CLASSES].get(name, 0.0)) for name in names]
     live, reference = (np.array(counts) / max(sum(counts), 1) for counts in zip(*pairs))
     series = {"live": live.tolist(), "baseline": reference.tolist()}

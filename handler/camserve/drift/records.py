@@ -77,12 +77,14 @@ def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> Score:
     Only the sample counts: records kept because they were telling would make the model look worse than it is.
     """
     pairs = [
-        (record.predictions[0], truth[record.request_id])
+        (record.best, truth[record.request_id])
         for record in sample_of(records)
-        if record.predictions and record.request_id in truth
+        if record.best and record.request_id in truth
     ]
     if not pairs:
         raise ConfigError("no sampled record has a label: request ids do not match")
+    if "probability" not in pairs[0][0]:
+        raise ConfigError("the records hold values of task regression: there are no classes to hold against labels")
     confidence = np.array([best["probability"] for best, _ in pairs])
     right = np.array([best["index"] == true for best, true in pairs])
     classes: dict[int, tuple[int, int]] = {}

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from camserve.answer.render import Scene, draw, encode
+from camserve.answer.respond import word_meaning
 from camserve.drift.audit_log import bin_of, sample_of
 from camserve.drift.charts import draw_maps, format_instant
 from camserve.drift.page import Page
@@ -69,7 +70,9 @@ def _summary(records: Sequence[AuditRecord], traffic: Traffic) -> str:
 
 def _mean_maps(traffic: Traffic) -> dict[str, Chart]:
     shares = [
-        record.grid / record.grid.sum() for record in traffic.records if record.grid is not None and record.grid.any()
+        record.grid / record.grid.sum()
+        for record in traffic.records
+        if record.grid is not None and record.grid.any() and not record.head
     ]
     found = {
         "baseline": np.array(traffic.baseline.heatmap),
@@ -113,10 +116,17 @@ def _examples(scored: Sequence[tuple[AuditRecord, float]], meaning: str) -> str:
 
 
 def _example(record: AuditRecord, score: float, meaning: str) -> str:
-    best = record.predictions[0] if record.predictions else {"label": record.outcome, "probability": float("nan")}
-    lines = [f"{best['label']} {best['probability']:.2f}", f"{meaning} {score:.2f}", ", ".join(record.flags)]
+    lines = [describe_best(record), f"{meaning} {score:.2f}", ", ".join(record.flags)]
     words = "<br>".join(escape(line) for line in [*lines, record.request_id])
     return f"<figure>{_picture(record)}<div class='small'>{words}</div></figure>"
+
+
+def describe_best(record: AuditRecord) -> str:
+    """Return the first prediction of a record in words, or the code of its refusal."""
+    if not record.predictions:
+        return record.outcome
+    best = record.predictions[0]
+    return f"{best['label']} {word_meaning(best, 2)}"
 
 
 def _picture(record: AuditRecord) -> str:

@@ -79,8 +79,8 @@ def class_table(traffic: Traffic) -> str:
     """Return the table of the classes that were predicted most often."""
     groups: dict[str, list[AuditRecord]] = defaultdict(list)
     for record in traffic.records:
-        if record.predictions:
-            groups[str(record.predictions[0]["label"])].append(record)
+        if record.best and "probability" in record.best:
+            groups[str(record.best["label"])].append(record)
     rows = []
     for label, records in sorted(groups.items(), key=lambda group: -len(group[1]))[:MAX_CLASSES]:
         confidence = np.mean([record.predictions[0]["probability"] for record in records])

@@ -47,7 +47,9 @@ def prepare(
     ``compiled`` is a folder of compiled files that ``check_compiled`` has passed. CompilationUnavailable: they cannot
     be loaded here.
     """
-    tails = {layer.name: _find_tail(network, layer, shape, heads.get(layer.name)) for layer in layers}
+    # What follows a layer may depend on a context: a shortcut would hold for one alone.
+    plain = layers if network.score is None else ()
+    tails = {layer.name: _find_tail(network, layer, shape, heads.get(layer.name)) for layer in plain}
     rewrite(network, layers, shape, runtime)
     if compiled is None:
         return Prepared(network, tails)

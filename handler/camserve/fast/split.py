@@ -100,7 +100,7 @@ class _Exportable(ScoringNetwork):
 def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
     try:
         rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
-        exportable = _Exportable(network.classifier, network.output, network.task)
+        exportable = _Exportable(network.classifier, *network.outputs)
         with torch.no_grad():
             program = torch.export.export(exportable, (pixels,), dynamic_shapes=({0: rows},))
         exported: Any = program.run_decompositions({}).module()  # without operators that work in place

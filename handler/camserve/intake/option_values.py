@@ -12,17 +12,23 @@ MOST_ENTRIES = 100  # of a list
 MOST_BITS = 64  # of a whole number: writing out a longer one takes time that grows with its square
 
 
+def decode_text(value: object, name: str) -> object:
+    """Return bytes as text. BadOption: it is not UTF-8."""
+    if not isinstance(value, (bytes, bytearray)):
+        return value
+    try:
+        return bytes(value).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadOption(f"option {quote(name)} is not UTF-8 text") from None
+
+
 def decode_value(value: object, name: str) -> object:
     """Return bytes as text, and text that is a JSON list as that list.
 
     BadOption: it is not UTF-8, no list, or longer than anything that an option can mean. Nothing reads it before that.
     """
     _check_length(value, name)
-    if isinstance(value, (bytes, bytearray)):
-        try:
-            value = bytes(value).decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadOption(f"option {quote(name)} is not UTF-8 text") from None
+    value = decode_text(value, name)
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)

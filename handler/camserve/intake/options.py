@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from camserve.choices import COMPARABLE, COMPATS, DETAILS, EVIDENCE, FORMATS, PALETTES, TORCHSERVE
+from camserve.choices import COMPARABLE, COMPATS, TORCHSERVE
 from camserve.errors import BadOption, choose, quote
+from camserve.intake.option_parsers import PARSERS, Offer, count_targets, find_head
 from camserve.intake.option_sources import read_accept, read_headers, read_path
-from camserve.intake.option_values import (
-    decode_value,
-    read_flag,
-    read_list,
-    read_name,
-    read_names,
-    read_number,
-    read_text,
-    read_whole,
-)
-from camserve.labels import BY_NAME, Labels
-from camserve.settings import Settings
-from camserve.values import Condition, Options, RawRequest, TargetRequest
-
-MAX_DEADLINE_MS = 600_000
-
-# Neither has two ways to read one text: else the time to refuse it would grow with the square of its length.
-CONDITION = re.compile(r"(probability|margin)\s*(<=|>=|<|>)\s*((?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?)")
-LABEL_CONDITION = re.compile(r"label\s*(!=|=)\s*(\S.*)", re.DOTALL)
+from camserve.intake.option_values import decode_text, decode_value
+from camserve.values import Options, RawRequest
 
 
 @dataclass(frozen=True)
-class OptionSchema:
+class OptionSchema(Offer):
     """What one archive offers, against which options are checked."""
-
-    settings: Settings
-    labels: Labels
 
     def options(self, raw: RawRequest) -> Options:
         """Return the checked options of a row. BadOption, UnknownClass: the message names the valid values.
 
         Where an option is given several times, the body wins over headers, and headers over the path.
         """
-        defaults = {field.name: getattr(self.settings.defaults, field.name) for field in fields(self.settings.defaults)}
         own = {**read_path(raw.path), **read_headers(raw.headers), **raw.fields}
+        schema = replace(self, head=find_head(own["head"], self)) if "head" in own else self
         picture = read_accept(raw.headers.get("accept", ""))
+        defaults = dict(schema.defaults)
         if own or raw.must_explain or picture:
-            defaults["compat"] = _unless_plain(defaults["compat"])
+            defaults["compat"] = _unless_plain(str(defaults["compat"]))
         parsed: dict[str, Any] = {}
         for name, value in {**defaults, **own}.items():
             parse = choose(PARSERS, name, "option")
-            parsed.update(parse(decode_value(value, name), self))
+            decode = decode_text if name == "context" else decode_value  # which may begin as a list does
+            parsed.update(parse(decode(value, name), schema))
         options = replace(Options(picture=picture), **parsed)
         if options.compat == TORCHSERVE:
             _check_plain(own, options, raw)
@@ -68,7 +50,7 @@ class OptionSchema:
             )
         if options.compat is not None:
             _check_comparable(options)
-        maps = _count(options.targets) * len(options.methods)
+        maps = count_targets(options.targets) * len(options.methods)
         if maps > self.settings.limits.max_maps:
             raise BadOption(f"targets x methods ask for {maps} maps; the limit is {self.settings.limits.max_maps}")
 
@@ -96,120 +78,3 @@ def _check_comparable(options: Options) -> None:
         raise BadOption(f"{option} knows no signed maps: ask for evidence for or against")
     if len(options.layers) > 1:
         raise BadOption(f"{option} fuses layers in another way: ask for one layer")
-
-
-Parser = Callable[[object, OptionSchema], dict[str, object]]
-
-
-def _explain(value: object, schema: OptionSchema) -> dict[str, object]:
-    text = read_flag(value, "explain")
-    if isinstance(text, bool):
-        return {"explain": text}
-    if found := CONDITION.fullmatch(text):
-        return {"explain": Condition(found[1], found[2], float(found[3]))}
-    if found := LABEL_CONDITION.fullmatch(text):
-        return {"explain": Condition("label", found[1], schema.labels[schema.labels.find(found[2])])}
-    raise BadOption(
-        f"option 'explain' takes true, false, or a condition such as probability<0.6, margin<0.2 or label=cat, "
-        f"not {quote(text)}"
-    )
-
-
-def _target(value: object, schema: OptionSchema) -> dict[str, object]:
-    limit = schema.settings.limits.max_targets
-    targets = [_target_request(text, schema, limit) for text in _target_texts(value, schema)]
-    count = _count(targets)
-    if not 1 <= count <= limit:
-        raise BadOption(f"option 'target' asks for {count} classes; 1 to {limit} are possible")
-    return {"targets": tuple(dict.fromkeys(targets))}
-
-
-def _count(targets: Iterable[TargetRequest]) -> int:
-    return sum(target.number if target.kind == "top" else 1 for target in targets)
-
-
-def _target_texts(value: object, schema: OptionSchema) -> list[str]:
-    """Split at commas unless the whole text is one label: labels may hold commas themselves."""
-    if isinstance(value, str) and value.strip().removeprefix(BY_NAME) in schema.labels:
-        return [value.strip()]
-    return read_list(value, "target")
-
-
-def _target_request(text: str, schema: OptionSchema, limit: int) -> TargetRequest:
-    if text == "predicted":
-        return TargetRequest("predicted")
-    if text.startswith("top:"):
-        return TargetRequest("top", read_whole(text[4:], "target top:K", 1, min(limit, len(schema.labels))), text)
-    return TargetRequest("class", schema.labels.find(text), text)
-
-
-def _contrast(value: object, schema: OptionSchema) -> dict[str, object]:
-    text = value.strip() if isinstance(value, str) else read_text(value, "contrast")
-    if text == "none":
-        return {"contrast": None}
-    if text == "next":
-        return {"contrast": TargetRequest("next", asked="next")}
-    return {"contrast": TargetRequest("class", schema.labels.find(text), text)}
-
-
-def _method(value: object, schema: OptionSchema) -> dict[str, object]:
-    methods = read_names(value, "method", schema.settings.methods)
-    if len(methods) > schema.settings.limits.max_methods:
-        raise BadOption(f"option 'method' takes at most {schema.settings.limits.max_methods} methods")
-    return {"methods": methods}
-
-
-def _layer(value: object, schema: OptionSchema) -> dict[str, object]:
-    layers = read_names(value, "layer", [layer.name for layer in schema.settings.layers])
-    if len(layers) > schema.settings.limits.max_layers:
-        raise BadOption(f"option 'layer' takes at most {schema.settings.limits.max_layers} layers")
-    return {"layers": layers}
-
-
-def _size(value: object, schema: OptionSchema) -> dict[str, object]:
-    return {"size": read_whole(value, "size", 16, schema.settings.limits.max_picture_side)}
-
-
-def _top_k(value: object, schema: OptionSchema) -> dict[str, object]:
-    return {"top_k": read_whole(value, "top_k", 1, schema.settings.limits.max_top_k)}
-
-
-def _deadline_ms(value: object, _schema: OptionSchema) -> dict[str, object]:
-    return {"deadline_ms": read_whole(value, "deadline_ms", 1, MAX_DEADLINE_MS)}
-
-
-def _compat(value: object, _schema: OptionSchema) -> dict[str, object]:
-    library = read_name(value, "compat", COMPATS)
-    return {"compat": None if library == COMPATS[0] else library}
-
-
-def _details(value: object, _schema: OptionSchema) -> dict[str, object]:
-    details = read_names(value, "details", (*DETAILS, "all", "none"))
-    if "all" in details:
-        return {"details": frozenset(DETAILS)}
-    return {"details": frozenset(details) - {"none"}}
-
-
-def _legend(value: object, _schema: OptionSchema) -> dict[str, object]:
-    if isinstance(flag := read_flag(value, "legend"), str):
-        raise BadOption(f"option 'legend' takes true or false, not {quote(flag)}")
-    return {"legend": flag}
-
-
-PARSERS: Mapping[str, Parser] = {
-    "explain": _explain,
-    "target": _target,
-    "contrast": _contrast,
-    "method": _method,
-    "layer": _layer,
-    "evidence": lambda value, _: {"evidence": read_name(value, "evidence", EVIDENCE)},
-    "format": lambda value, _: {"formats": read_names(value, "format", FORMATS)},
-    "size": _size,
-    "top_k": _top_k,
-    "details": _details,
-    "deadline_ms": _deadline_ms,
-    "compat": _compat,
-    "palette": lambda value, _: {"palette": read_name(value, "palette", PALETTES)},
-    "opacity": lambda value, _: {"opacity": read_number(value, "opacity", 0, 1)},
-    "legend": _legend,
-}

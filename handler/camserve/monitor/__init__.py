@@ -81,8 +81,10 @@ class Monitor:
     def _judge(self, predictions: Predictions, row: int, best: int) -> list[str]:
         if self.baseline is not None:
             return self.baseline.flags(predictions, row, best, self._low_confidence)
-        confidence, limit = float(predictions.probabilities[row, best]), self._low_confidence
-        return ["low_confidence"] if limit is not None and confidence < limit else []
+        limit = self._low_confidence
+        if limit is None or predictions.probabilities is None:
+            return []
+        return ["low_confidence"] if float(predictions.probabilities[row, best]) < limit else []
 
     def end(self, rows: Sequence[RawRequest], outcomes: Sequence[Answer | RequestError]) -> None:
         """End the batch and hand it to the recorders."""

@@ -167,8 +167,7 @@ def _answer(answer: Answer, signals: RowSignals | None, pictures: bool) -> dict[
     """Return the fields of an answered request."""
     return {
         "predictions": [
-            {"index": best.index, "label": best.label, "probability": round(best.probability, 6)}
-            for best in answer.predictions[:TOP]
+            {"index": best.index, "label": best.label, **best.meaning} for best in answer.predictions[:TOP]
         ],
         "explanations": [
             {
@@ -181,6 +180,7 @@ def _answer(answer: Answer, signals: RowSignals | None, pictures: bool) -> dict[
         ],
         "signals": {name: float(f"{value:.6g}") for name, value in signals.values().items()} if signals else {},
         "flags": list(signals.flags) if signals else [],
+        "head": answer.head if answer.request.options.head else "",
         **(_pictures(answer) if pictures else {}),
     }
 

@@ -44,7 +44,8 @@ class AuditRecord:
     timing_ms: Mapping[str, float] = field(default_factory=dict)  # of the batch, by stage and as "all"
     batch: int = 0  # rows
     # of an answered request:
-    predictions: Sequence[Mapping[str, Any]] = ()  # index, label, probability; best first
+    head: str = ""  # the output that was asked, where it is not the default
+    predictions: Sequence[Mapping[str, Any]] = ()  # index, label, probability (or value, unit); best first
     explanations: Sequence[Mapping[str, Any]] = ()  # status, method, layer, target
     signals: Mapping[str, float] = field(default_factory=dict)
     flags: Sequence[str] = ()
@@ -55,6 +56,11 @@ class AuditRecord:
     def instant(self) -> float:
         """Seconds since 1970."""
         return datetime.fromisoformat(self.time).timestamp()
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The first prediction of the default head; None: another was asked, or there is no answer."""
+        return self.predictions[0] if self.predictions and not self.head else None
 
     @property
     def statuses(self) -> list[str]:
@@ -77,6 +83,8 @@ class AuditRecord:
         names = [*ALWAYS, *(IN_A_BATCH if self.batch else ()), *(ANSWERED if self.outcome == OK else ())]
         block = {"schema": SCHEMA, "time": self.time, "request_id": self.request_id, "model": model}
         block.update({name: getattr(self, name) for name in names})
+        if self.head:
+            block["head"] = self.head
         if self.thumbnail:
             block["thumbnail"] = base64.b64encode(self.thumbnail).decode("ascii")
         if self.grid is not None:
@@ -112,6 +120,7 @@ def read_record(block: Mapping[str, Any]) -> AuditRecord:
         weights=model.get("weights", ""),
         **{name: block[name] for name in ALWAYS},
         **{name: block[name] for name in (*IN_A_BATCH, *ANSWERED) if name in block},
+        head=block.get("head", ""),
         thumbnail=base64.b64decode(block.get("thumbnail", "")),
         grid=_decode_map(block["map"]) if "map" in block else None,
     )

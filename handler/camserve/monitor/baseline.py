@@ -79,18 +79,20 @@ class Baseline:
 
     signals: dict[str, Any]  # name -> Bins
     classes: ClassBins
-    unusual: Unusual
+    unusual: Optional[Unusual]  # noqa: UP045 (read at run time, where Python 3.9 does not know X | Y); null: regression
     shares: dict[str, Any]  # of the reference: ood, low_confidence, atc, blank
     provenance: Provenance
-    accuracy: Optional[Accuracy] = None  # noqa: UP045 (read at run time, where Python 3.9 does not know X | Y)
+    accuracy: Optional[Accuracy] = None  # noqa: UP045
     heatmap: tuple[tuple[float, ...], ...] = ()  # the mean of the maps, each divided by its sum
     schema: int = SCHEMA
 
     def flags(self, predictions: Predictions, row: int, best: int, low_confidence: float | None) -> list[str]:
         """Return what one row, whose largest score is that of ``best``, is: ood, low_confidence, atc.
 
-        The last: its confidence is above the ATC threshold.
+        The last: its confidence is above the ATC threshold. Quantities are none of these.
         """
+        if predictions.probabilities is None or self.unusual is None:
+            return []
         # A client waits, and NumPy takes longer for a few numbers than Python.
         confidence, largest = float(predictions.probabilities[row, best]), float(predictions.scores[row, best])
         unusual, accuracy = self.unusual, self.accuracy
@@ -110,7 +112,7 @@ class Baseline:
     def possible_flags(self, low_confidence: float | None) -> list[str]:
         """Return which of the flags any row may have."""
         possible = {
-            "ood": True,
+            "ood": self.unusual is not None,
             "atc": self.accuracy is not None,
             "low_confidence": self._limit(low_confidence) is not None,
         }

@@ -14,9 +14,9 @@ from camserve.monitor.signals import NAMES, SIGNALS
 class Binning:
     """Which bin of which signal a value falls into, for all signals at once."""
 
-    def __init__(self, baseline: Baseline | None) -> None:
-        """Take the edges from the baseline; without one, cut bounded signals into equal parts."""
-        self.edges = {name: edges for name in NAMES if (edges := _edges(name, baseline)) is not None}
+    def __init__(self, baseline: Baseline | None, names: Sequence[str] = NAMES) -> None:
+        """Take the edges of the signals ``names`` from the baseline; without one, cut bounded ones into equal parts."""
+        self.edges = {name: edges for name in names if (edges := _edges(name, baseline)) is not None}
         self._columns = [NAMES.index(name) for name in self.edges]
         widest = max(map(len, self.edges.values()), default=0)
         self._table = np.full((len(self.edges), widest), np.inf)

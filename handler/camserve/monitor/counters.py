@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from camserve.errors import RequestError
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.binning import Binning, class_labels
 from camserve.monitor.recorder import Finished
 from camserve.monitor.series import FIXED, Key, Sink
+from camserve.monitor.signals import NAMES
 from camserve.monitor.totals import Counts, Times
 
 logger = logging.getLogger(__name__)
@@ -22,10 +23,10 @@ FLUSH_SECONDS = 5.0
 class Counters:
     """A recorder that counts, and flushes to a sink at the end of a batch or, if none comes, by a timer."""
 
-    def __init__(self, sink: Sink, baseline: Baseline | None) -> None:
-        """Fix the series and emit each of them with 0, so that increases are right from the first request."""
+    def __init__(self, sink: Sink, baseline: Baseline | None, names: Sequence[str] = NAMES) -> None:
+        """Fix the series, those of the signals ``names`` too; each starts with 0, so that increases are right."""
         self._sink = sink
-        self._binning = Binning(baseline)
+        self._binning = Binning(baseline, names)
         self._counts = Counts(self._binning.keys + FIXED, self._binning.count)
         self._times = Times()
         self._flushed = time.monotonic()

@@ -17,6 +17,7 @@ def confidence(view: Predictions) -> Column:
 
 def margin(view: Predictions) -> Column:
     """Best minus second probability."""
+    assert view.probabilities is not None
     others = view.probabilities.copy()
     np.put_along_axis(others, others.argmax(axis=1, keepdims=True), 0, axis=1)
     return view.confidence - others.max(axis=1)
@@ -24,6 +25,7 @@ def margin(view: Predictions) -> Column:
 
 def entropy(view: Predictions) -> Column:
     """The entropy of the probabilities, as a share of its maximum."""
+    assert view.probabilities is not None
     # Those of independent labels do not add up to 1.
     shares = view.probabilities / view.probabilities.sum(axis=1, keepdims=True)
     return -(shares * np.log(shares + TINY)).sum(axis=1) / np.log(max(2, shares.shape[1]))

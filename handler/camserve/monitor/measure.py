@@ -74,6 +74,8 @@ class SignalInputs:
     def column(self, name: str) -> Column:
         """Return one signal of every row, (N,) float64; NaN where a row has none."""
         signal = SIGNALS[name]
+        if signal.family == "predictions" and self.predictions.probabilities is None:
+            return np.full(len(self), np.nan)
         if signal.family == "explanations":
             column = np.full(len(self), np.nan)
             if self.maps is not None:
@@ -91,10 +93,11 @@ class SignalInputs:
 def join_inputs(parts: Sequence[SignalInputs]) -> SignalInputs:
     """Return the rows of several forward passes together."""
     predictions = [part.predictions for part in parts]
+    probabilities = [part.probabilities for part in predictions if part.probabilities is not None]
     return SignalInputs(
         Predictions(
             np.concatenate([part.scores for part in predictions]),
-            np.concatenate([part.probabilities for part in predictions]),
+            np.concatenate(probabilities) if probabilities else None,
         ),
         PixelRows(np.concatenate([part.pixel_rows.pixels for part in parts]), parts[0].pixel_rows.step),
         [size for part in parts for size in part.sizes],
@@ -156,6 +159,8 @@ class MapFilter:
         alike = request.options.explain == (self.usual.explain or True)
         return (
             alike
+            and request.options.head == self.usual.head
+            and request.options.context == self.usual.context
             and explanation.status in ("ok", "blank")
             and explanation.method == self.usual.methods[0]
             and explanation.layer == self.layer
@@ -171,7 +176,7 @@ class PassObservation:
 
     requests: Sequence[Request]
     scores: np.ndarray  # (N, C) float32, before softmax
-    probabilities: np.ndarray  # (N, C) float32
+    probabilities: np.ndarray | None  # (N, C) float32; None: the scores are quantities
     classes: Sequence[int]  # the predicted one of each row
     pixel_rows: PixelRows
     explanations: Sequence[Sequence[Explanation]]  # of each row
@@ -183,7 +188,7 @@ class PassObservation:
         return PassObservation(
             [self.requests[row] for row in rows],
             self.scores[rows],
-            self.probabilities[rows],
+            None if self.probabilities is None else self.probabilities[rows],
             [self.classes[row] for row in rows],
             PixelRows(self.pixel_rows.pixels[rows], self.pixel_rows.step),
             [self.explanations[row] for row in rows],

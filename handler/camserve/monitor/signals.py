@@ -170,6 +170,7 @@ SIGNALS: Mapping[str, Signal] = {
 }
 
 NAMES = tuple(SIGNALS)
+OF_QUANTITIES = tuple(name for name, signal in SIGNALS.items() if signal.family != "predictions")
 COLUMNS = {
     family: [column for column, signal in enumerate(SIGNALS.values()) if signal.family == family]
     for family in ("predictions", "explanations", "inputs")

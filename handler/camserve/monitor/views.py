@@ -21,11 +21,12 @@ class Predictions:
     """The scores of N rows."""
 
     scores: np.ndarray  # (N, C) float32, before softmax
-    probabilities: np.ndarray  # (N, C) float32
+    probabilities: np.ndarray | None  # (N, C) float32; None: the scores are quantities
 
     @cached_property
     def confidence(self) -> Column:
         """The largest probability of each row, (N,)."""
+        assert self.probabilities is not None
         return self.probabilities.max(axis=1)
 
     @cached_property
@@ -39,7 +40,9 @@ class Predictions:
 
     @cached_property
     def classes(self) -> Column:
-        """The predicted class of each row, (N,) int64."""
+        """The predicted class of each row, (N,) int64; the first of quantities."""
+        if self.probabilities is None:
+            return np.zeros(len(self.scores), np.int64)
         return self.scores.argmax(axis=1)
 
 

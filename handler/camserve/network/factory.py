@@ -14,6 +14,7 @@ from torch import nn
 from camserve.errors import ConfigError, first_line
 from camserve.files import inside
 from camserve.input_spec import InputSpec
+from camserve.network.output import Score
 from camserve.settings import ModelSpec
 
 MODEL_FILE = "camserve_model"  # name of an archive's model file as a module: its own may be an installed one's
@@ -70,6 +71,23 @@ def load_transform(folder: Path, spec: InputSpec) -> Callable[..., object] | Non
     if spec.transform is None:
         return None
     return _find_callable(spec.transform, "input.transform", lambda name: _import(name, folder))
+
+
+def load_score(folder: Path, name: str | None, usual: str) -> Score | None:
+    """Return the archive's own way of asking its network, with the context of a request that names none.
+
+    None: it has none. ConfigError: it cannot be imported.
+    """
+    if name is None:
+        return None
+    function = _find_callable(name, "score", lambda module: _loaded_file(module, folder) or _import(module, folder))
+    return Score(function, usual)
+
+
+def _loaded_file(name: str, folder: Path) -> ModuleType | None:
+    """Return the model file that the network was made from: run again, its classes would be others."""
+    loaded = sys.modules.get(MODEL_FILE)
+    return loaded if loaded is not None and loaded.__file__ == str(folder / f"{name}.py") else None
 
 
 def _find_callable(name: str, key: str, load: Callable[[str], ModuleType]) -> Callable[..., object]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from camserve.errors import ConfigError
 from camserve.files import inside, sha256
-from camserve.network.factory import build_network
+from camserve.network.factory import build_network, load_score
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import SUFFIX, load_program
 from camserve.network.weights import load_weights, set_versions, versions_of
@@ -31,7 +31,8 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
     else:
         network = build_network(settings.model, folder)
         fill(network, load_weights(path))
-    return ScoringNetwork(network, settings.output, settings.model.task).eval().requires_grad_(False).to(device)
+    score = load_score(folder, settings.score, settings.defaults.context)
+    return ScoringNetwork(network, *settings.outputs, score=score).eval().requires_grad_(False).to(device)
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

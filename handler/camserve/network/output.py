@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camserve.errors import ConfigError
+from camserve.errors import BadOption, first_line, quote
 from camserve.network.last_activation import WatchActivations
-from camserve.network.returned import as_rows, select
-from camserve.settings import WITH_SCORES_BEFORE, OutputSpec
+from camserve.network.scores import scores_of
+from camserve.output_spec import WITH_SCORES_BEFORE, OutputSpec
 
 # What another order of the same arithmetic may change, of the largest value.
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-SMALLEST = 1e-30  # of a probability whose logarithm is taken
-WHOLE = OutputSpec()
+
+
+@dataclass(frozen=True)
+class Score:
+    """A person's own code that asks a network, with the context of each row."""
+
+    function: Callable[[nn.Module, Tensor, Sequence[str]], Any]  # (network, (N, C, H, W), N texts) -> as a network's
+    usual: str = ""  # the context of a pass that names none
 
 
 class ScoringNetwork(nn.Module):
@@ -27,51 +34,43 @@ class ScoringNetwork(nn.Module):
     knows them.
     """
 
-    def __init__(self, classifier: nn.Module, output: OutputSpec = WHOLE, task: str = "multiclass") -> None:
+    def __init__(self, classifier: nn.Module, *outputs: OutputSpec, score: Score | None = None) -> None:
         """Wrap a classifier whose weights are already loaded: a state dict would carry this wrapper's prefix.
 
-        With the ``task`` binary the classifier's one logit s becomes the scores of two classes, -s and s, so that
-        what speaks for the negative class can be asked too.
+        Without ``outputs`` it returns one tensor of scores. With ``score``, that asks the classifier, and its result
+        stands for what the classifier returns.
         """
         super().__init__()
         self.classifier = classifier
-        self.output = output
-        self.task = task
+        self.outputs = outputs or (OutputSpec(),)
+        self.score = score
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the scores (N, K).
+    def forward(self, pixels: Tensor, contexts: Sequence[str] | None = None) -> Tensor:
+        """Return the scores of all outputs side by side, (N, K); ``contexts`` and errors as for ``score_heads``."""
+        heads = self.score_heads(pixels, contexts)
+        return heads[0] if len(heads) == 1 else torch.cat(heads, dim=1)
 
-        ConfigError: what the classifier returns holds no scores, or not one row of them for each picture.
+    def score_heads(self, pixels: Tensor, contexts: Sequence[str] | None = None) -> list[Tensor]:
+        """Return the scores (N, K) of each output, from one pass.
+
+        ``contexts`` has one text a row, for ``score``. BadOption: it refuses one of them. ConfigError: as for
+        ``scores_of``.
         """
-        scores = self._scores(pixels).float()
-        if scores.shape[0] != pixels.shape[0]:  # not len(): an exported program takes any number of rows
-            raise ConfigError(count_rows(scores.shape[0], pixels.shape[0]))
-        if self.task != "binary":
-            return scores
-        if scores.shape[1] != 1:
-            raise ConfigError(f"task binary is for one logit; the classifier gives {scores.shape[1]} scores")
-        return torch.cat([-scores, scores], dim=1)
+        if all(output.activation not in WITH_SCORES_BEFORE for output in self.outputs):
+            returned, calls = self.call(pixels, contexts), []
+        else:
+            with WatchActivations() as watch:
+                returned, calls = self.call(pixels, contexts), watch.calls
+        return [scores_of(output, returned, calls, pixels.shape[0]) for output in self.outputs]
 
-    def _scores(self, pixels: Tensor) -> Tensor:
-        if self.output.activation not in WITH_SCORES_BEFORE:
-            rows = self._rows(pixels)
-            return rows if self.output.activation == "none" else self._invert(rows)
-        with WatchActivations() as watch:
-            rows = self._rows(pixels)
-        calls = [call for call in watch.calls if call.kind == self.output.activation]
-        if self.output.call >= len(calls):
-            raise ConfigError(f"no {self.output.activation} ran at the end of the network, as it did at the build")
-        scores: Tensor = calls[self.output.call].given.reshape(rows.shape)
-        return scores
-
-    def _rows(self, pixels: Tensor) -> Tensor:
-        returned: Any = self.classifier(pixels)
-        return as_rows(select(returned, self.output.select), returned)
-
-    def _invert(self, probabilities: Tensor) -> Tensor:
-        """Return the scores that a softmax or sigmoid would turn into these probabilities: their logarithm or logit."""
-        logs = probabilities.float().clamp(min=SMALLEST).log()
-        return logs if self.task == "multiclass" else logs - (1 - probabilities.float()).clamp(min=SMALLEST).log()
+    def call(self, pixels: Tensor, contexts: Sequence[str] | None = None) -> Any:
+        """Return what the classifier returns, or what ``score`` makes of it. BadOption: it refuses a context."""
+        if self.score is None:
+            return self.classifier(pixels)
+        try:
+            return self.score.function(self.classifier, pixels, contexts or [self.score.usual] * pixels.shape[0])
+        except ValueError as error:
+            raise BadOption(f"option 'context' is refused by the model: {quote(first_line(error))}") from error
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -96,14 +95,6 @@ class ScoringNetwork(nn.Module):
         except Exception:  # code of the classifier's own reads what is no longer there
             return False
         return float((found - expected).abs().max()) <= ROUNDING[pixels.dtype] * float(expected.abs().max())
-
-
-def count_rows(rows: int, pictures: int) -> str:
-    """Word that the scores do not go with the pictures."""
-    return (
-        f"the network gives {rows} row(s) of scores for {pictures} picture(s): it must keep the batch axis (no "
-        "squeeze() without an axis, no reshape(-1, classes)) and take pictures of input's size"
-    )
 
 
 def device_of_network(network: nn.Module) -> torch.device:

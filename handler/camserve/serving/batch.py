@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
-from camserve.answer.predictions import RowScores, read_scores, row_scores
+from camserve.answer.predictions import RowScores, read_scores
 from camserve.attribution.capture import Capture, Tail
 from camserve.attribution.explain import explain
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.map_request import MapRequest, map_requests
 from camserve.attribution.methods import METHODS
-from camserve.errors import ModelFailed, RequestError
+from camserve.errors import ConfigError, ModelFailed, RequestError
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
-from camserve.labels import Labels
 from camserve.monitor import Monitor, PassObservation
 from camserve.network.precision import DTYPES
+from camserve.output_spec import Head
 from camserve.settings import Settings
 from camserve.values import Answer, Explanation, Picture, Request
 from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning, warn_guessed_depth
@@ -30,7 +31,7 @@ class Classifier:
     """A loaded network: frozen, in eval mode, on its device."""
 
     network: nn.Module  # (N, C, H, W) pixels -> (N, C) scores before softmax
-    labels: Labels
+    heads: tuple[Head, ...]
     device: torch.device
     tails: Mapping[str, Tail]  # what is known of the network after each target layer
     transform: Transform | None = None  # of pictures, in the place of camserve's own
@@ -40,10 +41,12 @@ class BatchRunner:
     """Predicts and explains batches of accepted requests."""
 
     def __init__(self, classifier: Classifier, settings: Settings, monitor: Monitor) -> None:
-        """Stand ready. ConfigError: a target layer is not in the network."""
+        """Stand ready. ConfigError: a target layer is not in the network, or a method does not go with ``score``."""
+        if settings.score is not None:
+            check_contexts(settings.methods)
         self._settings = settings
         self._monitor = monitor
-        self._labels = classifier.labels
+        self._heads = classifier.heads
         self._network = classifier.network
         self._device = classifier.device
         self._dtype = DTYPES[settings.runtime.precision]
@@ -59,22 +62,25 @@ class BatchRunner:
             if not self._settings.runtime.channels_last:
                 pixels = pixels.contiguous()
             sample = self._monitor.sample_pixels(requests)
-        model = self._settings.model
-        several = model.threshold if model.task == "multilabel" else None
         with self._capture(self._layers_for(requests)) as capture:
             with self._monitor.stage("forward"):
                 tape = any(METHODS[method].tape for request in requests for method in request.options.methods)
-                outputs = capture.forward(pixels.to(self._dtype), tape)
-                scores, probabilities = read_scores(outputs[0].scores, self._settings.exclusive)
-                rows = row_scores(scores, probabilities, self._labels, several)
+                takes_context = self._settings.score is not None
+                contexts = [request.options.context for request in requests] if takes_context else None
+                outputs = capture.forward(pixels.to(self._dtype), tape, contexts)
+                heads = read_scores(outputs[0].scores, self._heads)
+                rows = [heads[request.options.head].row(number) for number, request in enumerate(requests)]
             explanations = self._explain(requests, rows, outputs)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}
         if sample is not None:
-            best = [row.best for row in rows]
-            observation = PassObservation(requests, scores, probabilities, best, sample, explanations)
-            warnings = self._observe(observation, rows)
+            head = heads[0]  # signals are those of the default head
+            best = head.order[:, 0].tolist()
+            observation = PassObservation(requests, head.scores, head.probabilities, best, sample, explanations)
+            warnings = self._observe(observation, np.flatnonzero(head.finite).tolist())
         return [
-            self._answer(request, row, explanations[number], warnings.get(number, ()))
+            self._answer(
+                request, row, explanations[number], warnings.get(number, ()) if self._is_usual(request) else ()
+            )
             for number, (request, row) in enumerate(zip(requests, rows))
         ]
 
@@ -117,10 +123,13 @@ class BatchRunner:
             for map_request in map_requests(number, row, request.options, source(request.options.layers), request.until)
         ]
 
-    def _observe(self, observation: PassObservation, rows: Sequence[RowScores]) -> dict[int, tuple[AnswerWarning, ...]]:
+    def _observe(self, observation: PassObservation, finite: Sequence[int]) -> dict[int, tuple[AnswerWarning, ...]]:
         """Return the monitor's warnings by row number; it is shown the rows whose scores are finite."""
-        finite = [number for number, row in enumerate(rows) if row.finite]
         return dict(zip(finite, self._monitor.observe(lambda: observation.only(finite))))
+
+    def _is_usual(self, request: Request) -> bool:
+        """Whether the monitor's limits hold for a row: they are of the first head and the default context."""
+        return request.options.head == 0 and request.options.context == self._settings.defaults.context
 
     def _answer(
         self,
@@ -132,7 +141,17 @@ class BatchRunner:
         if not row.finite:
             return ModelFailed("the model's scores for this picture are not finite numbers")
         doubts = _doubts(request.picture)
-        return Answer(request, row.top(request.options.top_k), tuple(explanations), (*doubts, *warnings))
+        predictions = row.top(request.options.top_k)
+        return Answer(request, predictions, tuple(explanations), (*doubts, *warnings), row.head.spec.name)
+
+
+def check_contexts(methods: Sequence[str]) -> None:
+    """Refuse methods that would run the network again without the contexts of the rows (ConfigError)."""
+    rerunning = [method for method in methods if METHODS[method].reruns]
+    if rerunning:
+        raise ConfigError(
+            f"methods: {', '.join(rerunning)} run the network again, without the context that score takes"
+        )
 
 
 def _doubts(picture: Picture) -> Iterator[AnswerWarning]:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 
 from camserve.answer.respond import ModelName
 from camserve.attribution.methods import METHODS
-from camserve.intake.options import PARSERS
-from camserve.labels import Labels
+from camserve.intake.option_parsers import PARSERS
+from camserve.output_spec import Head
 from camserve.settings import Settings
 
 
-def describe_model(model: ModelName, labels: Labels, settings: Settings) -> dict[str, object]:
+def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) -> dict[str, object]:
     """Return the model's classes, layers, methods, input, options and limits, as JSON values."""
     return {
         "model": dataclasses.asdict(model),
-        "task": settings.model.task,
-        "labels": list(labels),
+        **_describe_head(heads[0]),
+        **({"heads": {head.spec.name: _describe_head(head) for head in heads}} if len(heads) > 1 else {}),
+        **({"takes_context": True} if settings.score else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings.methods),
         "input": dataclasses.asdict(settings.input),
@@ -25,6 +26,11 @@ def describe_model(model: ModelName, labels: Labels, settings: Settings) -> dict
         "defaults": dataclasses.asdict(settings.defaults),
         "limits": dataclasses.asdict(settings.limits),
     }
+
+
+def _describe_head(head: Head) -> dict[str, object]:
+    units = {"units": list(head.spec.units)} if head.spec.units else {}
+    return {"task": head.spec.task, "labels": list(head.labels), **units}
 
 
 def _describe_methods(names: Sequence[str]) -> dict[str, dict[str, object]]:

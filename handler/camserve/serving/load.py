@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from camserve.fast.prepare import check_compiled, prepare
 from camserve.files import inside
 from camserve.intake.decode import check_decoders, harden_pillow
 from camserve.intake.options import OptionSchema
-from camserve.labels import Labels, load_labels
+from camserve.labels import load_labels
 from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import MapFilter
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
 from camserve.network.precision import DTYPES, cast
+from camserve.output_spec import Head, line_up
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.selftest import self_test
@@ -50,20 +52,22 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     network = load_network(folder, settings, device)
-    labels = load_labels(inside(folder, settings.labels))
-    found = {layer.name: find_linear_head(network, layer, shape) for layer in layers}
-    heads = {name: head for name, head in found.items() if head is not None}
+    heads = line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
+    # What follows a layer may depend on a context: a closed form would hold for one alone.
+    plain = layers if settings.score is None else ()
+    found = {layer.name: find_linear_head(network, layer, shape) for layer in plain}
+    linear = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
         try:
-            prepared = prepare(network, layers, shape, runtime, heads, folder if runtime.mode == "aot" else None)
+            prepared = prepare(network, layers, shape, runtime, linear, folder if runtime.mode == "aot" else None)
         except CamserveError:
             raise
         except Exception as error:  # a shortcut that does not fit this network is no reason not to serve it
             logger.warning("camserve: the network runs without shortcuts: %s", first_line(error))
             return _load(folder, replace(settings, runtime=replace(runtime, mode="eager", fast=False)), device)
-        return Classifier(prepared.network, labels, device, prepared.tails)
+        return Classifier(prepared.network, heads, device, prepared.tails)
     cast(network, DTYPES[runtime.precision])
-    return Classifier(network, labels, device, {name: Tail(head) for name, head in heads.items()})
+    return Classifier(network, heads, device, {name: Tail(head) for name, head in linear.items()})
 
 
 def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
@@ -73,11 +77,11 @@ def load_pipeline(folder: Path, settings: Settings, name: str, version: str, dev
     transform = load_transform(folder, settings.input)  # before what takes its time
     classifier = replace(load_classifier(folder, settings, device), transform=transform)
     model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
-    return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.labels))
+    return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.heads))
 
 
-def _monitor(folder: Path, settings: Settings, labels: Labels) -> Monitor:
-    usual = OptionSchema(settings, labels).options(RawRequest())  # what a request gets that asks for nothing
+def _monitor(folder: Path, settings: Settings, heads: Sequence[Head]) -> Monitor:
+    usual = OptionSchema(settings, heads).options(RawRequest())  # what a request gets that asks for nothing
     map_filter = MapFilter(usual, settings.map_source().name)
     name = settings.monitoring.baseline
     baseline = None if name is None else load_baseline(inside(folder, name), settings, map_filter)

@@ -29,14 +29,14 @@ class Pipeline:
     def __init__(self, classifier: Classifier, settings: Settings, model: ModelName, monitor: Monitor) -> None:
         """Stand ready. ConfigError: a target layer is not in the network."""
         self.settings = settings
-        self.labels = classifier.labels
+        self.heads = classifier.heads
         self.model = model
         self.monitor = monitor
         self.network = classifier.network
         self.runner = BatchRunner(classifier, settings, monitor)
         self._at_once = self.runner.rows_at_once
         self._transform = classifier.transform
-        self._schema = OptionSchema(settings, classifier.labels)
+        self._schema = OptionSchema(settings, classifier.heads)
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
 
     def answer(self, rows: Sequence[RawRequest]) -> list[Response]:

@@ -23,13 +23,18 @@ def share_through(network: ScoringNetwork, layers: Sequence[Layer], pixels: Tens
     """Return the share, 0..1, of the scores' variance among (N, C, H, W) pictures that passes ``layers``.
 
     Each picture is run with what the layers gave for its neighbour: where everything passes them, it gets the
-    neighbour's scores. The share is 1 less the squared distance to these, over that of the pictures' own scores.
+    neighbour's scores. The share is 1 less the squared distance to these, over that of the pictures' own scores. Of
+    several heads the least share counts: no map shall show less than it says.
     """
     with torch.no_grad():
-        own = network(pixels)
-        neighbours = own.roll(1, dims=0)
+        own = network.score_heads(pixels)
         with _exchanged(network, layers):
-            mixed = network(pixels)
+            mixed = network.score_heads(pixels)
+    return min(map(_share, own, mixed))
+
+
+def _share(own: Tensor, mixed: Tensor) -> float:
+    neighbours = own.roll(1, dims=0)
     variance = float((own - neighbours).square().sum())
     rest = float((mixed - neighbours).square().sum()) / variance if variance > 0 else 0.0
     return max(0.0, 1 - rest)

@@ -15,6 +15,7 @@ from camserve.answer.respond import refuse, write_json
 from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, ConfigError, MissingImage, RequestError
 from camserve.monitor import Recorder, live_recorders
+from camserve.monitor.signals import NAMES, OF_QUANTITIES
 from camserve.serving.card import describe_model
 from camserve.serving.engines.kserve import Envelope, open_body, split_image
 from camserve.serving.engines.metrics import TorchServeSink
@@ -83,7 +84,7 @@ class TorchServeHandler:
     def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
         if headers.get("describe") == "True":
-            described = describe_model(self._pipeline.model, self._pipeline.labels, self._pipeline.settings)
+            described = describe_model(self._pipeline.model, self._pipeline.heads, self._pipeline.settings)
             card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
             return Envelope((), lambda _: card)
         fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
@@ -131,8 +132,8 @@ def device_of(gpu: object) -> torch.device:
 def _recorders(pipeline: Pipeline, context: Any) -> list[Recorder]:
     model, monitor = pipeline.model, pipeline.monitor
     sink = TorchServeSink(context.metrics, context.metrics.model_name or model.name, model.version)
-    spec = pipeline.settings.monitoring
-    return live_recorders(spec, monitor.baseline, sink, dataclasses.asdict(model), monitor.selftest_ok)
+    spec, names = pipeline.settings.monitoring, OF_QUANTITIES if pipeline.heads[0].spec.is_quantity else NAMES
+    return live_recorders(spec, monitor.baseline, sink, dataclasses.asdict(model), monitor.selftest_ok, names)
 
 
 def _send(response: Response, number: int, context: Any) -> None:
