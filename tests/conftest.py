@@ -70,6 +70,12 @@ def photo(name):
     return find_file(f"package://skimage/data/{name}.png").read_bytes()
 
 
+@pytest.fixture
+def one_process(monkeypatch):
+    """Leave the packed archive's own process out of a build: tests/build/test_archive.py tests it, and it takes 5 s."""
+    monkeypatch.setattr("camserve.build.archive.replay", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def coffee():
     return photo("coffee")

@@ -24,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/studies/zoo", description=__doc__)
     parser.add_argument("--family", choices=MODEL_FAMILIES, nargs="+", default=list(MODEL_FAMILIES))
     parser.add_argument("--limit", type=int, help="try the first N models of a family only")
+    parser.add_argument("--most", type=float, default=1e9, metavar="N", help="leave out networks of more parameters")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="names to try, such as 'vit_*'")
     parser.add_argument("--out", type=Path, help="write the table here too, as Markdown")
     args = parser.parse_args()
@@ -34,7 +35,7 @@ def main() -> int:
         rows = []
         lines += [f"\n## {family}\n", HEAD]
         for entry in itertools.islice(entries, args.limit):
-            rows.append(try_out(entry))
+            rows.append(try_out(entry, args.most))
             lines.append(format_row(rows[-1]))
             print(lines[-1], flush=True)
         built = [row for row in rows if row.built]

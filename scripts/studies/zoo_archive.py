@@ -63,14 +63,17 @@ class ZooRow:
         return bool(self.layers) and self.agreement <= MAP_TOLERANCE + DIGITS
 
 
-def try_out(entry: Entry) -> ZooRow:
-    """Serve one classifier and compare its map; whatever fails becomes the row's reason."""
+def try_out(entry: Entry, most: float) -> ZooRow:
+    """Serve one classifier of at most so many parameters and compare its map; a failure becomes the row's reason."""
     torch.manual_seed(0)
     try:
         source = entry.choose()
         network = build_network(ModelSpec(source.factory, source.args), Path())
     except Exception as error:
         return ZooRow(entry.name, reason=_word(error), built=False)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > most:
+        return ZooRow(source.name, reason=f"left out, {count / 1e6:.0f} M parameters", built=False)
     try:
         shape = _input_shape(network.eval())
         try:

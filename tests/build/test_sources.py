@@ -27,6 +27,8 @@ from camserve.errors import ConfigError
 from camserve.values import RawRequest
 from model_file import NET, quiet, write_pets
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 LABELS = {0: "cat", 1: "dog", 2: "bird"}
 
 

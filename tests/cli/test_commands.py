@@ -143,6 +143,7 @@ def test_the_shipped_configuration_is_shown_and_copied(tmp_path, capsys):
     assert "exists: name a new folder" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_commands_build_inspect_and_explain(tmp_path, capsys, monkeypatch):
     write_pets(tmp_path)
     monkeypatch.chdir(tmp_path)

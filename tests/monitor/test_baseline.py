@@ -73,6 +73,7 @@ def test_the_same_photos_give_the_same_archive(folder, with_baseline, tmp_path):
     assert (tmp_path / "again.mar").read_bytes() == with_baseline.read_bytes()
 
 
+@pytest.mark.usefixtures("one_process")
 def test_the_archive_command_measures_a_baseline_in_one_go(folder, with_baseline, tmp_path):
     command = ["archive", str(folder / "pets.yaml"), "--baseline"]
     assert main([*command, str(folder / "photos"), "--out", str(tmp_path / "out")]) == 0
