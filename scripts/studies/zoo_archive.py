@@ -77,8 +77,9 @@ def try_out(entry: Entry, most: float) -> ZooRow:
     try:
         shape = _input_shape(network.eval())
         try:
-            # Without statistics of its own, a deep random network gives the same scores for every picture.
-            settle_statistics(wake(network), torch.randn(4, *shape, generator=torch.Generator().manual_seed(2)))
+            # Without statistics of its own, a deep random network gives the same scores for every picture, or
+            # amplifies rounding a thousand times.
+            settle_statistics(wake(network), _pictures(shape))
         except Exception as error:
             return ZooRow(
                 source.name, reason=f"takes no pictures of shape {('N', *shape)}: {_word(error)}", built=False
@@ -125,6 +126,15 @@ def _serve(source: Source, network: nn.Module, shape: InputShape, folder: Path) 
 def _read(settings: Settings) -> list[Layer]:
     names = settings.map_source().layers
     return [layer for layer in settings.layers if layer.name in names]
+
+
+def _pictures(shape: InputShape) -> Tensor:
+    """Return two pictures of noise, and the photo upright and mirrored."""
+    spec = InputSpec(resize=shape[1:], crop=None)
+    pixels = accept_picture(find_file(PHOTO).read_bytes(), spec, Limits(), lambda _width, _height: 0).pixels
+    photo = normalise([pixels], spec, torch.device("cpu"))
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2))
+    return torch.cat([noise, photo, photo.flip(3)])
 
 
 def _plain_map(network: nn.Module, layer: Layer, settings: Settings, photo: bytes, index: int) -> np.ndarray:

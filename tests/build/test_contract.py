@@ -51,6 +51,21 @@ def test_a_network_that_mixes_rows_or_rolls_dice_is_refused():
             check_rows(ScoringNetwork(settle(network)), pictures())
 
 
+def test_rounding_that_a_network_amplifies_is_no_mixing_of_rows():
+    class Rounded(Odd):
+        """Sums a single picture in another order than a batch, as libraries do, and takes the difference large."""
+
+        def forward(self, pixels):
+            scores = super().forward(pixels)
+            noise = torch.finfo(scores.dtype).eps * len(pixels)
+            return scores + 1e4 * noise
+
+    network = settle(Rounded())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    check_rows(ScoringNetwork(network), pictures())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_a_network_that_keeps_rows_apart_passes():
     for build in NETWORKS.values():
         check_rows(ScoringNetwork(build().network), pictures())
