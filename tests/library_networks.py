@@ -11,8 +11,8 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 
 from camserve.bench.networks import wake
-from camserve.build.output import find_meaning
-from camserve.build.recipe import OutputChoice
+from camserve.build.output import find_meanings
+from camserve.build.recipe import HeadChoice
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from model_file import quiet
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
         """The network, all of its weights drawn, as an archive serves it."""
         network = wake(self.build().eval())
         pixels = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
-        meaning = find_meaning(network, pixels, OutputChoice(activation="none"), None, None, quiet)
+        (meaning,) = find_meanings(network, pixels, {"": HeadChoice(activation="none")}, [None], quiet)
         return ScoringNetwork(network, meaning.output).eval()
 
 

@@ -66,6 +66,12 @@ class MapSource:
         return "+".join(self.layers)
 
 
+def clip_box(box: Box, width: float, height: float) -> Box | None:
+    """Return the part of a box that lies in a picture of these pixels; None: nothing does."""
+    left, top, right, bottom = max(0.0, box[0]), max(0.0, box[1]), min(width, box[2]), min(height, box[3])
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
 TRAITS = ("grey", "deep", "cmyk", "flattened", "rotated", "animated")  # what an uploaded picture may be, besides RGB
 
 

@@ -53,7 +53,7 @@ INTRODUCTION = """# What is checked of a network
 `camserve archive` runs a network before it writes anything, on random pictures and on the samples. It finds which
 output holds the scores and what stands after them, whether a picture's scores depend on chance or on the pictures
 beside it, where the target layer's positions lie, and how much of what makes scores differ passes that layer. What it
-takes for granted is printed; what cannot be told is asked for.
+takes for granted is printed; what cannot be printed is asked for.
 
 Each row is a network that was built and asked: `scripts/studies/contract` writes this table.
 
@@ -190,16 +190,18 @@ def try_out(case: Case, folder: Path) -> str:
 
 
 def _answer(folder: Path) -> str:
-    told: list[str] = []
+    printed: list[str] = []
     try:
-        archive = build_archive(load_recipe(folder / "net.yaml"), folder, told.append, fresh_process=False)
+        archive = build_archive(load_recipe(folder / "net.yaml"), folder, printed.append, fresh_process=False)
     except CamserveError as error:
         return f"refused: {error}"
     with open_archive(archive) as pipeline:
         (response,) = pipeline.answer([RawRequest(find_file(PHOTO).read_bytes(), {"explain": True})])
     answer = json.loads(response.body)
     shown = [
-        line for line in told if line.startswith(("output:", "runtime", "target", "maps", "no gradient", "the scores"))
+        line
+        for line in printed
+        if line.startswith(("output:", "runtime", "target", "maps", "no gradient", "the scores"))
     ]
     best = answer["predictions"][0]
     shown.append(f"class {best['index']}: probability {best['probability']:.3f}, score {best['score']:.2f}")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from camserve.build.output import find_meaning
-from camserve.build.recipe import OutputChoice
+from camserve.build.output import find_meanings
+from camserve.build.recipe import HeadChoice
 from camserve.errors import ConfigError
 from camserve.output_spec import OutputSpec
 from model_file import quiet
@@ -18,7 +18,7 @@ from small_networks import pictures, settle
 
 
 def meaning_of(answer, task=None, labels=None, report=quiet, **choice):
-    return find_meaning(settle(Odd(answer)), pictures(), OutputChoice(**choice), task, labels, report)
+    return find_meanings(settle(Odd(answer)), pictures(), {"": HeadChoice(task=task, **choice)}, [labels], report)[0]
 
 
 FOUND = {
@@ -129,5 +129,5 @@ def test_a_picture_of_another_shape_is_refused_in_one_line():
     with pytest.raises(
         ConfigError, match=r"fails on pictures of 1 x 32 x 32 .*are input's size and channels"
     ) as refusal:
-        find_meaning(settle(Odd()), pictures()[:, :1], OutputChoice(), None, None, quiet)
+        find_meanings(settle(Odd()), pictures()[:, :1], {"": HeadChoice()}, [None], quiet)
     assert "\n" not in str(refusal.value)

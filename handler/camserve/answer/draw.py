@@ -10,7 +10,7 @@ from camserve.answer.compat import pytorch_grad_cam_view
 from camserve.answer.render import Scene, boxes, draw, encode
 from camserve.answer.respond import data_uri, show_picture
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
-from camserve.values import Answer, Box, Explanation, Options, Response
+from camserve.values import Answer, Explanation, Options, Response, clip_box
 
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 
@@ -58,15 +58,10 @@ def _illustrate(answer: Answer, explanation: Explanation, most: int) -> Explanat
     }
     found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
     picture = answer.request.picture
-    found = [box for box in (_inside(box, picture.width, picture.height) for box in found) if box is not None]
+    # What a box covers of padding is no part of the picture.
+    found = [box for box in (clip_box(box, picture.width, picture.height) for box in found) if box is not None]
     grid = explanation.grid if "grid" in formats else None
     return replace(explanation, images=images, boxes=tuple(found), grid=grid)
-
-
-def _inside(box: Box, width: int, height: int) -> Box | None:
-    """Return the part of a box that lies in a picture of these pixels, not on padding; None: nothing does."""
-    left, top, right, bottom = max(0.0, box[0]), max(0.0, box[1]), min(width, box[2]), min(height, box[3])
-    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _scene(answer: Answer, explanation: Explanation, most: int) -> Scene:

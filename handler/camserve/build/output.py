@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from camserve.build.recipe import HeadChoice, OutputChoice
+from camserve.build.recipe import HeadChoice
 from camserve.errors import BadOption, ConfigError, first_line
 from camserve.network.last_activation import ActivationCall, WatchActivations
 from camserve.network.returned import as_rows, describe, may_be_scores, select, tensors_in
@@ -39,18 +39,6 @@ class _Pass:
     pictures: int
 
 
-def find_meaning(
-    network: nn.Module, pixels: Tensor, choice: OutputChoice, task: str | None, labels: int | None, report: Progress
-) -> Meaning:
-    """Run a network in eval mode on (N, C, H, W) pictures, two at least, and say what it returns.
-
-    ``labels`` is the number of class names, None where nobody gave any. ``report`` gets a line for everything that was
-    taken for granted. ConfigError: it cannot be told; the message names what can be said.
-    """
-    head = HeadChoice(choice.select, choice.activation, task)
-    return find_meanings(network, pixels, {"": head}, [labels], report)[0]
-
-
 def find_meanings(
     network: Callable[[Tensor], Any],
     pixels: Tensor,
@@ -58,7 +46,11 @@ def find_meanings(
     labels: Sequence[int | None],
     report: Progress,
 ) -> list[Meaning]:
-    """Run a network once and say what each of its outputs means, by name, as ``find_meaning`` does for one."""
+    """Run a network in eval mode once on (N, C, H, W) pictures, two at least, and say what each output means, by name.
+
+    ``labels`` are the numbers of class names, None where nobody gave any. ``report`` gets a line for everything that
+    was taken for granted. ConfigError: it cannot be told; the message names what can be said.
+    """
     with torch.no_grad(), WatchActivations() as watch:
         returned = _run(network, pixels)
     ran = _Pass(returned, watch.calls, len(pixels))

@@ -78,11 +78,9 @@ def for_network(image: Image.Image, rgb: Image.Image, color: str, depth: Depth) 
     """
     if color == "gray":
         return Image.fromarray(_scale(image, depth)) if is_deep(image) else rgb.convert("L")
-    return image.convert("RGBA") if color == "rgba" and is_transparent(image) else _add_alpha(rgb, color)
-
-
-def _add_alpha(rgb: Image.Image, color: str) -> Image.Image:
-    return rgb.convert("RGBA") if color == "rgba" else rgb
+    if color == "rgba":
+        return (image if is_transparent(image) else rgb).convert("RGBA")
+    return rgb
 
 
 def _flatten(image: Image.Image, depth: Depth) -> Image.Image:

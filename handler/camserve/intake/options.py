@@ -26,7 +26,7 @@ class OptionSchema(Offer):
         own = {**read_path(raw.path), **read_headers(raw.headers), **raw.fields}
         schema = replace(self, head=find_head(own["head"], self)) if "head" in own else self
         picture = read_accept(raw.headers.get("accept", ""))
-        defaults = dict(schema.defaults)
+        defaults = schema.defaults
         if own or raw.must_explain or picture:
             defaults["compat"] = _unless_plain(str(defaults["compat"]))
         parsed: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from camserve.errors import ModelFailed
 from camserve.input_spec import InputSpec
-from camserve.values import Box, Picture
+from camserve.values import Box, Picture, clip_box
 
 # An upright picture -> an array (C, H, W), or (array, region): the part of the picture that it shows, as left, top,
 # right, bottom in pixels.
@@ -38,7 +38,7 @@ def apply_transform(transform: Transform, picture: Picture, spec: InputSpec) -> 
     if values.shape != spec.shape:
         raise ModelFailed(f"input.transform returned an array of shape {values.shape}, not {spec.shape}")
     region = left, top, right, bottom
-    if not all(map(math.isfinite, region)) or _inside(region, picture) is None:
+    if not all(map(math.isfinite, region)) or clip_box(region, picture.width, picture.height) is None:
         raise ModelFailed("input.transform returned a region that is no part of the picture: left, top, right, bottom")
     return np.ascontiguousarray(np.moveaxis(values, 0, 2)), region
 
@@ -46,12 +46,5 @@ def apply_transform(transform: Transform, picture: Picture, spec: InputSpec) -> 
 def preview_region(picture: Picture, region: Box, spec: InputSpec) -> np.ndarray:
     """Return the part of the picture in a region at the network's size, (H, W, 3) uint8: what its signals are of."""
     height, width = spec.size
-    inside = _inside(region, picture)
+    inside = clip_box(region, picture.width, picture.height)
     return np.asarray(picture.image.resize((width, height), Image.Resampling.BILINEAR, inside, reducing_gap=2.0))
-
-
-def _inside(region: Box, picture: Picture) -> Box | None:
-    """Return the part of a region that lies in the picture; None: nothing does."""
-    left, top = max(0.0, region[0]), max(0.0, region[1])
-    right, bottom = min(picture.width, region[2]), min(picture.height, region[3])
-    return (left, top, right, bottom) if left < right and top < bottom else None

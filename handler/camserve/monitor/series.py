@@ -7,21 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from camserve.errors import RequestError
+from camserve.input_spec import EXTRA_FORMATS
 from camserve.values import TRAITS
 
 MAX_SERIES = 260
 OUTCOMES = ("ok", *(refusal.code for refusal in RequestError.__subclasses__()))
 STATUSES = ("ok", "blank", "skipped", "failed")
 FLAGS = ("atc", "ood", "low_confidence", "blank")
-PICTURE_FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "BMP",
-    "WEBP",
-    "TIFF",
-    "AVIF",
-)  # what ``decode`` may say: never a caller's own text
+# What ``decode`` may say: never a caller's own text.
+PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", *(name.upper() for name in EXTRA_FORMATS))
 STAGES = ("decode", "preprocess", "forward", "explain", "render")
 RECENT = 512  # batches whose stages the quantiles are of
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

@@ -128,7 +128,7 @@ class Search:
         return [layer for layer in layers if isinstance(layer, Layer)]
 
     def _why_none(self, refused: Sequence[Refusal]) -> str:
-        reasons = [refusal for refusal in refused if self._outputs and "no spatial extent" not in refusal.reason]
+        reasons = [refusal for refusal in refused if "no spatial extent" not in refusal.reason]
         why = f"; of the last, '{reasons[0].name}': {reasons[0].reason}" if reasons else ""
         return f"no module of the network has an output whose positions the scores' gradient reaches{why}"
 

@@ -35,7 +35,9 @@ def find_target(network: ScoringNetwork, pixels: Tensor, seed: int = 0) -> Targe
     try:
         layers: tuple[Layer, ...] = (search.find().layer,)
     except NoEvidence:
-        return _find_without_gradients(network, search, pixels)
+        if (target := _find_without_gradients(network, search, pixels)) is None:
+            raise
+        return target
     share = share_through(network, layers, pixels)
     while share < ENOUGH and len(layers) < MOST_MEMBERS:
         further = search.find_beside(layers)
@@ -58,12 +60,11 @@ def measure_share(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> Laye
     return replace(layer, share=round(share_through(network, (layer,), pixels), 4))
 
 
-def _find_without_gradients(network: ScoringNetwork, search: Search, pixels: Tensor) -> Target:
-    """Return the last output that the scores pass, found by exchanging it. NoEvidence: there is none."""
+def _find_without_gradients(network: ScoringNetwork, search: Search, pixels: Tensor) -> Target | None:
+    """Return the last output that the scores pass, found by exchanging it; None: there is none."""
     for layer in search.placed():
         measured = measure_share(network, layer, pixels)
         if measured.share >= ENOUGH:
             check_edges(network, layer, pixels[:1])
             return Target((measured,), gradients=False)
-    search.find()  # which says why there is none
-    raise AssertionError
+    return None
