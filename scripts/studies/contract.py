@@ -53,7 +53,7 @@ INTRODUCTION = """# What is checked of a network
 `camserve archive` runs a network before it writes anything, on random pictures and on the samples. It finds which
 output holds the scores and what stands after them, whether a picture's scores depend on chance or on the pictures
 beside it, where the target layer's positions lie, and how much of what makes scores differ passes that layer. What it
-takes for granted is printed; what cannot be printed is asked for.
+takes for granted is printed; what cannot be told is asked for.
 
 Each row is a network that was built and asked: `scripts/studies/contract` writes this table.
 
