@@ -98,8 +98,11 @@ class Limits:
     max_picture_side: int = 1024  # of drawn pictures, pixels
     max_top_k: int = 100
     max_instances: int = 16  # pictures in one KServe body
+    max_body_pixels: int = 50_000_000  # decoded, of all pictures of a body
+    max_body_maps: int = 64  # of all pictures of a body
+    max_body_drawn: int = 30_000_000  # pixels of all its drawn pictures
     max_response_bytes: int = 6_000_000
-    explain_ms: int = 10_000  # from a batch's arrival, after which no further explanation is begun
+    answer_ms: Optional[int] = None  # of a batch, after which no further work is begun; null: see serving/pace.py
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from camserve.build.locate import find_file
 from camserve.build.recipe import OutputChoice, Recipe
 from camserve.build.unpack import open_archive
 from camserve.input_spec import InputSpec
-from camserve.intake.accept import accept_picture
+from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise
 from camserve.network.factory import build_network
 from camserve.network.output import ScoringNetwork
@@ -131,14 +131,14 @@ def _read(settings: Settings) -> list[Layer]:
 def _pictures(shape: InputShape) -> Tensor:
     """Return two pictures of noise, and the photo upright and mirrored."""
     spec = InputSpec(resize=shape[1:], crop=None)
-    pixels = accept_picture(find_file(PHOTO).read_bytes(), spec, Limits(), lambda _width, _height: 0).pixels
+    pixels = read_pixels(find_file(PHOTO).read_bytes(), spec, Limits())
     photo = normalise([pixels], spec, torch.device("cpu"))
     noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2))
     return torch.cat([noise, photo, photo.flip(3)])
 
 
 def _plain_map(network: nn.Module, layer: Layer, settings: Settings, photo: bytes, index: int) -> np.ndarray:
-    rows = [accept_picture(photo, settings.input, Limits(), lambda _width, _height: 0).pixels]
+    rows = [read_pixels(photo, settings.input, Limits())]
     pixels = normalise(rows, settings.input, torch.device("cpu")).contiguous()
     scoring = ScoringNetwork(network, *settings.outputs)
     return plain_gradcam(scoring, layer, pixels, torch.tensor([index]))[0].detach().numpy()

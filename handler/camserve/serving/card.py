@@ -12,8 +12,13 @@ from camserve.output_spec import Head
 from camserve.settings import Settings
 
 
-def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) -> dict[str, object]:
-    """Return the model's classes, layers, methods, input, options and limits, as JSON values."""
+def describe_model(
+    model: ModelName, heads: Sequence[Head], settings: Settings, batch_seconds: float
+) -> dict[str, object]:
+    """Return the model's classes, layers, methods, input, options and limits, as JSON values.
+
+    ``batch_seconds`` is the time that a batch has on this machine.
+    """
     return {
         "model": dataclasses.asdict(model),
         **_describe_head(heads[0]),
@@ -24,7 +29,7 @@ def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) 
         "input": dataclasses.asdict(settings.input),
         "options": list(PARSERS),
         "defaults": dataclasses.asdict(settings.defaults),
-        "limits": dataclasses.asdict(settings.limits),
+        "limits": {**dataclasses.asdict(settings.limits), "answer_ms": round(batch_seconds * 1000)},
     }
 
 

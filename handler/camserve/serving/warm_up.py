@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from io import BytesIO
 
 from PIL import Image
@@ -12,8 +13,8 @@ from camserve.values import RawRequest
 EVERY_SIZE = 8  # rows up to which every batch size is run; above, only doublings
 
 
-def warm_up(pipeline: Pipeline, most: int) -> None:
-    """Answer one batch of every size up to ``most`` rows; see ``EVERY_SIZE``.
+def warm_up(pipeline: Pipeline, most: int) -> float:
+    """Answer one batch of every size up to ``most`` rows, see ``EVERY_SIZE``; return the seconds of the last.
 
     Libraries choose and compile their kernels, and the allocator grows, at the first batch of each size.
     """
@@ -21,7 +22,9 @@ def warm_up(pipeline: Pipeline, most: int) -> None:
     buffer = BytesIO()
     Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG")
     for size in _sizes(most):
+        start = time.monotonic()
         pipeline.answer([RawRequest(buffer.getvalue())] * size)
+    return time.monotonic() - start
 
 
 def _sizes(most: int) -> list[int]:
