@@ -12,7 +12,6 @@ from camserve.answer.render import Scene, boxes, draw, encode
 from camserve.answer.respond import data_uri, show_picture
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
 from camserve.errors import TooMuchWork
-from camserve.settings import Limits
 from camserve.values import Answer, Explanation, Options, Response, clip_box
 from camserve.warning_codes import NO_TIME_TO_DRAW
 
@@ -26,30 +25,31 @@ def drawn_side(options: Options, width: int, height: int, most: int) -> int:
     return options.size or min(most, max(width, height))
 
 
-def draw_answer(answer: Answer, input_size: tuple[int, int], limits: Limits) -> Answer | Response:
+def draw_answer(answer: Answer, input_size: tuple[int, int], most: int, most_bytes: int) -> Answer | Response:
     """Return the answer with its pictures, or the picture that was asked for in place of an answer.
 
-    ``input_size`` is the height and width of the network's input. Where the time is over, the first picture alone is
-    drawn. TooMuchWork: the picture in place of an answer would be too long.
+    ``input_size`` is the height and width of the network's input, ``most`` the limit of ``drawn_side``. Where the time
+    is over, the first picture alone is drawn. TooMuchWork: the picture that was asked for is longer than
+    ``most_bytes``.
     """
     options = answer.request.options
     if options.compat is not None:
         alike = (as_others_see(explanation, options.compat, input_size) for explanation in answer.explanations)
         answer = replace(answer, explanations=tuple(alike))
     if options.picture and answer.explanations and answer.explanations[0].grid is not None:
-        return _show(answer, answer.explanations[0], options.picture, limits)
+        return _show(answer, answer.explanations[0], options.picture, most, most_bytes)
     illustrated: list[Explanation] = []
     for explanation in answer.explanations:
         is_first = not any(earlier.images for earlier in illustrated)
-        illustrated.append(_illustrate(answer, explanation, limits.max_picture_side, is_first))
+        illustrated.append(_illustrate(answer, explanation, most, is_first))
     return replace(answer, explanations=tuple(illustrated))
 
 
-def _show(answer: Answer, explanation: Explanation, kind: str, limits: Limits) -> Response:
-    body = encode(draw("overlay", _scene(answer, explanation, limits.max_picture_side)), kind)
-    if len(body) > limits.max_response_bytes:  # a longer answer ends the worker
+def _show(answer: Answer, explanation: Explanation, kind: str, most: int, most_bytes: int) -> Response:
+    body = encode(draw("overlay", _scene(answer, explanation, most)), kind)
+    if len(body) > most_bytes:  # a longer answer ends the worker
         raise TooMuchWork(
-            f"the picture has {len(body)} bytes; the limit of an answer is {limits.max_response_bytes}: ask for a "
+            f"the picture has {len(body)} bytes; the limit of an answer is {most_bytes}: ask for a "
             "smaller size, or for image/jpeg"
         )
     return show_picture(explanation, CONTENT_TYPES[kind], body)

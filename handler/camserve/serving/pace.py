@@ -6,14 +6,11 @@ import logging
 import math
 import time
 
-from camserve.attribution.methods import METHODS
-from camserve.settings import Settings
-
 logger = logging.getLogger(__name__)
 
 LEAST_SECONDS = 1.0  # of a batch, where the archive says nothing
-SECONDS_FOR_SLOW_METHODS = 10.0
-USUAL_BATCHES = 3  # as many times as long as a full batch of small pictures took
+BATCHES = 3  # as many times as long as a full batch of small pictures took
+MAPS = 1.5  # as many times as long as a map by the slowest method took
 OF_TIMEOUT = 2 / 3  # of the time after which the server ends a worker
 LARGE_PICTURES = 1 / 2  # of a batch's time, within which decoding a large one may begin
 
@@ -36,21 +33,19 @@ class Pace:
         return time.monotonic() + pictures * self._per_picture <= until
 
 
-def seconds_of_a_batch(settings: Settings, usual: float, timeout: float) -> float:
-    """Return the time of a batch: ``limits.answer_ms``, or what suits a machine that takes ``usual`` seconds for one.
+def seconds_of_a_batch(limit_ms: int | None, usual: float, slowest_map: float, timeout: float) -> float:
+    """Return the time of a batch: ``limits.answer_ms``, or what suits a machine.
 
-    At most two thirds of ``timeout``, the seconds after which the server ends a worker that has not answered.
+    There a full batch of small pictures takes ``usual`` seconds, and one map by the slowest method ``slowest_map``. At
+    most two thirds of ``timeout``, the seconds after which the server ends a worker that has not answered.
     """
-    most = timeout * OF_TIMEOUT
-    if settings.limits.answer_ms is not None:
-        wanted = settings.limits.answer_ms / 1000
-        if wanted > most:
-            logger.warning(
-                "camserve: limits.answer_ms is %.0f, responseTimeout ends the worker after %.0f ms: a batch gets %.0f",
-                wanted * 1000,
-                timeout * 1000,
-                most * 1000,
-            )
-        return min(wanted, most)
-    least = SECONDS_FOR_SLOW_METHODS if any(METHODS[name].slow for name in settings.methods) else LEAST_SECONDS
-    return min(max(least, USUAL_BATCHES * usual), most)
+    wanted = max(LEAST_SECONDS, BATCHES * usual, MAPS * slowest_map) if limit_ms is None else limit_ms / 1000
+    given = min(wanted, timeout * OF_TIMEOUT)
+    if limit_ms is not None and given < wanted:
+        logger.warning(
+            "camserve: limits.answer_ms is %d, but responseTimeout ends the worker after %.0f s: a batch gets %.1f s",
+            limit_ms,
+            timeout,
+            given,
+        )
+    return given

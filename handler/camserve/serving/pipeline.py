@@ -124,7 +124,8 @@ class Pipeline:
         )
 
     def _draw(self, answer: Answer) -> Answer | Response:
-        return draw_answer(answer, self.settings.input.size, self.settings.limits)
+        limits = self.settings.limits
+        return draw_answer(answer, self.settings.input.size, limits.max_picture_side, limits.max_response_bytes)
 
     def _write(self, answer: Answer) -> Response:
         if "timing" in answer.request.options.details:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -25,9 +26,11 @@ from camserve.serving.load import load_archive
 from camserve.serving.logs import guard_logs
 from camserve.serving.pace import Pace, seconds_of_a_batch
 from camserve.serving.pipeline import Pipeline
-from camserve.serving.warm_up import warm_up
+from camserve.serving.warm_up import time_slow_methods, warm_up
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
+
+logger = logging.getLogger(__name__)
 
 FORM_TYPE = "application/x-www-form-urlencoded"
 ROUTE_FIELD = "model_name"  # of /invocations, which hands its own parameter on
@@ -59,9 +62,8 @@ class TorchServeHandler:
             )
         except ConfigError as error:
             raise RuntimeError(f"camserve: {error}") from None
-        usual = warm_up(self._pipeline, int(properties.get("batch_size") or 1))
         timeout = float((context.model_yaml_config or {}).get("responseTimeout", RESPONSE_TIMEOUT))
-        self._pipeline.pace = Pace(seconds_of_a_batch(self._pipeline.settings, usual, timeout))
+        _set_pace(self._pipeline, int(properties.get("batch_size") or 1), timeout)
         trim_heap()
         self._pipeline.monitor.report_to(*_recorders(self._pipeline, context))
 
@@ -124,6 +126,19 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         return settings
     share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))
     return dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, threads=share))
+
+
+def _set_pace(pipeline: Pipeline, batch_size: int, timeout: float) -> None:
+    """Warm the pipeline up, and give its batches the time that suits this machine."""
+    usual, slowest_map = warm_up(pipeline, batch_size), time_slow_methods(pipeline)
+    seconds = seconds_of_a_batch(pipeline.settings.limits.answer_ms, usual, slowest_map, timeout)
+    logger.info(
+        "camserve: a batch gets %.1f s; a full one took %.2f s, a map by the slowest method %.2f s",
+        seconds,
+        usual,
+        slowest_map,
+    )
+    pipeline.pace = Pace(seconds)
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
