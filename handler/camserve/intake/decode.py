@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import PIL
 from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, features
@@ -79,7 +79,8 @@ def decoding(picture: OpenedPicture, spec: InputSpec, until: float = math.inf) -
     TooManyPixels, BadImage; Overloaded: a large picture found none before ``until`` of time.monotonic().
     """
     weight = picture.weight
-    with memory.hold(weight, until if weight > LIGHT else math.inf), picture.image:
+    # Closed, since the batch holds on to it until its end: its pixels would stay with it.
+    with memory.hold(weight, until if weight > LIGHT else math.inf), closing(picture.image):
         with refusals(picture.kind):
             decoded = _decode(picture, spec)
         yield decoded
