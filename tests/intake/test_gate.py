@@ -73,16 +73,6 @@ def test_a_picture_weighs_what_its_decoder_holds(encoded):
     assert weigh(encoded(400, 400, kind="WEBP", color=(1, 2, 3))) == 400 * 400 * 20
 
 
-def test_a_decoded_picture_leaves_no_pixels_behind(encoded):
-    """A batch holds on to what it has opened until its end."""
-    opened = open_picture(encoded(300, 200, kind="PNG", color=(1, 2, 3)), LIMITS)
-    with decoding(opened, USUAL) as picture:
-        assert opened.image.getpixel((0, 0)) == (1, 2, 3)
-    assert picture.image.getpixel((0, 0)) == (1, 2, 3)
-    with pytest.raises(ValueError, match="closed"):
-        opened.image.getpixel((0, 0))
-
-
 def test_a_large_picture_waits_only_so_long_and_a_small_one_is_not_refused(encoded):
     large = open_picture(encoded(3_000, 2_000, kind="PNG", color=(1, 2, 3)), LIMITS)
     small = open_picture(encoded(30, 20, kind="PNG", color=(1, 2, 3)), LIMITS)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import PIL
-from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin, features
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, features
 
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
@@ -79,15 +79,19 @@ def decoding(picture: OpenedPicture, spec: InputSpec, until: float = math.inf) -
     TooManyPixels, BadImage; Overloaded: a large picture found none before ``until`` of time.monotonic().
     """
     weight = picture.weight
-    # Closed, since the batch holds on to it until its end: its pixels would stay with it.
-    with memory.hold(weight, until if weight > LIGHT else math.inf), closing(picture.image):
+    with memory.hold(weight, until if weight > LIGHT else math.inf):
         with refusals(picture.kind):
             decoded = _decode(picture, spec)
         yield decoded
 
 
 def _decode(picture: OpenedPicture, spec: InputSpec) -> Picture:
-    opened, kind = picture.image, picture.kind
+    with picture.open() as opened:
+        return _read(opened, picture, spec)
+
+
+def _read(opened: ImageFile.ImageFile, picture: OpenedPicture, spec: InputSpec) -> Picture:
+    kind = picture.kind
     opened.seek(0)
     is_turned = kind in SELF_TURNING and _is_rotated(opened)  # which decoding may forget
     opened.load()

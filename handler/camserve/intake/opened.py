@@ -51,30 +51,37 @@ def whole(width: int, height: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class OpenedPicture:
-    """A picture whose header was read and found to be within the limits; nothing is decoded yet."""
+    """What the header of a picture says, which was found to be within the limits; nothing is decoded yet.
+
+    Pillow's own object would hold on to a decoder, a WebP's to two whole pictures.
+    """
 
     kind: str
     data: bytes
-    image: ImageFile.ImageFile  # set to the size at which it will be decoded
+    mode: str  # Pillow's
     orientation: int  # that of EXIF; 1 where Pillow alone knows it
     width: int  # of the upload, in pixels after EXIF rotation
     height: int
-
-    @property
-    def pixels(self) -> int:
-        """How many pixels will be decoded."""
-        return self.image.width * self.image.height
+    wanted: tuple[int, int] | None  # of a JPEG: how many pixels across and down are worth decoding, before rotation
+    pixels: int  # that will be decoded
 
     @property
     def weight(self) -> int:
         """How many bytes decoding will hold at most, the picture's RGB copy included."""
-        mode = BYTES_OF_MODES.get(self.image.mode, 4)
-        turned = 0 if self.orientation == UPRIGHT else mode
-        held = self.pixels * (BYTES_OF_DECODERS.get(self.kind, mode + turned) + BYTES_OF_RGB)
+        own = BYTES_OF_MODES.get(self.mode, 4)
+        turned = 0 if self.orientation == UPRIGHT else own
+        held = self.pixels * (BYTES_OF_DECODERS.get(self.kind, own + turned) + BYTES_OF_RGB)
         if not has_many_scans(self.kind, self.data):
             return held
         # Every coefficient of the upload, at whatever size it is decoded.
-        return held + self.width * self.height * len(self.image.getbands()) * BYTES_OF_COEFFICIENT
+        return held + self.width * self.height * Image.getmodebands(self.mode) * BYTES_OF_COEFFICIENT
+
+    def open(self) -> ImageFile.ImageFile:
+        """Return the picture as Pillow opens it, set to the size at which it is worth decoding."""
+        opened = Image.open(BytesIO(self.data), formats=[self.kind])
+        if self.wanted is not None:
+            opened.draft(None, self.wanted)
+        return opened
 
 
 def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: InputSpec = USUAL) -> OpenedPicture:
@@ -88,16 +95,22 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
     kind = sniff(data, spec.extra_formats)
     check_parts(kind, data)
     check_tags(kind, data)
-    with refusals(kind):
-        opened = Image.open(BytesIO(data), formats=[kind])
+    with refusals(kind), Image.open(BytesIO(data), formats=[kind]) as opened:
         _check_size(kind, opened.width, opened.height, limits)
         _check_codec(kind, opened)
         orientation = read_orientation(kind, data)
-        size = opened.size[::-1] if orientation in SIDEWAYS else opened.size
+        sideways = orientation in SIDEWAYS
+        width, height = _turned(opened.size) if sideways else opened.size
+        wanted = None
         if kind == "JPEG":
-            needed = enough(*size)
-            opened.draft(None, needed[::-1] if orientation in SIDEWAYS else needed)
-        return OpenedPicture(kind, data, opened, orientation, *size)
+            needed = enough(width, height)
+            wanted = _turned(needed) if sideways else needed
+            opened.draft(None, wanted)
+        return OpenedPicture(kind, data, opened.mode, orientation, width, height, wanted, opened.width * opened.height)
+
+
+def _turned(size: tuple[int, int]) -> tuple[int, int]:
+    return size[1], size[0]
 
 
 @contextmanager
