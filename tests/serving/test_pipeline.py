@@ -46,7 +46,7 @@ class ColourNet(nn.Module):
         return torch.where((brightest < 0.01)[:, None], torch.nan, scores)
 
 
-def build(**changes):
+def build(names=NAMES, **changes):
     settings = load_settings(
         {
             "model": {"factory": "tests:ColourNet", "source_sha256": "0123456789abcdef"},
@@ -55,7 +55,7 @@ def build(**changes):
             **changes,
         }
     )
-    classifier = Classifier(ColourNet().eval(), line_up(settings.outputs, [Labels(NAMES)]), torch.device("cpu"), {})
+    classifier = Classifier(ColourNet().eval(), line_up(settings.outputs, [Labels(names)]), torch.device("cpu"), {})
     return Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())
 
 
@@ -182,6 +182,16 @@ def test_a_condition_decides_on_the_prediction(pipeline, photo, condition, expla
     (explanation,) = answer["explanations"]
     assert explanation["status"] == ("ok" if explained else "skipped")
     assert (explanation["grid"] is not None) == explained
+
+
+def test_a_condition_on_one_of_two_classes_of_one_name_is_about_that_class(photo):
+    pipeline = build(["blue", "green", "blue"])
+    for condition, status in (("label=index:2", "ok"), ("label=index:0", "skipped"), ("label!=index:0", "ok")):
+        ((_, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"explain": condition}))
+        assert answer["explanations"][0]["status"] == status
+    ((code, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"explain": "label=blue"}))
+    assert code == 400
+    assert "ambiguous: ask for one of index:0, index:2" in answer["error"]["message"]
 
 
 def test_an_answer_that_is_too_long_loses_its_pictures_first_and_says_so(photo):
