@@ -165,7 +165,10 @@ CASES = (
     Case("trunk under `no_grad`", forward(NO_GRAD)),
     Case("all under `inference_mode`", forward("with torch.inference_mode():\n    return super().forward(x)")),
     Case("trunk detached", forward("return self.fc(self.features(x).detach().mean([2, 3]))")),
-    Case("a gradient of its own", forward("h = self.features(x)\nreturn self.fc((h + 9 * h.detach()).mean([2, 3]))")),
+    Case(
+        "part of the features detached",
+        forward("h = self.features(x)\nreturn self.fc((h + 9 * h.detach()).mean([2, 3]))"),
+    ),
     Case(
         "batch normalisation before tokens",
         TOKENS,

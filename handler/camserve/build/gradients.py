@@ -90,7 +90,7 @@ def choose_runtime(
         first = first or fault
     assert first is not None
     raise ConfigError(
-        f"{_word(first)}: does the network's code have a backward pass of its own, or detach() a part? If it is to "
+        f"{_word(first)}; does the network's code have a backward pass of its own, or detach() a part? If it is to "
         "stay, methods that need no gradient explain it: methods: [reciprocam]"
     )
 
