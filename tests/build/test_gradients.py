@@ -9,13 +9,22 @@ import pytest
 import torch
 from torch import nn
 
+import architectures
 from camserve.build.archive import build_archive
+from camserve.build.gradients import find_fault
+from camserve.build.probe import find_layer
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
+from camserve.network.output import ScoringNetwork
+from camserve.serving.batch import Classifier
 from model_file import quiet
 from small_networks import settle
 
+ARCHITECTURES = (
+    *(architectures.resnet, architectures.densenet, architectures.vgg, architectures.efficientnet),
+    *(architectures.shufflenet, architectures.swin, architectures.convnext, architectures.mobilenet),
+)
 NET = """
 import torch
 from torch import Tensor, nn
@@ -142,6 +151,18 @@ def test_ties_and_bends_are_no_fault(tmp_path):
     settings = build(tmp_path, lines.append, name="Bent")
     assert settings.runtime.channels_last
     assert not [line for line in lines if "gradients" in line]
+
+
+@pytest.mark.parametrize("build_network", ARCHITECTURES, ids=lambda build_network: build_network.__name__)
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_no_gradient_of_common_networks_is_called_wrong(build_network, order):
+    lines: list[str] = []
+    network = ScoringNetwork(build_network()).eval().requires_grad_(False)
+    pixels = torch.randn(1, 3, 64, 64).contiguous(memory_format=order)
+    layer = find_layer(network, (3, 64, 64))
+    classifier = Classifier(network, (), torch.device("cpu"), {})
+    assert find_fault(network, classifier, [layer], pixels, lines.append) is None
+    assert lines == []
 
 
 def test_finite_differences_that_do_not_converge_are_said(tmp_path):

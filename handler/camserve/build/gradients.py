@@ -56,7 +56,7 @@ class _Served:
 
 
 @dataclass(frozen=True)
-class _Fault:
+class Fault:
     """How a score changes along one direction at a layer, by two ways that disagree."""
 
     layer: str
@@ -77,12 +77,12 @@ def choose_runtime(
     """
     if not any(METHODS[method].gradients for method in settings.methods):
         return settings.runtime, None
-    first: _Fault | None = None
+    first: Fault | None = None
     for runtime in _similar(network, settings.runtime, pixels):
         plain = replace(runtime, mode="eager", precision="fp32")  # whose rounding does not hide a fault
         classifier = load_classifier(content, replace(settings, runtime=plain), torch.device("cpu"))
         shown = pixels.contiguous(memory_format=torch.channels_last if plain.channels_last else torch.contiguous_format)
-        fault = _find_fault(network, classifier, settings.layers, shown, report)
+        fault = find_fault(network, classifier, settings.layers, shown, report)
         if fault is None:
             if first is not None:
                 report(f"{_switched(settings.runtime, runtime)}, since without it {_word(first)}")
@@ -108,17 +108,21 @@ def _switched(before: RuntimeSpec, after: RuntimeSpec) -> str:
     return f"runtime.{name}: {str(getattr(after, name)).lower()}"
 
 
-def _word(fault: _Fault) -> str:
+def _word(fault: Fault) -> str:
     return (
         f"the gradients at {fault.layer} are wrong (torch {torch.__version__}): along one direction the score's "
         f"derivative is {fault.finite:.3g} by finite differences and {fault.backward:.3g} by the backward pass"
     )
 
 
-def _find_fault(
+def find_fault(
     network: ScoringNetwork, classifier: Classifier, layers: Sequence[Layer], pixels: Tensor, report: Progress
-) -> _Fault | None:
-    """Return the fault of the first layer that has one."""
+) -> Fault | None:
+    """Return the fault of the first of a classifier's layers that has one; None: its gradients are right.
+
+    ``network`` is the same network as it was written, ``pixels`` is one picture, (1, C, H, W). ``report`` gets a line
+    where finite differences do not converge.
+    """
     faults = (_compare(network, _serve(classifier, layer, pixels), pixels, report) for layer in layers)
     return next((fault for fault in faults if fault is not None), None)
 
@@ -131,7 +135,7 @@ def _serve(classifier: Classifier, layer: Layer, pixels: Tensor) -> _Served:
     return _Served(layer, int(output.scores.argmax()), output.activations.double(), evidence)
 
 
-def _compare(network: ScoringNetwork, served: _Served, pixels: Tensor, report: Progress) -> _Fault | None:
+def _compare(network: ScoringNetwork, served: _Served, pixels: Tensor, report: Progress) -> Fault | None:
     """Compare one derivative that the gradient gives with finite differences of the plain network, float64 first."""
     direction = _direction(served.evidence)
     backward = float((served.evidence * direction).sum())
@@ -143,7 +147,7 @@ def _compare(network: ScoringNetwork, served: _Served, pixels: Tensor, report: P
         if apart <= precision.tolerance * norm:
             return None
         if abs(finite - next(slopes)) <= BELIEVED * apart < math.inf:
-            return _Fault(served.layer.name, backward, finite)
+            return Fault(served.layer.name, backward, finite)
     report(f"the gradients at {served.layer.name} were not checked: finite differences do not converge there")
     return None
 
