@@ -31,7 +31,7 @@ class ColourNet(nn.Module):
         return torch.where((brightest < 0.01)[:, None], torch.nan, scores)
 
 
-def build(**changes):
+def build(names=NAMES, **changes):
     settings = load_settings(
         {
             "model": {"factory": "tests:ColourNet", "source_sha256": "0123456789abcdef"},
@@ -40,5 +40,5 @@ def build(**changes):
             **changes,
         }
     )
-    classifier = Classifier(ColourNet().eval(), line_up(settings.outputs, [Labels(NAMES)]), torch.device("cpu"), {})
+    classifier = Classifier(ColourNet().eval(), line_up(settings.outputs, [Labels(names)]), torch.device("cpu"), {})
     return Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())

@@ -105,7 +105,7 @@ class Condition:
 
     quantity: str  # probability, margin, or label
     operator: str  # < <= > >= = !=
-    limit: float | str
+    limit: float  # of a label, the index of its class: several classes may have one name
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,16 @@ def test_a_condition_decides_on_the_prediction(pipeline, photo, condition, expla
     assert (explanation["grid"] is not None) == explained
 
 
+def test_a_condition_on_one_of_two_classes_of_one_name_is_about_that_class(photo):
+    pipeline = build(["blue", "green", "blue"])
+    for condition, status in (("label=index:2", "ok"), ("label=index:0", "skipped"), ("label!=index:0", "ok")):
+        ((_, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"explain": condition}))
+        assert answer["explanations"][0]["status"] == status
+    ((code, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"explain": "label=blue"}))
+    assert code == 400
+    assert "ambiguous: ask for one of index:0, index:2" in answer["error"]["message"]
+
+
 def test_an_answer_that_is_too_long_loses_its_pictures_first_and_says_so(photo):
     pipeline = build(limits={"max_response_bytes": 1500})
     ((_, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"format": "grid,overlay"}))

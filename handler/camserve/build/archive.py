@@ -21,6 +21,7 @@ from camserve.answer.respond import word_meaning
 from camserve.build.check import check_recipe
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
+from camserve.build.gradients import choose_runtime
 from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
@@ -38,8 +39,9 @@ from camserve.network.factory import load_score, load_transform
 from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
-from camserve.serving.batch import check_contexts
+from camserve.serving.batch import Classifier, check_contexts
 from camserve.serving.load import load_pipeline
+from camserve.serving.pipeline import Pipeline
 from camserve.serving.selftest import SELFTEST_FILE, record_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
 from camserve.values import Progress, RawRequest
@@ -78,8 +80,11 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)
-        settings = _stage_model(recipe, content, report)
-        _try_samples(content, settings, recipe, report)
+        settings, classifier = _stage_model(recipe, content, report)
+        device = torch.device("cpu")
+        _try_samples(
+            content, load_pipeline(content, settings, recipe.name, recipe.version, device, classifier), recipe, report
+        )
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
         if fresh_process:
             replay(packed, torch.get_num_threads())
@@ -137,7 +142,8 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
 
 
-def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
+def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Settings, Classifier | None]:
+    """Write network, labels and settings; return the settings, and the network as served where it is loaded already."""
     if recipe.score is not None:
         check_contexts(recipe.methods)
     geometry = input_spec(recipe.preprocess)
@@ -165,11 +171,14 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
         limits=recipe.limits,
         samples=samples,
     )
+    checked = ScoringNetwork(network, *settings.outputs, score=scoring.score).eval()
+    runtime, classifier = choose_runtime(checked, settings, content, pixels[-1:], report)
+    settings = dataclasses.replace(settings, runtime=runtime)
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
     block = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
     write_config({**SERVING, **recipe.serving, "camserve": block}, content)
-    return load_settings(block)
+    return load_settings(block), classifier
 
 
 def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
@@ -191,9 +200,9 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
     return spec
 
 
-def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
+def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Progress) -> None:
     """Send every sample through every head and method. ConfigError: one of them does not work."""
-    pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
+    settings = pipeline.settings
     answers = record_answers(pipeline, content)
     heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
