@@ -10,8 +10,8 @@ CamserveError
     |-- BadImage       400   |-- TooMuchWork        413
     |-- BadOption      400   |-- UnsupportedFormat  415
     |-- BadJson        400   |-- ImageTooSmall      422
-    `-- UnknownClass   400   |-- ModelFailed        500
-                             |-- InternalError      500
+    |-- BadEncoding    400   |-- ModelFailed        500
+    `-- UnknownClass   400   |-- InternalError      500
                              |-- Overloaded         503
                              `-- OutOfMemory        507
 """
@@ -81,6 +81,12 @@ class BadJson(RequestError):
     """The body claims to be JSON and is not, or is not of a known shape."""
 
     code = "bad_json"
+
+
+class BadEncoding(RequestError):
+    """The body is not packed as its Content-Encoding says, or in a way that is not known."""
+
+    code = "bad_encoding"
 
 
 class UnknownClass(RequestError):

@@ -10,6 +10,7 @@ from camserve.operate.doctor.files import check_model, check_properties, read_pr
 from camserve.operate.doctor.findings import ADVICE, UNSAFE
 from camserve.operate.doctor.rules import KEYS, RULES
 from camserve.operate.shipped import CONFIG_FOLDER, SHIPPED_CONFIG
+from camserve.serving.engines.service_envelopes import ENVELOPES
 
 WRONG = {
     "inference_address": "http://0.0.0.0:8080",
@@ -27,8 +28,7 @@ WRONG = {
     "limit_max_image_pixels": "false",
     "cors_allowed_origin": "*",
     "max_response_size": "1000000",
-    "service_envelope": "kserve",
-    "decode_input_request": "false",
+    "service_envelope": "kservev3",
     "job_queue_size": "5000",
     "metrics_mode": "log",
 }
@@ -77,6 +77,14 @@ def test_a_models_own_keys_are_checked():
     found = check_model({"responseTimeout": 600, "maxBatchDelay": 10, "batchSize": 8}, "m")
     assert [finding.line for finding in found] == ["responseTimeout: 30"]
     assert len(check_model({}, "m")) == 3  # TorchServe's defaults
+    (found,) = check_model({**SERVING, "asyncCommunication": True}, "m")
+    assert found.line == "asyncCommunication: false"
+
+
+def test_what_camserve_serves_with_and_without_is_no_finding():
+    shipped = read_properties(SHIPPED_CONFIG)
+    for name in ENVELOPES:
+        assert check_properties({**shipped, "service_envelope": name, "decode_input_request": "false"}, "x") == []
 
 
 def test_the_shipped_pattern_of_secrets_is_one_that_java_reads():

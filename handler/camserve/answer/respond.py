@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarnin
 KEPT_FIELDS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
 GRID_DIGITS = 4
 COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6
+
+Body = TypeVar("Body", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ def respond(answer: Answer, model: ModelName, limit: int) -> Response:
     """Write an answer as compact JSON of at most ``limit`` bytes; see ``shrink_to_limit``."""
     if answer.request.options.compat == TORCHSERVE:
         return Response(200, JSON_TYPE, image_classifier_view(answer.predictions))
-    return Response(200, JSON_TYPE, shrink_to_limit([_answer(answer, model)], lambda answers: answers[0], limit))
+    return Response(200, JSON_TYPE, shrink_to_limit([_answer(answer, model)], lambda rows: write_json(rows[0]), limit))
 
 
-def shrink_to_limit(answers: Sequence[Any], shape: Callable[[Sequence[Any]], Any], limit: int) -> bytes:
-    """Put answers together as compact JSON of at most ``limit`` bytes: a longer body would end the worker.
+def shrink_to_limit(answers: Sequence[Any], write: Callable[[Sequence[Any]], Body], limit: int) -> Body:
+    """Return answers as ``write`` puts them together, of at most ``limit`` bytes: a longer body would end the worker.
 
     Where they are longer, all lose their pictures, then their grids, and say so in a warning.
     """
     for reduce in (lambda answer: answer, _without_pictures, _without_grids):
-        body = write_json(shape([reduce(answer) for answer in answers]))
+        body = write([reduce(answer) for answer in answers])
         if len(body) <= limit:
             break
     return body
@@ -62,8 +64,12 @@ def refuse(error: RequestError, request_id: str) -> Response:
 
 def write_json(value: object) -> bytes:
     """Write compact UTF-8 JSON. ValueError: a number is not finite."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")  # which is how JSON itself writes half a surrogate pair
+    return encode_text(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+def encode_text(text: str) -> bytes:
+    """Return a text as UTF-8; half a surrogate pair becomes what JSON itself writes for it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def parse_json(body: bytes) -> Any:

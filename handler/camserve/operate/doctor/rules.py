@@ -183,16 +183,9 @@ RULES = (
     Rule(
         "service_envelope",
         "",
-        _is(""),
-        "an envelope hands on only the first request of a batch; camserve answers KServe bodies itself",
+        lambda name: name in ("", "body", "json", "kserve", "kservev2"),
+        "TorchServe has no such envelope, and no worker starts; camserve answers KServe bodies with and without one",
         "service_envelope=",
-    ),
-    Rule(
-        "decode_input_request",
-        "true",
-        _is("true"),
-        "JSON bodies arrive as bytes and are refused",
-        "decode_input_request=true",
     ),
     Rule(
         "job_queue_size",
@@ -217,7 +210,7 @@ OTHER_KEYS = re.findall(
     r"\w+",
     """
 async_logging certificate_file cors_allowed_headers cors_allowed_methods cpp_log_config cpu_launcher_args
-cpu_launcher_enable default_response_timeout default_service_handler default_startup_timeout
+cpu_launcher_enable decode_input_request default_response_timeout default_service_handler default_startup_timeout
 default_workers_per_model disable_system_metrics enable_grpc_ssl enable_metrics_api grpc_inference_port
 grpc_management_port initial_distribution_port initial_worker_port io_ratio ipex_enable ipex_gpu_enable keystore
 keystore_pass keystore_type load_models max_request_size metric_time_interval metrics_config
@@ -232,7 +225,7 @@ grpc_management_max_connection_age_grace_ms
 KEYS = (*(rule.key for rule in RULES), *OTHER_KEYS)
 
 # model-config.yaml: what is safe, why, and the line to write.
-MODEL_RULES: tuple[tuple[str, int, Callable[[str], bool], str, str], ...] = (
+MODEL_RULES: tuple[tuple[str, object, Callable[[str], bool], str, str], ...] = (
     (
         "responseTimeout",
         120,
@@ -242,4 +235,11 @@ MODEL_RULES: tuple[tuple[str, int, Callable[[str], bool], str, str], ...] = (
     ),
     ("maxBatchDelay", 100, _at_most(20), "a lone request waits this many milliseconds for others", "maxBatchDelay: 10"),
     ("batchSize", 1, _at_least(2), "requests are answered one by one", "batchSize: 8"),
+    (
+        "asyncCommunication",
+        False,
+        _is("false"),
+        "it hands over requests one at a time, and camserve does not load with it",
+        "asyncCommunication: false",
+    ),
 )

@@ -14,12 +14,16 @@ import torch
 
 from camserve.answer.respond import refuse, write_json
 from camserve.choices import JSON_TYPE
-from camserve.errors import BadJson, ConfigError, MissingImage, RequestError
+from camserve.errors import ConfigError, RequestError
 from camserve.monitor import Recorder, live_recorders
 from camserve.monitor.signals import NAMES, OF_QUANTITIES
 from camserve.serving.card import describe_model
-from camserve.serving.engines.kserve import Envelope, open_body, split_image
+from camserve.serving.engines.envelope import Envelope
+from camserve.serving.engines.kserve import open_body
 from camserve.serving.engines.metrics import TorchServeSink
+from camserve.serving.engines.rows import SentRow, read_row
+from camserve.serving.engines.service_envelopes import step_around_envelopes
+from camserve.serving.engines.v2 import LENGTH_HEADER, is_v2, refuse_v2
 from camserve.serving.guard import attempt
 from camserve.serving.heap import keep_heap, trim_heap
 from camserve.serving.load import load_archive
@@ -32,12 +36,11 @@ from camserve.values import RawRequest, Response
 
 logger = logging.getLogger(__name__)
 
-FORM_TYPE = "application/x-www-form-urlencoded"
-ROUTE_FIELD = "model_name"  # of /invocations, which hands its own parameter on
 RESPONSE_TIMEOUT = 120  # seconds, TorchServe's own where an archive's configuration names none
-LOST_BODY = (
-    "the picture was lost: curl --data-binary without a content type sends a form; "
-    "use curl -T photo.jpg URL, or add -H 'Content-Type: application/octet-stream'"
+DESCRIBE = {"describe": "True"}  # all headers of TorchServe's own call; a client's request has more
+NO_ASYNC = (
+    "asyncCommunication: true hands over one request at a time and needs an asynchronous handler: leave it out of "
+    "model-config.yaml; batchSize answers many at once"
 )
 
 
@@ -46,12 +49,18 @@ class TorchServeHandler:
 
     _pipeline: Pipeline
 
+    def __init__(self) -> None:
+        """Come into being before TorchServe makes its envelope."""
+        step_around_envelopes()
+
     def initialize(self, context: Any) -> None:
         """Load the unpacked archive. RuntimeError, which TorchServe reports: one line says what is wrong."""
         guard_logs()
         keep_heap()
         properties = context.system_properties
         model = context.manifest["model"]
+        if (context.model_yaml_config or {}).get("asyncCommunication"):
+            raise RuntimeError(f"camserve: {NO_ASYNC}")
         try:
             self._pipeline = load_archive(
                 Path(properties["model_dir"]),
@@ -80,43 +89,39 @@ class TorchServeHandler:
         return bodies
 
     def _open(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
-        opened = attempt(self._envelope, number, row, context)
+        headers = plain_headers(context.get_all_request_header(number))
+        sent = attempt(read_row, row, headers, self._pipeline.settings.limits)
+        opened = sent if isinstance(sent, RequestError) else attempt(self._envelope, number, sent, headers, context)
         if not isinstance(opened, RequestError):
             return opened
         self._pipeline.monitor.refused(opened)
-        refusal = refuse(opened, context.get_request_id(number) or "")
+        body = sent.body if isinstance(sent, SentRow) else None
+        speaks_v2 = LENGTH_HEADER.lower() in headers or (body is not None and is_v2(body))
+        refusal = (refuse_v2 if speaks_v2 else refuse)(opened, context.get_request_id(number) or "")
         return Envelope((), lambda _: refusal)
 
-    def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
-        headers = plain_headers(context.get_all_request_header(number))
-        if headers.get("describe") == "True":
-            described = describe_model(
-                self._pipeline.model, self._pipeline.heads, self._pipeline.settings, self._pipeline.pace.seconds
-            )
-            card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
-            return Envelope((), lambda _: card)
-        fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
-        body = fields.get("body")
-        if isinstance(body, Mapping):
-            del fields["body"]
-        image, options = split_image(fields)
-        if isinstance(body, (bytes, bytearray)) and headers.get("content-type", "").startswith(JSON_TYPE):
-            raise BadJson("the body claims to be JSON and is not")
-        if image is None and body is None and headers.get("content-type", "").startswith(FORM_TYPE):
-            raise MissingImage(LOST_BODY)
+    def _describe(self) -> Envelope:
+        pipeline = self._pipeline
+        described = describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
+        card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
+        return Envelope((), lambda _: card)
+
+    def _envelope(self, number: int, sent: SentRow, headers: Mapping[str, str], context: Any) -> Envelope:
+        if headers == DESCRIBE:
+            return self._describe()
         request = RawRequest(
-            image=image,
-            fields=options,
+            image=sent.image,
+            fields=sent.options,
             headers=headers,
             path=headers.get("url_path", ""),
             must_explain=headers.get("explain") == "True",
             request_id=context.get_request_id(number) or "",
-            body=number if isinstance(body, Mapping) else None,
+            body=None if sent.body is None else number,
         )
-        if not isinstance(body, Mapping):
+        if sent.body is None:
             return Envelope((request,), lambda answers: answers[0])
-        model = self._pipeline.model
-        return open_body(request, body, model.name, model.version, self._pipeline.settings.limits)
+        model, limits = self._pipeline.model, self._pipeline.settings.limits
+        return open_body(request, sent.body, model.name, model.version, limits, sent.binary)
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:

@@ -1,0 +1,90 @@
+"""A body that the server did not read: unpacked, and read as JSON, within limits."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from camserve.errors import BadEncoding, BadJson, TooManyBytes, quote
+from camserve.settings import Limits
+
+MAX_DEPTH = 12  # a batch of pixels as nested lists, inside an input of a body of a row, has 9
+BESIDE_PICTURE = 65_536  # bytes of options, names and ids beside a picture
+GZIP, ZLIB, RAW = 31, 15, -15  # zlib's numbers of formats
+SPACE = " \t\r\n\ufeff"
+
+
+def body_limit(limits: Limits) -> int:
+    """Return how many bytes a body may have that camserve unpacks or reads: the largest picture as base64."""
+    return limits.max_bytes * 4 // 3 + BESIDE_PICTURE
+
+
+def unpack(data: bytes, coding: str, most: int) -> bytes:
+    """Return a body without its Content-Encoding; at most ``most`` bytes are ever unpacked.
+
+    BadEncoding: it is of another kind, cut off, or followed by something. TooManyBytes.
+    """
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return data
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        raise BadEncoding(f"Content-Encoding {quote(coding)} is not one of: gzip, deflate, identity")
+    inflater = zlib.decompressobj(_format(coding, data))
+    try:
+        unpacked = inflater.decompress(data, most + 1)
+    except zlib.error:
+        raise BadEncoding(f"Content-Encoding is {coding}, and the body is not") from None
+    if len(unpacked) > most:
+        raise TooManyBytes(f"the body unpacks to more than {most} bytes")
+    if not inflater.eof or inflater.unused_data:
+        raise BadEncoding(f"the {coding} body is cut off, or something follows it")
+    return unpacked
+
+
+def _format(coding: str, data: bytes) -> int:
+    """Return zlib's number of a format; some clients send deflate without the header that HTTP asks for."""
+    if coding != "deflate":
+        return GZIP
+    has_header = len(data) > 1 and data[0] & 15 == zlib.DEFLATED and (data[0] * 256 + data[1]) % 31 == 0
+    return ZLIB if has_header else RAW
+
+
+def is_json(value: object) -> bool:
+    """Whether bytes or a text begin as a JSON object does, which no picture and no base64 does."""
+    if isinstance(value, (bytes, bytearray)):
+        value = bytes(value[:64]).decode("utf-8", "replace")
+    return isinstance(value, str) and value[:64].lstrip(SPACE).startswith("{")
+
+
+def read_json(value: bytes | str, most: int) -> Mapping[str, Any]:
+    """Return the object that a body of JSON holds. BadJson: it is none. TooManyBytes: it is longer than ``most``."""
+    if len(value) > most:
+        raise TooManyBytes(f"the JSON body has {len(value)} bytes; the limit is {most}")
+    try:
+        text = value if isinstance(value, str) else value.decode("utf-8-sig")
+        parsed = json.loads(text.lstrip("\ufeff"))
+    except RecursionError:
+        raise BadJson(f"the JSON is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
+        raise BadJson(f"the body begins as JSON does and is not valid JSON: {quote(error)}") from None
+    if not isinstance(parsed, dict):
+        raise BadJson("the JSON body must be an object")
+    check_depth(parsed)
+    return parsed
+
+
+def check_depth(value: Mapping[str, object]) -> None:
+    """Refuse (BadJson) what is nested so deep that quoting it would fail."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise BadJson(f"the JSON is nested deeper than {MAX_DEPTH} levels")
