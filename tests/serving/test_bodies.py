@@ -160,9 +160,17 @@ def test_a_compressed_form_gets_advice(ask):
 
 
 def test_only_torchserves_own_describe_call_gets_the_model_card(ask, colours):
-    card, answer = ask(({}, {"describe": "True"}), ({"body": bytearray(colours)}, {**REST, "describe": "True"}))
+    asked = {"describe": "True", "Host": "x", "content-length": "0"}  # as the management side sends it
+    card, *answers, last = ask(
+        ({}, asked),
+        ({"body": bytearray()}, asked),  # to /models/colours/invoke
+        ({}, {**asked, "Content-Type": FORM["Content-Type"]}),
+        ({}, {**REST, **asked}),
+        ({"body": bytearray(colours)}, {**REST, **asked}),
+    )
     assert "labels" in json.loads(card.body)
-    assert "predictions" in json.loads(answer.body)
+    assert [error(answer)["code"] for answer in answers] == ["missing_image"] * 3
+    assert "predictions" in json.loads(last.body)
 
 
 @pytest.mark.parametrize("name", ["body", "json", "kserve", "kservev2"])

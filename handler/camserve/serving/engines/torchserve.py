@@ -37,7 +37,6 @@ from camserve.values import RawRequest, Response
 logger = logging.getLogger(__name__)
 
 RESPONSE_TIMEOUT = 120  # seconds, TorchServe's own where an archive's configuration names none
-DESCRIBE = {"describe": "True"}  # all headers of TorchServe's own call; a client's request has more
 NO_ASYNC = (
     "asyncCommunication: true hands over one request at a time and needs an asynchronous handler: leave it out of "
     "model-config.yaml; batchSize answers many at once"
@@ -90,6 +89,8 @@ class TorchServeHandler:
 
     def _open(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
+        if is_describe_call(row, headers):
+            return self._describe()
         sent = attempt(read_row, row, headers, self._pipeline.settings.limits)
         opened = sent if isinstance(sent, RequestError) else attempt(self._envelope, number, sent, headers, context)
         if not isinstance(opened, RequestError):
@@ -101,14 +102,16 @@ class TorchServeHandler:
         return Envelope((), lambda _: refusal)
 
     def _describe(self) -> Envelope:
+        """Return the model card as the answer; its join is guarded where it is called."""
         pipeline = self._pipeline
-        described = describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
-        card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
-        return Envelope((), lambda _: card)
+
+        def join(_: Sequence[Response]) -> Response:
+            described = describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
+            return Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
+
+        return Envelope((), join)
 
     def _envelope(self, number: int, sent: SentRow, headers: Mapping[str, str], context: Any) -> Envelope:
-        if headers == DESCRIBE:
-            return self._describe()
         request = RawRequest(
             image=sent.image,
             fields=sent.options,
@@ -149,6 +152,14 @@ def _set_pace(pipeline: Pipeline, batch_size: int, timeout: float) -> None:
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
     """Return the request's own headers, names in lower case; TorchServe mixes those of form parts in, as dicts."""
     return {str(name).lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def is_describe_call(row: Mapping[str, object], headers: Mapping[str, str]) -> bool:
+    """Whether this is the management side asking for the model card, and no client that sends its header.
+
+    TorchServe gives every request of a client a body, a content type or the header ``explain``.
+    """
+    return headers.get("describe") == "True" and not row and not {"explain", "content-type"} & set(headers)
 
 
 def device_of(gpu: object) -> torch.device:
