@@ -1,6 +1,10 @@
 """Real TorchServes on ports of their own, each started once for all its tests."""
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +22,15 @@ from conftest import RECIPE
 
 HERE = Path(__file__).parent
 FIRST_PORT, PORTS_EACH = 18_000, 200  # of a process of the run
+PETS = ("cup", "cat", "dog", "bird", "car", "tree", "house")
+PETS_NETWORK = """
+from torchvision.models.squeezenet import SqueezeNet
+
+
+class Net(SqueezeNet):
+    def __init__(self):
+        super().__init__("1_1", num_classes=7)
+"""
 COMPILED_METHODS = ("gradcam", "layercam", "ablationcam", "guided_gradcam")
 
 
@@ -80,6 +93,37 @@ def compiled(build_once):
         return build_once(f"compiled-{precision}", lambda folder: build_archive(recipe, folder, lambda line: None))
 
     return compiled
+
+
+@pytest.fixture(scope="session")
+def adopted(build_once):
+    """Return an archive of image_classifier, "old", and what camserve makes of it, "pets", in one folder."""
+    import torchvision
+
+    from camserve.cli import main
+
+    def build(folder):
+        torch.manual_seed(2)
+        network = torchvision.models.squeezenet1_1(num_classes=len(PETS))
+        with torch.no_grad():
+            network.classifier[1].weight *= 20
+        torch.save(network.state_dict(), folder / "net.pt")
+        (folder / "net.py").write_text(PETS_NETWORK)
+        names = {str(index): name for index, name in enumerate(PETS)}
+        (folder / "index_to_name.json").write_text(json.dumps(names))
+        archiver = Path(sys.executable).parent / "torch-model-archiver"
+        command = [archiver, "--model-name", "pets", "--version", "2.5", "--handler", "image_classifier"]
+        command += ["--model-file", "net.py", "--serialized-file", "net.pt", "--extra-files", "index_to_name.json"]
+        subprocess.run([*map(str, command), "--export-path", "."], cwd=folder, check=True, capture_output=True)
+        (folder / "pets.mar").rename(folder / "old.mar")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert main(["archive", "old.mar", "--keep-answers", "--out", "new"]) == 0
+        shutil.move(str(folder / "new" / "pets.mar"), folder / "pets.mar")
+        return folder
+
+    folder = build_once("adopted", build)
+    return folder / "old.mar", folder / "pets.mar"
 
 
 @pytest.fixture(scope="session")

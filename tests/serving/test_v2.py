@@ -163,6 +163,11 @@ def test_parameters_of_the_protocol_are_accepted_and_unknown_ones_named(infer, t
     assert "did you mean 'target'?" in refusal(infer, tensor(text, parameters={"targets": "red"}))
 
 
+def test_null_is_as_good_as_nothing(infer, text):
+    status, answer = infer(tensor(text, shape=None, parameters=None), id=None, parameters=None, outputs=None)
+    assert (status, answer["id"]) == (200, "")
+
+
 @pytest.mark.parametrize("shape", [[99], [0], [2, 2], [], [-1], ["1"], [True], "1", [1] * 5, [2**40, 2**40]])
 def test_a_shape_that_is_not_the_datas_is_refused(infer, text, shape):
     message = refusal(infer, tensor(text, text, shape=shape))

@@ -136,7 +136,7 @@ def open_v2(
         if len(requests) > limits.max_instances:
             raise BadJson(f"'inputs' hold more than {limits.max_instances} pictures")
     data.check_end()
-    identity = body.get("id", "")
+    identity = "" if body.get("id") is None else body["id"]  # typed clients write out what they leave out
     if not isinstance(identity, str) or len(identity) > MAX_ID:
         raise BadJson(f"'id' must be a text of at most {MAX_ID} characters")
     head = {"model_name": model[0], "model_version": model[1], "id": identity}
@@ -155,7 +155,9 @@ class _Parameters:
     ignored: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        found = self.block.get("parameters", {})
+        found = self.block.get("parameters")
+        if found is None:
+            return
         if not isinstance(found, Mapping):
             raise BadJson("'parameters' must be an object of options")
         for name, value in found.items():
