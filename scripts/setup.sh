@@ -1,4 +1,5 @@
-# Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it; set_up_kserve makes .venv-kserve.
+# Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it; set_up_kserve,
+# set_up_clients and set_up_newman make environments of their own for other projects' clients.
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "camserve: $*"; exit 1; }
@@ -45,4 +46,28 @@ set_up_kserve() {
   .venv/bin/python -m venv .venv-kserve
   .venv-kserve/bin/python -m pip install --disable-pip-version-check --quiet "$wanted" || fail "KServe's client could not be installed"
   echo "$wanted" > .venv-kserve/installed
+}
+
+# Clients of other projects, and schemathesis, which tries the description of the routes.
+set_up_clients() {
+  local wanted="tritonclient[http]==2.73.0 mlserver==1.7.1 schemathesis==4.32.5"
+  [ "$(cat .venv-clients/installed 2>/dev/null)" = "$wanted" ] && return
+  if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
+    say "no MLServer for $(.venv/bin/python --version): it needs Python 3.10 to 3.12, and the tests of clients are left out"
+    return 1
+  fi
+  say "making .venv-clients with $wanted"
+  .venv/bin/python -m venv .venv-clients
+  # shellcheck disable=SC2086
+  .venv-clients/bin/python -m pip install --disable-pip-version-check --quiet $wanted || fail "the clients could not be installed"
+  echo "$wanted" > .venv-clients/installed
+}
+
+set_up_newman() {
+  local wanted="newman@6.2.2"
+  [ "$(cat .npm-clients/installed 2>/dev/null)" = "$wanted" ] && return
+  command -v npm > /dev/null || { say "no npm was found: newman's test is left out"; return 1; }
+  say "making .npm-clients with $wanted"
+  npm install --silent --no-audit --no-fund --prefix .npm-clients "$wanted" || fail "newman could not be installed"
+  echo "$wanted" > .npm-clients/installed
 }

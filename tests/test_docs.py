@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from camserve import choices, errors
 from camserve.attribution.methods import METHODS
@@ -16,7 +17,8 @@ from camserve.fast import SHORTCUTS
 from camserve.input_spec import InputSpec
 from camserve.intake.option_parsers import PARSERS
 from camserve.output_spec import ACTIVATIONS, TASKS
-from camserve.settings import Defaults
+from camserve.serving.engines.outputs import OUTPUTS as V2_OUTPUTS
+from camserve.settings import Defaults, Limits
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "handler" / "camserve"
@@ -122,3 +124,29 @@ def test_every_task_activation_and_key_of_the_output_is_documented():
     named = {name.removeprefix("output.") for row in rows for name in re.findall("`([a-z_.]+)`", row)}
     keys = {field.name for field in fields(HeadChoice)} | {"heads", "score"}
     assert named == {*TASKS, *ACTIVATIONS, *keys}
+
+
+def test_the_description_of_the_routes_has_the_words_of_the_code():
+    schemas = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())["components"]["schemas"]
+    options = schemas["Options"]["properties"]
+    assert list(options) == list(PARSERS)
+    for name in ("evidence", "palette", "compat"):
+        assert tuple(options[name]["enum"]) == OFFERED[name]
+    assert set(schemas["Code"]["enum"]) == {error.code for error in errors.RequestError.__subclasses__()}
+    assert schemas["OutputName"]["enum"] == list(V2_OUTPUTS)
+    assert options["top_k"]["maximum"] == Limits().max_top_k
+    assert options["size"]["maximum"] == Limits().max_picture_side
+    assert schemas["V1"]["properties"]["instances"]["maxItems"] == Limits().max_instances
+
+
+def test_the_description_of_an_answer_has_the_fields_of_the_tables():
+    schemas = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())["components"]["schemas"]
+    for title, schema in (
+        ("An answer", "WholeAnswer"),
+        ("An explanation", "Explanation"),
+        ("A prediction", "Prediction"),
+    ):
+        section = ANSWERS.partition(f"## {title}\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+        documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+        assert sorted(schemas[schema]["properties"]) == sorted(documented)
