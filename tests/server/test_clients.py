@@ -172,7 +172,8 @@ def proxy(server, next_ports, tmp_path):
     )
     (tmp_path / "nginx.conf").write_text(
         f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; client_body_buffer_size 8m; {paths} server {{ listen 127.0.0.1:{port};\n{lines}}} }}\n"
+        f"http {{ access_log off; client_body_buffer_size 8m; {paths}\n"
+        f"server {{ listen 127.0.0.1:{port};\n{lines}}} }}\n"
     )
     command = [nginx, "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
     with (tmp_path / "log").open("wb") as log:

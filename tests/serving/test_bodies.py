@@ -124,10 +124,18 @@ def test_deep_json_is_refused_and_no_fault_of_the_server(ask, depth, key):
 
 def test_json_too_deep_to_be_parsed_or_too_long_is_refused(ask):
     deep, long = ask(
-        ({"body": bytearray(b'{"data":' + b"[" * 3_000_000)}, REST), ({"body": "{" + "x" * 9_000_000}, REST)
+        ({"body": bytearray(b'{"data":' + b"[" * 900_000)}, REST), ({"body": "{" + "x" * 9_000_000}, REST)
     )
     assert error(deep)["code"] == "bad_json"
     assert (long.status, error(long)["code"]) == (413, "too_many_bytes")
+
+
+def test_json_of_very_many_parts_is_refused(ask):
+    many = [[]] * 1_000_001
+    parsed, written = ask(({"body": {"instances": many}}, REST), ({"body": json.dumps({"instances": many})}, REST))
+    for answer in (parsed, written):
+        assert (answer.status, error(answer)["code"]) == (413, "too_many_bytes")
+        assert "1000000 lists" in error(answer)["message"]
 
 
 def test_json_in_a_form_that_the_server_has_cut_up_gets_advice(ask, v1):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
 from camserve.errors import BadEncoding, BadJson, TooManyBytes, quote
 from camserve.settings import Limits
 
 MAX_DEPTH = 12  # a batch of pixels as nested lists, inside an input of a body of a row, has 9
+MOST_CONTAINERS = 1_000_000  # lists and objects; each pixel may be one
 BESIDE_PICTURE = 65_536  # bytes of options, names and ids beside a picture
 GZIP, ZLIB, RAW = 31, 15, -15  # zlib's numbers of formats
 SPACE = " \t\r\n\ufeff"
@@ -63,8 +65,10 @@ def read_json(value: bytes | str, most: int) -> Mapping[str, Any]:
     if len(value) > most:
         raise TooManyBytes(f"the JSON body has {len(value)} bytes; the limit is {most}")
     try:
-        text = value if isinstance(value, str) else value.decode("utf-8-sig")
-        parsed = json.loads(text.lstrip("\ufeff"))
+        text = (value if isinstance(value, str) else value.decode("utf-8")).lstrip(SPACE)
+        if text.count("{") + text.count("[") > MOST_CONTAINERS:
+            raise TooManyBytes(f"the JSON body holds more than {MOST_CONTAINERS} lists and objects")
+        parsed = json.loads(text)
     except RecursionError:
         raise BadJson(f"the JSON is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
@@ -76,15 +80,13 @@ def read_json(value: bytes | str, most: int) -> Mapping[str, Any]:
 
 
 def check_depth(value: Mapping[str, object]) -> None:
-    """Refuse (BadJson) what is nested so deep that quoting it would fail."""
+    """Refuse what is nested so deep that quoting it would fail (BadJson), or has too many parts (TooManyBytes)."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-            if isinstance(inner, (dict, list))
-        ]
+        entries = chain.from_iterable(outer.values() if isinstance(outer, Mapping) else outer for outer in level)
+        level = list(islice((inner for inner in entries if isinstance(inner, (dict, list))), MOST_CONTAINERS + 1))
+        if len(level) > MOST_CONTAINERS:
+            raise TooManyBytes(f"the JSON body holds more than {MOST_CONTAINERS} lists and objects")
         if not level:
             return
     raise BadJson(f"the JSON is nested deeper than {MAX_DEPTH} levels")
