@@ -45,9 +45,10 @@ def stubs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stock(adopted, serve):
-    """Serve image_classifier, and allow another origin as far as TorchServe can."""
+    """Serve image_classifier with the Open Inference Protocol, and allow another origin as far as TorchServe can."""
     allowed = {"origin": ORIGIN, "methods": "POST", "headers": "Authorization"}
-    with serve(adopted[0], **{f"cors_allowed_{name}": value for name, value in allowed.items()}) as running:
+    properties = {f"cors_allowed_{name}": value for name, value in allowed.items()}
+    with serve(adopted[0], ts_open_inference_protocol="true", **properties) as running:
         yield running
 
 
@@ -131,6 +132,19 @@ def test_the_table_says_whether_image_classifier_answers(stock, stock_labels, tm
     if title == "newman":
         said = f"{done.stdout.count('[200 ')} of 8 answered"
     assert ROWS[title][-1].strip() == said
+
+
+def test_what_torchserve_does_not_route(server, stock):
+    def status(running, path, model="imagenet"):
+        side = running.inference
+        return requests.get(f"{side.url}{path.format(model)}", headers=side.headers, timeout=SECONDS).status_code
+
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2"):
+        assert (status(server, path), status(stock, path)) == (404, 200)
+    for path in ("/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/versions/1.0/infer"):
+        assert status(server, path) == 404
+        assert status(stock, path, "old") in (404, 501)
+    assert status(server, "/ping") == 200
 
 
 def test_a_client_that_names_a_picture_twice_is_heard_once(server, tmp_path, coffee, chelsea):

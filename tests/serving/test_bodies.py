@@ -123,9 +123,7 @@ def test_deep_json_is_refused_and_no_fault_of_the_server(ask, depth, key):
 
 
 def test_json_too_deep_to_be_parsed_or_too_long_is_refused(ask):
-    deep, long = ask(
-        ({"body": bytearray(b'{"data":' + b"[" * 900_000)}, REST), ({"body": "{" + "x" * 9_000_000}, REST)
-    )
+    deep, long = ask(({"body": bytearray(b'{"data":' + b"[" * 900_000)}, REST), ({"body": "{" + "x" * 9_000_000}, REST))
     assert error(deep)["code"] == "bad_json"
     assert (long.status, error(long)["code"]) == (413, "too_many_bytes")
 
