@@ -13,7 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from camserve.build.archive_file import CONFIG, MANIFEST, extract_all
 from camserve.build.locate import module_path
+from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256
@@ -21,11 +23,9 @@ from camserve.monitor.baseline import BASELINE
 from camserve.settings import load_settings
 
 ENTRY = "gradcam_handler"  # the module that TorchServe loads
-CONFIG = "model-config.yaml"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program.pt2"
 STORED = (WEIGHTS, PROGRAM, TRUNK, TAIL)  # weights hardly shrink, and load faster uncompressed
-MANIFEST = "MAR-INF/MANIFEST.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 CREATED_ON = "01/01/1980 00:00:00"
 
@@ -55,10 +55,9 @@ def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
     """Write the archive ``source`` with this baseline to ``out``, which may be ``source``; all else stays."""
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         folder = Path(name) / "content"
-        with zipfile.ZipFile(source) as archive:
-            archive.extractall(folder)
+        extract_all(source, folder)
         (folder / BASELINE).write_bytes(baseline)
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_contents(source).config
         entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
         config["camserve"].setdefault("monitoring", {}).update(entry)
         load_settings(config["camserve"])

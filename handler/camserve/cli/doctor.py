@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from camserve.build.unpack import read_contents
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, printable
 from camserve.operate.doctor.files import check_model, check_properties, read_properties
 from camserve.operate.doctor.findings import UNSAFE, Finding
 from camserve.operate.doctor.live import check_server
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            print(f"{finding.level}  {finding.where}\n  {finding.risk}\n  write: {finding.line}")
+            where, risk, line = map(printable, (finding.where, finding.risk, finding.line))
+            print(f"{finding.level}  {where}\n  {risk}\n  write: {line}")
         print(f"{unsafe} unsafe, {len(findings) - unsafe} advice")
     return int(unsafe > 0)
 
