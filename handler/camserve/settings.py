@@ -152,6 +152,7 @@ class Settings:
     samples: tuple[str, ...] = ()
     selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off
     monitoring: Monitoring = field(default_factory=Monitoring)
+    seal: str = ""  # SHA-256 of seal.json, which holds those of labels, settings, self-test and baseline
 
     def __post_init__(self) -> None:
         require(bool(self.layers), "layers must name at least one target layer")

@@ -77,6 +77,7 @@ def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
         "model-config.yaml",
         "net.py",
         "samples/chelsea.png",
+        "seal.json",
         "weights.safetensors",
     }
     package = Path(camserve.__file__).parent.parent
@@ -124,7 +125,7 @@ assert "torch._dynamo" not in sys.modules  # which takes seconds and 100 MB
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=unpacked, capture_output=True, text=True, check=False
     )
-    expected = json.loads((unpacked / "selftest.json").read_text())["samples/chelsea.png"]["predictions"][0]
+    expected = json.loads((unpacked / "selftest.json").read_text())["answers"]["samples/chelsea.png"]["predictions"][0]
     assert f"'{expected['label']}'" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
 

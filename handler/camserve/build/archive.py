@@ -40,7 +40,8 @@ from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
 from camserve.serving.batch import check_contexts
 from camserve.serving.load import load_pipeline
-from camserve.serving.selftest import SELFTEST_FILE, record_answers
+from camserve.serving.seal import write_seal
+from camserve.serving.selftest import record_answers, usual_options, write_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
 from camserve.values import Progress, RawRequest
 
@@ -80,6 +81,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
         _stage_code(recipe, content, report)
         settings = _stage_model(recipe, content, report)
         _try_samples(content, settings, recipe, report)
+        _write_settings(content, settings, recipe)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
         if fresh_process:
             replay(packed, torch.get_num_threads())
@@ -167,9 +169,17 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
     )
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
-    block = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
-    write_config({**SERVING, **recipe.serving, "camserve": block}, content)
-    return load_settings(block)
+    return load_settings(_plain_block(settings))
+
+
+def _plain_block(settings: Settings) -> dict[str, Any]:
+    block: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
+    return block
+
+
+def _write_settings(content: Path, settings: Settings, recipe: Recipe) -> None:
+    sealed = dataclasses.replace(settings, seal=write_seal(content, settings))
+    write_config({**SERVING, **recipe.serving, "camserve": _plain_block(sealed)}, content)
 
 
 def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
@@ -194,7 +204,8 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
     """Send every sample through every head and method. ConfigError: one of them does not work."""
     pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
-    answers = record_answers(pipeline, content)
+    options = usual_options(settings)
+    answers = record_answers(pipeline, content, options)
     heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
@@ -207,7 +218,7 @@ def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Prog
             if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
                 raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
         report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
-    (content / SELFTEST_FILE).write_text(json.dumps(answers, indent=1), encoding="utf-8")
+    write_answers(answers, options, content)
 
 
 def _check_expected(recipe: Recipe, sample: str, best: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,8 @@ from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256
 from camserve.monitor.baseline import BASELINE
-from camserve.settings import load_settings
+from camserve.serving.seal import check_seal, write_seal
+from camserve.settings import Monitoring, load_settings
 
 ENTRY = "gradcam_handler"  # the module that TorchServe loads
 WEIGHTS = "weights.safetensors"
@@ -52,15 +54,20 @@ def pack_archive(name: str, version: str, content: Path, work: Path) -> Path:
 
 
 def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
-    """Write the archive ``source`` with this baseline to ``out``, which may be ``source``; all else stays."""
+    """Write the archive ``source`` with this baseline to ``out``, which may be ``source``; all else stays.
+
+    ConfigError: it is no archive, or not as it was built.
+    """
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         folder = Path(name) / "content"
         extract_all(source, folder)
+        contents = read_contents(source)
+        check_seal(folder, replace(contents.settings, monitoring=Monitoring()))
         (folder / BASELINE).write_bytes(baseline)
-        config = read_contents(source).config
+        config = contents.config
         entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
         config["camserve"].setdefault("monitoring", {}).update(entry)
-        load_settings(config["camserve"])
+        config["camserve"]["seal"] = write_seal(folder, load_settings(config["camserve"]))
         write_config(config, folder)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(_zip(folder, Path(name) / out.name)), out)
