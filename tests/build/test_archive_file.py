@@ -15,7 +15,7 @@ from camserve.build.locate import find_file
 from camserve.build.pack import add_baseline
 from camserve.build.recipe import Recipe
 from camserve.build.sources import describe_source
-from camserve.build.unpack import baseline_of, open_archive, read_contents
+from camserve.build.unpack import baseline_of, check_names, open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import CamserveError, ConfigError
 from camserve.input_spec import InputSpec
@@ -158,6 +158,30 @@ def test_nothing_of_an_archive_reaches_a_terminal_raw(pets, tmp_path, capsys, mo
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
     assert main(["doctor", "--archive", str(unknown)]) == 1
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
+def test_two_archives_of_one_name_and_version_are_not_served_together(pets, tmp_path, capsys):
+    copy = rewrite(pets, tmp_path / "dogs.mar", {})
+    assert main(["serve", str(pets), str(copy)]) == 1
+    assert "pets.mar and dogs.mar are both 'pets 1.0'" in capsys.readouterr().err
+    lines = []
+    newer = rewrite(pets, tmp_path / "newer.mar", {MANIFEST: manifest(modelVersion="2.0")})
+    check_names([pets, newer, pets], lines.append)
+    assert lines == ["newer.mar: its address is newer, and its answers and counters say pets"]
+
+
+def test_looking_at_an_archive_runs_nothing_of_it(pets, tmp_path):
+    mark = tmp_path / "code_ran"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n"
+    names = ("net.py", "gradcam_handler.py", "camserve/__init__.py", "yaml.py")
+    path = rewrite(pets, tmp_path / "x.mar", dict.fromkeys(names, code))
+    assert main(["inspect", str(path)]) == 0
+    assert main(["doctor", "--archive", str(path)]) == 0
+    assert main(["report", str(tmp_path / "no.jsonl"), "--baseline", str(path)]) == 1
+    assert not mark.exists()
+    with pytest.raises(ConfigError, match="no callable"), open_archive(path):
+        pass
+    assert mark.exists()  # this runs what a server runs
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -86,10 +86,17 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
         if fresh_process:
             replay(packed, torch.get_num_threads())
         target = out / f"{recipe.name}.mar"
+        _say_what_is_replaced(target, recipe, report)
         out.mkdir(parents=True, exist_ok=True)
         shutil.move(str(packed), target)
     report(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB, sha256 {sha256(target)[:12]})")
     return target
+
+
+def _say_what_is_replaced(target: Path, recipe: Recipe, report: Progress) -> None:
+    """Report that a file of this name goes: another model may bear the name."""
+    if target.exists():
+        report(f"{target} is replaced; --name or the recipe's name makes another archive of {recipe.name}")
 
 
 def _stage_code(recipe: Recipe, content: Path, report: Progress) -> None:

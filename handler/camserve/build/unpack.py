@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from camserve.build.archive_file import extract_all, open_mar, read_config, read_manifest, read_member
 from camserve.drift.counts import Version
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, quote
 from camserve.monitor.baseline import Baseline, read_baseline
 from camserve.settings import Settings, load_settings
+from camserve.values import Progress
 
 if TYPE_CHECKING:
     from camserve.serving.pipeline import Pipeline
@@ -46,6 +47,26 @@ def baseline_of(path: Path) -> tuple[Version, Baseline]:
         raise ConfigError(f"{path} has no baseline: camserve baseline {path} --images DIR")
     with open_mar(path) as archive:
         return Version(contents.name, contents.version), read_baseline(read_member(archive, name))
+
+
+def check_names(paths: Sequence[Path], report: Progress) -> None:
+    """Refuse archives that are served together and would answer, and be counted, under one name and version.
+
+    ``report`` gets a line for an archive that its file does not name. ConfigError: one is no archive, or two are alike.
+    """
+    known: dict[Version, Path] = {}
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        with open_mar(path) as archive:
+            model = read_manifest(archive)
+        version = Version(model["modelName"], model["modelVersion"])
+        if other := known.get(version):
+            raise ConfigError(
+                f"{other.name} and {path.name} are both {quote(str(version))}, so that nobody can tell their answers "
+                "and counters apart: build one of them with another --name or --version"
+            )
+        known[version] = path
+        if version.model != path.stem:
+            report(f"{path.name}: its address is {path.stem}, and its answers and counters say {version.model}")
 
 
 @contextmanager

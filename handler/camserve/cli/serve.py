@@ -7,6 +7,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+from camserve.build.unpack import check_names
 from camserve.cli.terminal import say
 from camserve.operate.ports import FIRST_PORT, PORTS_NEEDED, choose_port
 from camserve.operate.server import Server, curl_line
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     port = choose_port(args.port, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
+    check_names(args.archives, say)
     server = Server(args.archives, folder, port, args.config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server.start(say)
