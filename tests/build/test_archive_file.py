@@ -81,7 +81,7 @@ BROKEN = {
     "a deep manifest": ({MANIFEST: '{"model":' + "[" * 100_000}, "not an archive"),
     "a date that is none": ({CONFIG: "a: 2000-99-99"}, "not an archive"),
 }
-OUTSIDE = ("../out.txt", "a/../../out.txt", "/tmp/out.txt", "C:/out.txt", "a\\..\\out.txt")
+OUTSIDE = ("../out.txt", "a/../../out.txt", "/tmp/out.txt", "C:/out.txt", "a\\..\\out.txt", "./out.txt", "a//out.txt")
 READ_SETTINGS = ("inspect", "baseline", "explain", "add baseline")
 
 

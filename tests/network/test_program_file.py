@@ -23,7 +23,7 @@ from camserve.files import sha256
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
-from camserve.serving.load import load_archive
+from camserve.serving.load import load_pipeline
 from camserve.values import Layer
 from small_networks import SHAPE, SIDE, pooled
 
@@ -149,6 +149,26 @@ def guard(members, mark):
     edit_json(members, GRAPH, lambda block: block.update(guards_code=[f"{python_of(mark)} or True"]))
 
 
+def text(members, mark):
+    """torch compares a text that is an input with what it was at export, in Python that it writes."""
+    wrong = f"' #\n, '')\n{python_of(mark)}\ndef _(*args):\n  0 #"
+    members["data/sample_inputs/model.pt"] = saved(((torch.zeros(4, *SHAPE), wrong), {}))
+
+    def edit(block):
+        (entry,) = (entry for entry in block["graph_module"]["module_call_graph"] if entry["fqn"] == "")
+        signature = entry["signature"]
+        leaf = {"type": None, "context": None, "children_spec": []}
+        structure = json.loads(signature["in_spec"])
+        structure[1]["children_spec"][0]["children_spec"].append(leaf)
+        signature["in_spec"] = json.dumps(structure)
+        signature["forward_arg_names"] = ["pixels", "extra"]
+        graph(block)["inputs"].append({"as_string": wrong})
+        constant = {"constant_input": {"name": "extra", "value": {"as_string": wrong}}}
+        block["graph_module"]["signature"]["input_specs"].append(constant)
+
+    edit_json(members, GRAPH, edit)
+
+
 def name(members, mark):
     wrong = f"pixels, evil={python_of(mark)}"
     members[GRAPH] = members[GRAPH].replace(b'"pixels"', json.dumps(wrong).encode())
@@ -158,7 +178,7 @@ ATTACKS = {
     attack.__name__: attack
     for attack in (
         *(pickled_examples, pickled_weights, pickled_constants, pickled_tensor, pickled_object),
-        *(size, operator, guard, name),
+        *(size, operator, guard, name, text),
     )
 }
 
@@ -204,6 +224,14 @@ def test_no_code_of_a_compiled_tail_runs(evil):
     assert not mark.exists()
 
 
+def test_tensors_in_the_old_tar_form_are_refused(honest, tmp_path):
+    def old(members, _mark):
+        members["data/weights/model.pt"] = b"storages\0"
+
+    with pytest.raises(ConfigError, match="may run code: old file"):
+        load_program(forge(honest, tmp_path / "evil.pt2", old, None), None, SHAPE)
+
+
 def test_native_code_in_a_program_is_not_loaded(honest, tmp_path):
     def native(members, _mark):
         members["data/aotinductor/model/model.so"] = b"native"
@@ -227,7 +255,7 @@ def test_neither_building_nor_loading_an_archive_runs_the_code(honest, tmp_path)
     settings = read_contents(archive).settings
     forged = replace(settings, model=replace(settings.model, sha256=sha256(folder / "program.pt2")))
     with pytest.raises(ConfigError, match=r"operator 'torch\.ops\.aten\.from_file\.default'"):
-        load_archive(folder, forged, "program", "1.0", CPU)
+        load_pipeline(folder, forged, "program", "1.0", CPU)
     assert not mark.exists()
 
 

@@ -26,7 +26,8 @@ MOST_JSON = 64_000_000  # bytes of any other file that is read into memory
 MOST_RATIO = 100  # of what an archive unpacks to, to its own size
 SMALL = 1_000_000_000  # bytes, up to which that does not matter
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-OUTSIDE = re.compile(r"(?:.*/)?\.\.(?:/.*)?|[/\\].*|[A-Za-z]:.*|.*[\\\0].*", re.DOTALL)
+# A file outside the archive, or a second name of one inside.
+OUTSIDE = re.compile(r"(?:.*/)?\.{1,2}(?:/.*)?|.*//.*|[/\\].*|[A-Za-z]:.*|.*[\\\0].*", re.DOTALL)
 ENCRYPTED = 0x1  # of an entry's flags
 
 
@@ -45,7 +46,7 @@ def open_mar(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception as error:  # zipfile, zlib, json and yaml raise nearly anything
-        raise ConfigError(f"{path} is not an archive of camserve's: {first_line(error)}") from None
+        raise ConfigError(f"{path} is not an archive that camserve reads: {first_line(error)}") from None
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -94,7 +95,10 @@ def extract_all(path: Path, folder: Path) -> None:
 
 def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, Any]:
     """Return what a manifest says of its model; name and version are texts. ValueError: it says none."""
-    block = json.loads(read_member(archive, MANIFEST, MOST_TEXT))
+    try:
+        block = json.loads(read_member(archive, MANIFEST, MOST_TEXT))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{MANIFEST} is not JSON: {error}") from None
     model = block.get("model") if isinstance(block, dict) else None
     for key in ("modelName", "modelVersion"):
         _require(isinstance(model, dict) and isinstance(model.get(key), str), f"its {MANIFEST} has no {key}")

@@ -33,6 +33,7 @@ TENSORS = re.compile(
     r"|version|serialized_(?:state_dict|constants|example_inputs)\.pt"
 )
 NATIVE = "/aotinductor/"  # which torch.export.load would load, too
+ZIP_START = b"PK\x03\x04"
 PAYLOAD = re.compile(r"(?:weight|tensor)_\d+")
 
 OPERATOR = re.compile(
@@ -59,7 +60,7 @@ SYMPY = re.compile(
 )
 CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 WITH_METADATA = ("graph_module", "nodes")  # which says where in which source a node came from
-FREE = ("as_string", "as_strings")  # arguments of operators, which torch quotes
+FREE = ("as_string", "as_strings")  # under "arg": arguments of operators, which torch quotes
 
 
 def read_program(path: Path) -> Any:
@@ -110,32 +111,40 @@ def _checked_member(name: str, source: zipfile.ZipFile) -> bytes | None:
     """Return what torch may read in the place of a member; None: nothing, since no program needs it."""
     _require(NATIVE not in name, "native code", name)
     if GRAPHS.fullmatch(name):
-        return json.dumps(_checked(json.loads(source.read(name)), "")).encode()
+        return json.dumps(_checked(json.loads(source.read(name)))).encode()
     if CONFIGS.fullmatch(name):
         return json.dumps(_checked_config(json.loads(source.read(name)))).encode()
-    return source.read(name) if TENSORS.fullmatch(name) else None
+    if not TENSORS.fullmatch(name):
+        return None
+    content = source.read(name)
+    # Before torch 2.6 weights_only did not hold for the old tar form (CVE-2025-32434).
+    _require(not name.endswith(".pt") or content[:4] in (b"", ZIP_START), "old file", name)
+    return content
 
 
 def _checked_config(block: Any) -> Any:
     """Check which files hold the tensors. ConfigError: one holds a Python object."""
     for name, entry in block["config"].items():
         _require(entry["use_pickle"] is False and PAYLOAD.fullmatch(entry["path_name"]), "pickled object", name)
-    return _checked(block, "")
+    return _checked(block)
 
 
-def _checked(value: Any, key: str) -> Any:
-    """Return a part of a graph, which stands under ``key``, without metadata. ConfigError: torch might run it."""
+def _checked(value: Any, key: str = "", above: str = "") -> Any:
+    """Return a part of a graph without metadata; it stands under ``key``, and that under ``above``.
+
+    ConfigError: torch might run it.
+    """
     if isinstance(value, dict):
         parts = {**value, "metadata": {}} if key in WITH_METADATA and "metadata" in value else value
-        return {_plain(name): _checked(part, name) for name, part in parts.items()}
+        return {_plain(name): _checked(part, name, key) for name, part in parts.items()}
     if isinstance(value, list):
-        return [_checked(part, key) for part in value]
+        return [_checked(part, key, above) for part in value]
     if isinstance(value, str):
-        _check_text(value, key)
+        _check_text(value, key, above)
     return value
 
 
-def _check_text(text: str, key: str) -> None:
+def _check_text(text: str, key: str, above: str) -> None:
     if key in ("target", "as_operator"):
         _require(OPERATOR.fullmatch(text), "operator", text)
     elif key == "expr_str":
@@ -146,7 +155,7 @@ def _check_text(text: str, key: str) -> None:
         _check_structure(json.loads(text)[1], key)
     elif key in ("name", "as_name", "forward_arg_names"):
         _require(IDENTIFIER.fullmatch(text), "name", text)
-    elif key not in FREE:
+    elif key not in FREE or above != "arg":
         _plain(text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camserve.build.archive_file import MANIFEST, open_mar, read_config, read_manifest
+from camserve.build.archive_file import MANIFEST, open_mar, read_config, read_manifest, read_member
 from camserve.build.label_files import INDICES
 from camserve.build.locate import unpacked
 from camserve.build.sources.model_file import only_class
@@ -30,6 +30,8 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
     with open_mar(Path(text)) as archive:
         model = read_manifest(archive)
         _check(text, model)
+        if LABELS in archive.namelist():
+            read_member(archive, LABELS)  # of a size that can be read
         file = model.get("configFile") or ""
         workers = _workers(read_config(archive, file)) if file in archive.namelist() else {}
     folder = unpacked(Path(text))
