@@ -59,8 +59,11 @@ def unpacked(pets, tmp_path_factory):
     return folder
 
 
-def test_the_same_inputs_give_the_same_bytes(recipe, pets, tmp_path):
-    assert build_archive(recipe, tmp_path, quiet, fresh_process=False).read_bytes() == pets.read_bytes()
+def test_the_same_inputs_give_the_same_bytes_and_what_is_replaced_is_said(recipe, pets, tmp_path):
+    (tmp_path / "pets.mar").write_bytes(b"another model of this name")
+    lines = []
+    assert build_archive(recipe, tmp_path, lines.append, fresh_process=False).read_bytes() == pets.read_bytes()
+    assert any(line.startswith(f"{tmp_path / 'pets.mar'} is replaced") for line in lines)
 
 
 def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
