@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camserve.build.archive_file import open_mar, read_member
 from camserve.errors import ConfigError, first_line
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
 from camserve.network.returned import tensors_in
@@ -89,8 +90,8 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _check_torchscript(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        code = [archive.read(name) for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
+    with open_mar(path) as archive:
+        code = [read_member(archive, name) for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
     if any(map(WRITES_FILES.search, code)):
         raise ConfigError(
             f"{path.name} is TorchScript that writes files (save, from_file): export the model without these"

@@ -37,7 +37,7 @@ ZIP_START = b"PK\x03\x04"
 PAYLOAD = re.compile(r"(?:weight|tensor)_\d+")
 
 OPERATOR = re.compile(
-    r"torch\.ops\.aten\.(?!__|(?:save|from_file)\.)\w+\.(?!__)\w+"
+    r"torch\.ops\.(?:aten|prims)\.(?!__|(?:save|from_file)\.)\w+\.(?!__)\w+"
     r"|torch\.(?:ops\.higher_order|_higher_order_ops\.\w+)\.(?:wrap_with_set_grad_enabled|wrap_with_autocast|cond)"
     r"|torch\._?sym_[a-z]+|math\.[a-z0-9]+"
     r"|_operator\.(?:add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)",
@@ -64,7 +64,7 @@ FREE = ("as_string", "as_strings")  # under "arg": arguments of operators, which
 
 
 def read_program(path: Path) -> Any:
-    """Return the ExportedProgram in a .pt2, of which nothing was unpickled or run.
+    """Return the ExportedProgram in a .pt2, of which nothing was run: tensors alone are unpickled.
 
     ConfigError: it holds more than operators and numbers. What zipfile, json or torch raise: it is no program of this
     torch.
