@@ -107,8 +107,8 @@ def _leaky(folder: Path) -> Recipe:
     )
 
 
-def run_hostile(scale: float, python: Path | None, report: Progress) -> list[AttackRow]:
-    """Run every attack at ``scale`` times its full size, on a server of this ``python`` or of this environment.
+def run_hostile(scale: float, python: Path, report: Progress) -> list[AttackRow]:
+    """Run every attack at ``scale`` times its full size, on a server that runs in ``python``.
 
     CamserveError: the server does not start.
     """
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         if args.hostile:
-            attacks = run_hostile(args.scale, STOCK_PYTHON.absolute() if args.stock else None, report)
+            attacks = run_hostile(args.scale, STOCK_PYTHON.absolute() if args.stock else Path(sys.executable), report)
             table = format_table(COLUMNS, [row.columns() for row in attacks])
             mark = "hostile-stock" if args.stock else "hostile"
             holds = all(row.holds for row in attacks)
