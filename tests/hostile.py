@@ -141,6 +141,12 @@ def bmp(width, height, compression, payload):
     return head + info + bytes(1024) + payload
 
 
+def webp(chunks):
+    """Encode a small WebP with chunks behind its picture."""
+    data = encode(Image.new("RGB", (32, 32)), "WEBP") + chunks
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+
+
 def many_scans(side, scans):
     """Repeat the last scan of a progressive JPEG: each costs a pass over the whole picture."""
     data = encode(Image.new("RGB", (side, side)), "JPEG", progressive=True)
@@ -159,6 +165,26 @@ def resized_jpeg(width, height):
     data = encode(Image.new("RGB", (32, 32)), "JPEG")
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+def shared_tags(count, size, order="<"):
+    """Make a block of EXIF: an orientation of 6, and ``count`` tags that all name the same ``size`` bytes."""
+    start = 8 + 2 + 12 * (count + 1)
+    tags = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 6, 0)
+    tags += b"".join(struct.pack(f"{order}HHII", 0x8000 + number, 7, size, start) for number in range(count))
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return mark + struct.pack(f"{order}IH", 8, count + 1) + tags + bytes(size)
+
+
+def segment(marker, body):
+    """Wrap a JPEG segment."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def heavy_scans(width, height):
+    """Make a small JPEG of one colour whose decoder holds 6 bytes of coefficients for each of its pixels."""
+    image = Image.new("RGB", (width, height), (90, 120, 60))
+    return encode(image, "JPEG", progressive=True, quality=30, subsampling=0)
 
 
 # The header alone must get these refused: 413.
@@ -199,6 +225,9 @@ TIME_BOMBS = {
     "png iTXt 60 MB": lambda: png(chunk(b"iTXt", b"a\0\1\0\0\0" + deflated())),
     "png iCCP 60 MB": lambda: png(chunk(b"iCCP", b"a\0\0" + deflated())),
     "gif million comments": lambda: gif_comments(1_000_000),
+    "webp 500,000 chunks": lambda: webp(b"teSt\0\0\0\0" * 500_000),
+    "jpeg exif that names itself 2,000 times": lambda: jpeg(segment(0xE1, b"Exif\0\0" + shared_tags(2_000, 40_000))),
+    "jpeg mpf that names itself 2,000 times": lambda: jpeg(segment(0xE2, b"MPF\0" + shared_tags(2_000, 40_000))),
 }
 
 

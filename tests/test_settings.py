@@ -32,7 +32,7 @@ def test_a_block_becomes_settings():
         ({"layers": [{"name": "x", "grid": [7]}]}, "a list of 2, not of 1"),
         ({"limits": {"max_targets": True}}, "max_targets must be a whole number"),
         ({"limits": {"max_pixels": -1}}, r"camserve\.limits: max_pixels must be 1 to 1,000,000,000, not -1"),
-        ({"limits": {"explain_ms": 10**9}}, "explain_ms must be 1 to 600,000, not 1000000000"),
+        ({"limits": {"answer_ms": 10**9}}, "answer_ms must be 1 to 600,000, not 1000000000"),
         ({"limits": {"max_response_bytes": 2**31}}, "max_response_bytes must be 1 to 2,000,000,000, not 2147483648"),
         ({"limits": {"min_side": 200, "max_side": 100}}, "min_side 200 is above max_side 100"),
         ({"runtime": {"threads": 0}}, "threads must be 1 to 1,024, not 0"),

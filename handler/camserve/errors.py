@@ -7,10 +7,12 @@ CamserveError
 `-- RequestError             one row's fault; its neighbours never notice
     |-- MissingImage   400   |-- TooManyBytes       413
     |-- BadBase64      400   |-- TooManyPixels      413
-    |-- BadImage       400   |-- UnsupportedFormat  415
-    |-- BadOption      400   |-- ImageTooSmall      422
-    |-- BadJson        400   |-- ModelFailed        500
-    `-- UnknownClass   400   |-- InternalError      500
+    |-- BadImage       400   |-- TooMuchWork        413
+    |-- BadOption      400   |-- UnsupportedFormat  415
+    |-- BadJson        400   |-- ImageTooSmall      422
+    `-- UnknownClass   400   |-- ModelFailed        500
+                             |-- InternalError      500
+                             |-- Overloaded         503
                              `-- OutOfMemory        507
 """
 
@@ -101,6 +103,13 @@ class TooManyPixels(RequestError):
     code = "too_many_pixels"
 
 
+class TooMuchWork(RequestError):
+    """A body, or a row, asks for more than one may; less of it can be asked for."""
+
+    status = 413
+    code = "too_much_work"
+
+
 class UnsupportedFormat(RequestError):
     """The bytes are not of an accepted picture format."""
 
@@ -127,6 +136,13 @@ class InternalError(RequestError):
 
     status = 500
     code = "internal_error"
+
+
+class Overloaded(RequestError):
+    """The time of the batch was over before the row's turn came; the same request may find room later."""
+
+    status = 503
+    code = "overloaded"
 
 
 class OutOfMemory(RequestError):

@@ -36,8 +36,11 @@ LIMIT_RANGES = {
     "max_picture_side": (1, 8192),
     "max_top_k": (1, 100_000),
     "max_instances": (1, 1000),
+    "max_body_pixels": (1, 10_000_000_000),
+    "max_body_maps": (1, 10_000),
+    "max_body_drawn": (1, 10_000_000_000),
     "max_response_bytes": (1, MOST_BYTES),
-    "explain_ms": (1, 600_000),
+    "answer_ms": (1, 600_000),
 }
 AUDIT_RANGES = {
     "rate": (0, 1),
@@ -122,8 +125,11 @@ class Limits:
     max_picture_side: int = 1024  # of drawn pictures, pixels
     max_top_k: int = 100
     max_instances: int = 16  # pictures in one KServe body
+    max_body_pixels: int = 50_000_000  # decoded, of all pictures of a body
+    max_body_maps: int = 64  # of all pictures of a body
+    max_body_drawn: int = 30_000_000  # pixels of all its drawn pictures
     max_response_bytes: int = 6_000_000
-    explain_ms: int = 10_000  # from a batch's arrival, after which no further explanation is begun
+    answer_ms: Optional[int] = None  # of a batch, after which no further work is begun; null: see serving/pace.py
 
     def __post_init__(self) -> None:
         require_ranges(self, LIMIT_RANGES)

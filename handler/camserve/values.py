@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ class RawRequest:
     path: str = ""  # option pairs from the address: "target/tabby/format/overlay"
     must_explain: bool = False  # the address itself asks for an explanation
     request_id: str = ""
+    body: int | None = None  # number of the body that it came in with others; None: it came alone
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Condition:
 
     quantity: str  # probability, margin, or label
     operator: str  # < <= > >= = !=
-    limit: float | str
+    limit: float  # of a label, the index of its class: several classes may have one name
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ class Request:
     region: Box  # the part of the uploaded picture that they show
     options: Options
     request_id: str
-    until: float  # time.monotonic() after which no pass is begun for its explanations
-    row: int  # its place in the batch
+    row: int  # its place among those of one forward pass
+    until: float = math.inf  # time.monotonic() after which no pass is begun for its explanations
+    spare_until: float = math.inf  # and none of slow methods, and no second drawing
     preview: np.ndarray | None = None  # (H, W, 3) uint8 of the region, where ``pixels`` are made by a transform
 
 

@@ -22,6 +22,10 @@ EXPLANATION_FAILED = AnswerWarning("EXPLANATION_FAILED", "this map could not be 
 OUT_OF_TIME = AnswerWarning(
     "OUT_OF_TIME", "this map was given up when its time was over; the prediction stands: ask for a cheaper method"
 )
+NO_TIME_TO_DRAW = AnswerWarning(
+    "NO_TIME_TO_DRAW",
+    "the server is busy, and pictures of this map were left out: draw them from the grid, or ask again",
+)
 FAILS_SANITY_CHECK = AnswerWarning(
     "FAILS_SANITY_CHECK",
     "this method hardly depends on the class or the weights (Adebayo et al. 2018): it shows edges, not evidence",

@@ -52,8 +52,9 @@ INTRODUCTION = """# What is checked of a network
 
 `camserve archive` runs a network before it writes anything, on random pictures and on the samples. It finds which
 output holds the scores and what stands after them, whether a picture's scores depend on chance or on the pictures
-beside it, where the target layer's positions lie, and how much of what makes scores differ passes that layer. What it
-takes for granted is printed; what cannot be told is asked for.
+beside it, where the target layer's positions lie, and how much of what makes scores differ passes that layer. The
+gradient there is compared with finite differences, on a CPU and for a single picture. What the command takes for
+granted is printed; what cannot be told is asked for.
 
 Each row is a network that was built and asked: `scripts/studies/contract` writes this table.
 
@@ -120,6 +121,22 @@ class V(nn.Module):
 def make():
     return V()
 """
+TOKENS = """
+class T(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 8, 8), nn.BatchNorm2d(8)
+        self.first = nn.Parameter(torch.zeros(1, 1, 8))
+        self.mix, self.fc = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.norm(F.gelu(self.stem(x))).flatten(2).transpose(1, 2)
+        return 9 * self.fc(F.gelu(self.mix(torch.cat([self.first.expand(len(x), 1, 8), tokens], 1))).mean(1))
+
+
+def make():
+    return T()
+"""
 CASES = (
     Case("ends in softmax", forward(SCORES + "return F.softmax(scores, 1)")),
     Case("ends in log-softmax", forward(SCORES + "return F.log_softmax(scores, 1)")),
@@ -148,6 +165,15 @@ CASES = (
     Case("trunk under `no_grad`", forward(NO_GRAD)),
     Case("all under `inference_mode`", forward("with torch.inference_mode():\n    return super().forward(x)")),
     Case("trunk detached", forward("return self.fc(self.features(x).detach().mean([2, 3]))")),
+    Case(
+        "part of the features detached",
+        forward("h = self.features(x)\nreturn self.fc((h + 9 * h.detach()).mean([2, 3]))"),
+    ),
+    Case(
+        "batch normalisation before tokens",
+        TOKENS,
+        {"layer": "stem", "runtime": {"fast": False, "channels_last": False}},
+    ),
     Case("several true labels", forward("return super().forward(x) + 5"), {"task": "multilabel"}),
     Case("two targets by default", forward("return super().forward(x)"), {"defaults": {"target": "top:2"}}),
     Case("`torch.compile` in the factory", "def make():\n    return torch.compile(Net())\n"),

@@ -22,6 +22,7 @@ from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
 from camserve.values import Progress
+from stress_hostile import COLUMNS, AttackRow, run_attacks
 from stress_scenarios import (
     BATCH,
     LEAKED,
@@ -35,6 +36,7 @@ from stress_scenarios import (
 )
 
 STRESSED_RECIPE = Path("config/models/imagenet.yaml")
+STOCK_PYTHON = Path(".venv-stock/bin/python")  # which scripts/check-stock makes
 STRESS_PAGE = Path("docs/reliability.md")
 MODEL = "imagenet"
 
@@ -105,36 +107,74 @@ def _leaky(folder: Path) -> Recipe:
     )
 
 
+def run_hostile(scale: float, python: Path, report: Progress) -> list[AttackRow]:
+    """Run every attack at ``scale`` times its full size, on a server that runs in ``python``.
+
+    CamserveError: the server does not start.
+    """
+    photo = find_file("package://skimage/data/coffee.png").read_bytes()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="camserve-stress-") as name:
+        archive = build_archive(load_recipe(STRESSED_RECIPE), Path(name) / "store", report)
+        with Server([archive], Path(name) / "server", free_ports(19080), python=python) as server:
+            for row in run_attacks(StressLoad(server, MODEL, photo), scale):
+                report("  ".join(row.columns()))
+                rows.append(row)
+    return rows
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of texts as a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def format_stress_table(rows: Sequence[StressRow]) -> str:
-    """Write the rows as a Markdown table."""
-    lines = ["| what | required | observed | holds |", "| --- | --- | --- | --- |"]
-    lines += [f"| {row.what} | {row.required} | {row.observed} | {'yes' if row.holds else '**no**'} |" for row in rows]
-    return "\n".join(lines)
+    """Write what was tried, required and observed."""
+    columns = ("what", "required", "observed", "holds")
+    return format_table(columns, [(row.what, row.required, row.observed, _yes(row.holds)) for row in rows])
 
 
-def write_stress_table(rows: Sequence[StressRow], path: Path) -> None:
-    """Put the table into the report in the place of the last one."""
+def _yes(holds: bool) -> str:
+    return "yes" if holds else "**no**"
+
+
+def write_stress_table(table: str, path: Path, mark: str) -> None:
+    """Put a table into the report in the place of the last one between its marks."""
     text = path.read_text(encoding="utf-8")
-    head, _, rest = text.partition("<!-- stress -->\n")
-    tail = rest.partition("<!-- /stress -->")[2]
-    path.write_text(f"{head}<!-- stress -->\n{format_stress_table(rows)}\n<!-- /stress -->{tail}", encoding="utf-8")
+    head, _, rest = text.partition(f"<!-- {mark} -->\n")
+    tail = rest.partition(f"<!-- /{mark} -->")[2]
+    path.write_text(f"{head}<!-- {mark} -->\n{table}\n<!-- /{mark} -->{tail}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the table, and keep it if requested; the exit status is 1 where something does not hold."""
     parser = argparse.ArgumentParser(prog="scripts/studies/stress", description=__doc__)
+    parser.add_argument("--hostile", action="store_true", help="attack the server beside a good client instead")
+    parser.add_argument("--stock", action="store_true", help=f"with --hostile: on the packages of {STOCK_PYTHON}")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of requests")
     parser.add_argument("--write", action="store_true", help=f"keep the table in {STRESS_PAGE}")
     args = parser.parse_args(arguments)
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     try:
-        rows = run_scenarios(args.scale, lambda line: print(line, file=sys.stderr, flush=True))
+        if args.hostile:
+            attacks = run_hostile(args.scale, STOCK_PYTHON.absolute() if args.stock else Path(sys.executable), report)
+            table = format_table(COLUMNS, [row.columns() for row in attacks])
+            mark = "hostile-stock" if args.stock else "hostile"
+            holds = all(row.holds for row in attacks)
+        else:
+            rows = run_scenarios(args.scale, report)
+            table, mark, holds = format_stress_table(rows), "stress", all(row.holds for row in rows)
     except CamserveError as error:
         print(f"camserve: {error}", file=sys.stderr)
         return 1
-    print(format_stress_table(rows))
+    print(table)
     if args.write:
-        write_stress_table(rows, STRESS_PAGE)
-    return int(not all(row.holds for row in rows))
+        write_stress_table(table, STRESS_PAGE, mark)
+    return int(not holds)
 
 
 if __name__ == "__main__":

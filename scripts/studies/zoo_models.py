@@ -13,6 +13,7 @@ from torch import nn
 
 from camserve.errors import ConfigError
 
+SELECTED = {"PPLCNetForImageClassification": "last_hidden_state"}
 TOO_MANY_PARAMETERS = 1e9  # parameters from which none is built
 
 
@@ -23,6 +24,7 @@ class Source:
     name: str
     factory: str
     args: dict[str, str]
+    select: str | None = None  # which output holds the scores, where it is not called so
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _configured(config: Callable[[], Any], classifiers: Any) -> Source:
     if TOO_MANY_PARAMETERS < count < math.inf:
         raise ConfigError(f"{count / 1e9:.1f} G parameters in its default configuration")
     names = {"classifier": classifier.__name__, "config": getattr(config, "__name__", "")}
-    return Source(classifier.__name__, "zoo_models:build_configured", names)
+    return Source(classifier.__name__, "zoo_models:build_configured", names, SELECTED.get(classifier.__name__))
 
 
 def _parameters(build: Callable[[], nn.Module]) -> float:

@@ -11,7 +11,7 @@ from camserve.attribution.methods import METHODS
 from camserve.attribution.methods.eigencam import orientation
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError
-from small_networks import SIDE, deep, distance, objectives_for, pictures, pooled, tokens
+from small_networks import SIDE, deep, distance, objectives_for, pictures, pooled, tokens, watch
 
 
 def test_before_pooling_and_one_linear_layer_gradcam_is_cam_by_the_number_of_positions() -> None:
@@ -64,6 +64,15 @@ def test_ablationcam_weighs_a_channel_by_the_fall_of_the_score() -> None:
     # weight times mean activation: 2.5, 4, -2
     found = METHODS["ablationcam"].run(linear_output(WEIGHTS, ACTIVATION), FIRST)
     assert distance(found, torch.tensor([[[-5.5, 37.0], [7.5, 2.0]]])) <= 1e-6
+
+
+def test_ablationcam_runs_nothing_where_each_channel_has_its_own_term() -> None:
+    small, objectives = pooled(), objectives_for((0, 2), (1, 0))
+    run = METHODS["ablationcam"].run(watch(small, pictures(2), tape=True), objectives)
+    known = observe(small, pictures(2))
+    assert known.head is not None
+    known.rescore = None  # type: ignore[method-assign,assignment]  # which would raise
+    assert distance(METHODS["ablationcam"].run(known, objectives), run) <= 1e-5
 
 
 def test_eigencam_is_the_one_direction_there_is() -> None:

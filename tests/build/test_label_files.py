@@ -15,6 +15,8 @@ FORMS = {
     "an old TorchServe": {"object_type_names": CAT_DOG},
     "a list": CAT_DOG,
     "transformers": {"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}},
+    "timm": {"architecture": "vit", "label_names": CAT_DOG, "pretrained_cfg": {}},
+    "timm, inside": {"architecture": "vit", "pretrained_cfg": {"label_names": CAT_DOG}},
     "ImageFolder": {"cat": 0, "dog": 1},
 }
 

@@ -213,6 +213,43 @@ def test_a_network_of_timm_takes_timms_preprocessing_and_the_checkpoints_classes
     assert probabilities(answer) == pytest.approx(expected(network, pixels), abs=5e-3)
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_folder_of_timm_is_served_as_timm_runs_it(here, chelsea, capsys, nested):
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=3, img_size=96)
+    names = list(LABELS.values())
+    timm.models.save_for_hf(network, "pets", model_config={"label_names": names}, safe_serialization=True)
+    file = here / "pets/config.json"
+    saved = json.loads(file.read_text())
+    if not nested:  # as older versions of timm wrote it
+        saved = {**{key: saved[key] for key in ("architecture", "label_names")}, **saved["pretrained_cfg"]}
+        saved["model_args"] = {"img_size": 96}
+        file.write_text(json.dumps(saved))
+    assert main(["archive", "hf:pets"]) == 0
+    assert "from config.json" in capsys.readouterr().err
+    (answer,) = answers(here / "model_store/pets.mar", chelsea)
+    config = timm.data.resolve_data_config({"img_size": 96}, pretrained_cfg=network.pretrained_cfg)
+    pixels = timm.data.create_transform(**config)(opened(chelsea))
+    assert pixels.shape == (3, 96, 96)
+    assert probabilities(answer) == pytest.approx(expected(network, pixels), abs=5e-3)
+    assert {entry["label"] for entry in answer["predictions"]} == set(names)
+
+
+def test_a_folder_of_timm_without_its_weights_or_of_an_unknown_network_is_refused(here):
+    import timm
+
+    timm.models.save_for_hf(timm.create_model("test_vit", num_classes=3), "pets", safe_serialization=True)
+    (here / "pets/model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"there is no file 'pets/model\.safetensors'"):
+        describe_source("hf:pets", {}, quiet)
+    file = here / "pets/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "architecture": "test_vitt"}))
+    with pytest.raises(ConfigError, match=r"timm has no network 'test_vitt'; .*test_vit"):
+        describe_source("hf:pets", {}, quiet)
+
+
 def test_a_network_of_torchvision_takes_its_own_preprocessing(here, chelsea, capsys):
     torch.manual_seed(0)
     network = torchvision.models.squeezenet1_1(num_classes=3)
@@ -386,6 +423,7 @@ def test_a_whole_network_in_a_trusted_pickle_is_exported(here, chelsea, capsys):
 
 
 REFUSED = {
+    "old.tar.gz": "old.tar.gz is not read: an archive must be a .mar, which is a zip file (mkdir old; tar -xzf old",
     "nonsense": "'nonsense' is no source: it must be RECIPE.yaml, hf:FOLDER",
     "timm:resnet99": "timm has no network 'resnet99'",
     "timm:resnet18": "timm:resnet18 needs --weights FILE: nothing is downloaded",

@@ -18,7 +18,7 @@ from camserve.errors import (
     UnsupportedFormat,
 )
 from camserve.intake.containers import sniff
-from camserve.intake.decode import decode, harden_pillow, one_large
+from camserve.intake.decode import decode, harden_pillow, memory
 from camserve.settings import Limits
 
 LIMITS = Limits()
@@ -140,7 +140,7 @@ def test_a_large_picture_waits_for_the_one_before_it(encoded, kind, monkeypatch)
         return load(self)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", seen)
-    with one_large:
+    with memory.hold(memory.size):
         waiting = threading.Thread(target=decode, args=(body, LIMITS))
         waiting.start()
         assert not unpacked.wait(0.3)

@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from camserve.errors import BadImage, ConfigError, RequestError, TooManyPixels, UnsupportedFormat
 from camserve.input_spec import InputSpec
-from camserve.intake import decode as decode_module
+from camserve.intake import opened as opened_module
 from camserve.intake.decode import check_decoders, decode, harden_pillow
 from camserve.settings import Limits
 from input_archives import ask, build_means, encode, ramp, scores
@@ -73,7 +73,7 @@ def test_the_limits_hold(kind):
 
 @NEEDS_AVIF
 def test_an_avif_that_would_take_too_much_memory_is_refused(monkeypatch):
-    monkeypatch.setitem(decode_module.MOST_PIXELS, "AVIF", 1000)
+    monkeypatch.setitem(opened_module.MOST_PIXELS, "AVIF", 1000)
     with pytest.raises(TooManyPixels, match="the AVIF picture is 40 x 30 pixels; the limit is 1000"):
         decode(encode(np.zeros((30, 40, 3), np.uint8), "AVIF"), LIMITS, spec=EXTRA)
 

@@ -53,7 +53,7 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("explain", "false", "explain", False),
         ("explain", True, "explain", True),
         ("explain", "margin >= 0.2", "explain", Condition("margin", ">=", 0.2)),
-        ("explain", "label=hound", "explain", Condition("label", "=", "dog, hound")),
+        ("explain", "label=hound", "explain", Condition("label", "=", 1)),
         ("target", "dog, hound", "targets", (TargetRequest("class", 1, "dog, hound"),)),
         ("target", "hound,2", "targets", (TargetRequest("class", 1, "hound"), TargetRequest("class", 2, "2"))),
         ("target", ["cat", 3], "targets", (TargetRequest("class", 0, "cat"), TargetRequest("class", 3, "3"))),
@@ -161,7 +161,7 @@ def test_words_of_the_options_can_be_class_names(prefix):
         assert parse(contrast="label:next").contrast == TargetRequest("class", 1, "label:next")
         assert parse(target="label:predicted").targets == (TargetRequest("class", 2, "label:predicted"),)
         assert parse(target="label:[x]").targets == (TargetRequest("class", 4, "label:[x]"),)
-        assert parse(explain="label=label:none").explain == Condition("label", "=", "none")
+        assert parse(explain="label=label:none").explain == Condition("label", "=", 0)
     else:
         assert parse(contrast="none").contrast is None
         assert parse(contrast="next").contrast.kind == "next"

@@ -75,7 +75,7 @@ def compiled(build_once):
     def compiled(precision):
         runtime = RuntimeSpec(mode="aot", precision=precision)
         # Time enough for the many passes of ablationcam beside whatever else the cores do.
-        patient = {"limits": Limits(explain_ms=100_000), "serving": {"responseTimeout": 120}}
+        patient = {"limits": Limits(answer_ms=80_000), "serving": {"responseTimeout": 120}}
         recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS, **patient)
         return build_once(f"compiled-{precision}", lambda folder: build_archive(recipe, folder, lambda line: None))
 

@@ -2,9 +2,9 @@
 
 import base64
 import json
-import statistics
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from grpc_stub import Client
 from PIL import Image
 
 import hostile
+from stress_attacks import ATTACKS
 
 pytestmark = pytest.mark.server
 
@@ -52,11 +53,6 @@ def send(post):
             return list(pool.map(lambda body: post(PREDICT, files={"data": body}, data=options), bodies))
 
     return send
-
-
-def processor_seconds(process):
-    used = process.cpu_times()
-    return used.user + used.system
 
 
 class Peak:
@@ -103,26 +99,14 @@ def warm(send, small):
     return answers[0]
 
 
-def test_bombs_are_refused_and_cost_neither_memory_nor_time(send, post, worker, small, warm):
+def test_bombs_are_refused_before_anything_is_unpacked(send, worker, small, warm):
     bombs = [make() for make in hostile.SIZE_BOMBS.values()]
-    undisturbed, beside = [], []
-    for _ in range(7):
-        start = processor_seconds(worker)
-        post(PREDICT, files={"data": small})
-        undisturbed.append(processor_seconds(worker) - start)
     with Peak(worker) as peak:
         for number in range(7):
-            eight = [bombs[(number + row) % len(bombs)] for row in range(BATCH)]
-            start = processor_seconds(worker)
-            with ThreadPoolExecutor(1) as pool:
-                thrown = pool.submit(send, eight)
-                good = post(PREDICT, files={"data": small})
-                assert {answer.status_code for answer in thrown.result()} == {413}
-            beside.append(processor_seconds(worker) - start)
+            *refused, good = send([*(bombs[(number + row) % len(bombs)] for row in range(BATCH)), small])
+            assert {answer.status_code for answer in refused} == {413}
             assert_same(good, warm)
     assert peak.growth <= 100 * MEGABYTE
-    # The worker's own processor time, whatever else the machine does: a bomb that is unpacked costs seconds.
-    assert statistics.median(beside) <= statistics.median(undisturbed) + 0.5
 
 
 @pytest.mark.parametrize("name", hostile.TIME_BOMBS)
@@ -139,12 +123,47 @@ def test_files_that_keep_decoders_busy_are_refused(send, worker, small, warm, na
     ("kind", "height", "mode"),
     [("PNG", 4_990, "RGB"), ("PNG", 4_990, "RGBA"), ("JPEG", 4_990, "RGB"), ("WEBP", 3_190, "RGB")],
 )
-def test_the_largest_legal_pictures_are_answered_within_their_memory(send, worker, encoded, warm, kind, height, mode):
+def test_the_largest_legal_pictures_are_decoded_within_their_memory(
+    send, worker, encoded, small, warm, kind, height, mode
+):
+    """Those that find no time are told to come again, one by one."""
     large = encoded(5_000, height, mode, kind, color=(120, 90, 60))
     with Peak(worker) as peak:
-        answers = send([large] * BATCH, explain="false")
-    assert [answer.status_code for answer in answers] == [200] * BATCH
+        *answers, good = send([*[large] * BATCH, small], explain="false")
+    assert_same(good, warm)
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses[200] >= 1
+    assert set(statuses) <= {200, 503}
+    assert {answer.json()["error"]["code"] for answer in answers if answer.status_code == 503} <= {"overloaded"}
     assert peak.growth <= 300 * MEGABYTE
+
+
+# Of the attacks of scripts/studies/stress --hostile, those that once made good clients wait for minutes.
+SLOW_ATTACKS = [
+    "progressive JPEGs of 25 Mpx (294 kB)",
+    "PNGs whose 1,000 EXIF tags share 2 MB",
+    "9 maps in 3 drawn formats at 1,024 pixels",
+    "KServe bodies of 16 PNGs of 25 Mpx",
+    "KServe bodies of 16 thumbnails, 9 maps in 3 drawn formats each",
+    "KServe bodies of 16 thumbnails that share 3 MB of targets",
+]
+
+
+@pytest.mark.parametrize("attack", SLOW_ATTACKS)
+def test_no_body_costs_a_neighbour_its_answer(post, send, worker, small, warm, attack):
+    (body,) = ATTACKS[attack]()
+
+    def throw(_number):
+        return post(PREDICT, dict(body.headers), files=body.files, data=body.data)
+
+    with Peak(worker) as peak, ThreadPoolExecutor(BATCH) as pool:
+        thrown = pool.map(throw, range(BATCH))
+        good = [send([small])[0] for _ in range(3)]
+        statuses = {answer.status_code for answer in thrown}
+    for answer in good:
+        assert_same(answer, warm)
+    assert statuses <= {200, 400, 413, 503}
+    assert peak.growth <= 500 * MEGABYTE
 
 
 def test_seeded_hostile_pictures_beside_good_ones(send, small, warm):

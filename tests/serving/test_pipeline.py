@@ -23,40 +23,8 @@ from camserve.serving.heap import trim_heap
 from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.warm_up import warm_up
-from camserve.settings import load_settings
 from camserve.values import RawRequest
-
-NAMES = ["red", "green", "blue"]
-
-
-class ColourNet(nn.Module):
-    """Scores are the mean red, green and blue: the map of a class is its colour channel, by hand."""
-
-    def __init__(self):
-        super().__init__()
-        self.pool = nn.AvgPool2d(4)
-        self.head = nn.Linear(3, 3, bias=False)
-        self.head.weight.data = torch.eye(3)
-
-    def forward(self, pixels):
-        brightest = pixels.amax(dim=(1, 2, 3))
-        if (brightest > 0.99).any():
-            raise RuntimeError("a white pixel")
-        scores = self.head(self.pool(pixels).mean(dim=(2, 3)))
-        return torch.where((brightest < 0.01)[:, None], torch.nan, scores)
-
-
-def build(**changes):
-    settings = load_settings(
-        {
-            "model": {"factory": "tests:ColourNet", "source_sha256": "0123456789abcdef"},
-            "input": {"resize": [16, 16], "crop": None, "mean": [0, 0, 0], "std": [1, 1, 1]},
-            "layers": [{"name": "pool", "grid": [4, 4]}],
-            **changes,
-        }
-    )
-    classifier = Classifier(ColourNet().eval(), line_up(settings.outputs, [Labels(NAMES)]), torch.device("cpu"), {})
-    return Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())
+from colour_pipeline import build
 
 
 @pytest.fixture
@@ -182,6 +150,16 @@ def test_a_condition_decides_on_the_prediction(pipeline, photo, condition, expla
     (explanation,) = answer["explanations"]
     assert explanation["status"] == ("ok" if explained else "skipped")
     assert (explanation["grid"] is not None) == explained
+
+
+def test_a_condition_on_one_of_two_classes_of_one_name_is_about_that_class(photo):
+    pipeline = build(["blue", "green", "blue"])
+    for condition, status in (("label=index:2", "ok"), ("label=index:0", "skipped"), ("label!=index:0", "ok")):
+        ((_, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"explain": condition}))
+        assert answer["explanations"][0]["status"] == status
+    ((code, answer),) = ask(pipeline, RawRequest(photo(50, 100, 200), {"explain": "label=blue"}))
+    assert code == 400
+    assert "ambiguous: ask for one of index:0, index:2" in answer["error"]["message"]
 
 
 def test_an_answer_that_is_too_long_loses_its_pictures_first_and_says_so(photo):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,9 @@ from camserve.answer.compat import pytorch_grad_cam_view
 from camserve.answer.render import Scene, boxes, draw, encode
 from camserve.answer.respond import data_uri, show_picture
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
+from camserve.errors import TooMuchWork
 from camserve.values import Answer, Explanation, Options, Response, clip_box
+from camserve.warning_codes import NO_TIME_TO_DRAW
 
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 
@@ -22,20 +25,34 @@ def drawn_side(options: Options, width: int, height: int, most: int) -> int:
     return options.size or min(most, max(width, height))
 
 
-def draw_answer(answer: Answer, input_size: tuple[int, int], most: int) -> Answer | Response:
+def draw_answer(answer: Answer, input_size: tuple[int, int], most: int, most_bytes: int) -> Answer | Response:
     """Return the answer with its pictures, or the picture that was asked for in place of an answer.
 
-    ``input_size`` is the height and width of the network's input, ``most`` the limit of ``drawn_side``.
+    ``input_size`` is the height and width of the network's input, ``most`` the limit of ``drawn_side``. Where the time
+    is over, the first picture alone is drawn. TooMuchWork: the picture that was asked for is longer than
+    ``most_bytes``.
     """
     options = answer.request.options
     if options.compat is not None:
         alike = (as_others_see(explanation, options.compat, input_size) for explanation in answer.explanations)
         answer = replace(answer, explanations=tuple(alike))
     if options.picture and answer.explanations and answer.explanations[0].grid is not None:
-        picture = draw("overlay", _scene(answer, answer.explanations[0], most))
-        return show_picture(answer.explanations[0], CONTENT_TYPES[options.picture], encode(picture, options.picture))
-    illustrated = (_illustrate(answer, explanation, most) for explanation in answer.explanations)
+        return _show(answer, answer.explanations[0], options.picture, most, most_bytes)
+    illustrated: list[Explanation] = []
+    for explanation in answer.explanations:
+        is_first = not any(earlier.images for earlier in illustrated)
+        illustrated.append(_illustrate(answer, explanation, most, is_first))
     return replace(answer, explanations=tuple(illustrated))
+
+
+def _show(answer: Answer, explanation: Explanation, kind: str, most: int, most_bytes: int) -> Response:
+    body = encode(draw("overlay", _scene(answer, explanation, most)), kind)
+    if len(body) > most_bytes:  # a longer answer ends the worker
+        raise TooMuchWork(
+            f"the picture has {len(body)} bytes; the limit of an answer is {most_bytes}: ask for a "
+            "smaller size, or for image/jpeg"
+        )
+    return show_picture(explanation, CONTENT_TYPES[kind], body)
 
 
 def as_others_see(explanation: Explanation, library: str, size: tuple[int, int]) -> Explanation:
@@ -46,22 +63,24 @@ def as_others_see(explanation: Explanation, library: str, size: tuple[int, int])
     return replace(explanation, grid=pytorch_grad_cam_view(raw[None], size)[0].numpy(), compat=library)
 
 
-def _illustrate(answer: Answer, explanation: Explanation, most: int) -> Explanation:
+def _illustrate(answer: Answer, explanation: Explanation, most: int, is_first: bool) -> Explanation:
     if explanation.grid is None:
         return explanation
     formats = answer.request.options.formats
+    drawn = [name for name in formats if name in DRAWN_FORMATS]
     scene = _scene(answer, explanation, most)
-    images = {
-        name: data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
-        for name in formats
-        if name in DRAWN_FORMATS
-    }
+    images: dict[str, str] = {}
+    for name in drawn:
+        if (is_first and not images) or time.monotonic() <= answer.request.spare_until:
+            images[name] = data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
+    is_complete = len(images) == len(drawn)
     found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
     picture = answer.request.picture
     # What a box covers of padding is no part of the picture.
     found = [box for box in (clip_box(box, picture.width, picture.height) for box in found) if box is not None]
-    grid = explanation.grid if "grid" in formats else None
-    return replace(explanation, images=images, boxes=tuple(found), grid=grid)
+    grid = explanation.grid if "grid" in formats or not is_complete else None
+    warnings = explanation.warnings if is_complete else (*explanation.warnings, NO_TIME_TO_DRAW)
+    return replace(explanation, images=images, boxes=tuple(found), grid=grid, warnings=warnings)
 
 
 def _scene(answer: Answer, explanation: Explanation, most: int) -> Scene:

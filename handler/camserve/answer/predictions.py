@@ -89,8 +89,8 @@ class RowScores:
         """Decide whether this row is to be explained."""
         if isinstance(condition, bool):
             return condition
-        if isinstance(condition.limit, str):
-            return (self.head.labels[self.best] == condition.limit) == (condition.operator == "=")
+        if condition.quantity == "label":
+            return (self.best == condition.limit) == (condition.operator == "=")
         return COMPARE[condition.operator](self._quantity(condition.quantity), condition.limit)
 
     def _quantity(self, name: str) -> float:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from camserve.answer.predictions import RowScores
+from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Terms
 from camserve.values import Explanation, MapSource, Options, Prediction, Target
 from camserve.warning_codes import AnswerWarning
@@ -40,9 +41,14 @@ class MapRequest:
 
 
 def map_requests(
-    row: int, scores: RowScores, options: Options, source: MapSource, until: float = math.inf
+    row: int,
+    scores: RowScores,
+    options: Options,
+    source: MapSource,
+    until: float = math.inf,
+    spare_until: float = math.inf,
 ) -> list[MapRequest]:
-    """Return the maps that one row asks for, read at ``source``."""
+    """Return the maps that one row asks for, read at ``source``; those of slow methods end at ``spare_until`` too."""
     return [
         MapRequest(
             row,
@@ -52,7 +58,7 @@ def map_requests(
             source,
             options.evidence,
             options.details,
-            until,
+            min(until, spare_until) if METHODS[method].slow else until,
             scores.head.start,
         )
         for method in options.methods

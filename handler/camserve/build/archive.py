@@ -21,11 +21,12 @@ from camserve.answer.respond import word_meaning
 from camserve.build.check import check_recipe
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
+from camserve.build.gradients import choose_runtime
 from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
 from camserve.build.output import Meaning
-from camserve.build.pack import pack_archive, write_config
+from camserve.build.pack import pack_archive, settings_block, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
 from camserve.build.samples import PATTERN, pixels_to_try, stage_samples
@@ -38,8 +39,9 @@ from camserve.network.factory import load_score, load_transform
 from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
-from camserve.serving.batch import check_contexts
+from camserve.serving.batch import Classifier, check_contexts
 from camserve.serving.load import load_pipeline
+from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import write_seal
 from camserve.serving.selftest import record_answers, usual_options, write_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
@@ -79,8 +81,11 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)
-        settings = _stage_model(recipe, content, report)
-        _try_samples(content, settings, recipe, report)
+        settings, classifier = _stage_model(recipe, content, report)
+        device = torch.device("cpu")
+        _try_samples(
+            content, load_pipeline(content, settings, recipe.name, recipe.version, device, classifier), recipe, report
+        )
         _write_settings(content, settings, recipe)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
         if fresh_process:
@@ -146,7 +151,8 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
 
 
-def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
+def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Settings, Classifier | None]:
+    """Write network, labels and settings; return the settings, and the network as served where it is loaded already."""
     if recipe.score is not None:
         check_contexts(recipe.methods)
     geometry = input_spec(recipe.preprocess)
@@ -174,19 +180,17 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> Settings:
         limits=recipe.limits,
         samples=samples,
     )
+    checked = ScoringNetwork(network, *settings.outputs, score=scoring.score).eval()
+    runtime, classifier = choose_runtime(checked, settings, content, pixels[-1:], report)
+    settings = dataclasses.replace(settings, runtime=runtime)
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
-    return load_settings(_plain_block(settings))
-
-
-def _plain_block(settings: Settings) -> dict[str, Any]:
-    block: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
-    return block
+    return load_settings(settings_block(settings)), classifier
 
 
 def _write_settings(content: Path, settings: Settings, recipe: Recipe) -> None:
     sealed = dataclasses.replace(settings, seal=write_seal(content, settings))
-    write_config({**SERVING, **recipe.serving, "camserve": _plain_block(sealed)}, content)
+    write_config({**SERVING, **recipe.serving, "camserve": settings_block(sealed)}, content)
 
 
 def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
@@ -208,9 +212,9 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
     return spec
 
 
-def _try_samples(content: Path, settings: Settings, recipe: Recipe, report: Progress) -> None:
+def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Progress) -> None:
     """Send every sample through every head and method. ConfigError: one of them does not work."""
-    pipeline = load_pipeline(content, settings, recipe.name, recipe.version, torch.device("cpu"))
+    settings = pipeline.settings
     options = usual_options(settings)
     answers = record_answers(pipeline, content, options)
     heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]

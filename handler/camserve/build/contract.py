@@ -5,12 +5,11 @@ A picture must get the same scores alone, beside others and again; else an answe
 
 from __future__ import annotations
 
-from itertools import chain
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from camserve.build.float64 import in_float64
 from camserve.errors import ConfigError
 from camserve.network.output import ROUNDING, ScoringNetwork
 from camserve.values import Progress
@@ -45,18 +44,13 @@ def _rows_stay_apart(network: ScoringNetwork, pixels: Tensor) -> bool:
 def _rows_stay_apart_in_float64(network: ScoringNetwork, pixels: Tensor) -> bool:
     """Tell rounding, which a deep network may amplify a thousand times, from rows that mix.
 
-    A library may sum a single picture in another order than a batch. Every float32 number is a float64 too, so that the
-    network comes back as it was.
+    A library may sum a single picture in another order than a batch.
     """
-    numbers = chain(network.parameters(), network.buffers())
-    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in numbers):
-        return False
     try:
-        return _rows_stay_apart(network.double(), pixels.double())
-    except RuntimeError:  # code that names float32
+        with in_float64(network):
+            return _rows_stay_apart(network, pixels.double())
+    except RuntimeError:
         return False
-    finally:
-        network.float()
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -13,7 +13,13 @@ from camserve.values import Progress
 
 IMAGENET = "imagenet"  # torchvision's names of the 1000 classes
 INDICES = "index"  # classes are called as their indices, as by TorchServe without index_to_name.json
-WRAPPERS = ("id2label", "object_type_names", "label2id")  # keys of a file that holds more than names
+WRAPPERS = (
+    "id2label",
+    "object_type_names",
+    "label2id",
+    "label_names",
+    "pretrained_cfg",
+)  # keys of a file that holds more than names
 FORMS = 'a list of names, {"0": "cat"}, {"0": ["n01", "cat"]}, {"cat": 0}, or a config.json with id2label'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256
 from camserve.monitor.baseline import BASELINE
 from camserve.serving.seal import check_seal, write_seal
-from camserve.settings import Monitoring, load_settings
+from camserve.settings import Monitoring, Settings, load_settings
 
 ENTRY = "gradcam_handler"  # the module that TorchServe loads
 WEIGHTS = "weights.safetensors"
@@ -62,7 +63,7 @@ def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
         folder = Path(name) / "content"
         extract_all(source, folder)
         contents = read_contents(source)
-        check_seal(folder, replace(contents.settings, monitoring=Monitoring()))
+        check_seal(folder, dataclasses.replace(contents.settings, monitoring=Monitoring()))
         (folder / BASELINE).write_bytes(baseline)
         config = contents.config
         entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
@@ -71,6 +72,12 @@ def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
         write_config(config, folder)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(_zip(folder, Path(name) / out.name)), out)
+
+
+def settings_block(settings: Settings) -> dict[str, Any]:
+    """Return settings as the block of a model-config.yaml, whose tuples are lists."""
+    block: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return block
 
 
 def write_config(config: dict[str, object], folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from camserve.build.locate import find_file
 from camserve.errors import ConfigError, RequestError
 from camserve.input_spec import InputSpec
-from camserve.intake.accept import accept_picture
+from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
 from camserve.settings import Limits
@@ -56,6 +56,6 @@ def pixels_to_try(
 def _accept(content: Path, sample: str, spec: InputSpec, limits: Limits, transform: Transform | None) -> np.ndarray:
     picture = (content / sample).read_bytes()
     try:
-        return accept_picture(picture, spec, limits, lambda _width, _height: 0, transform).pixels
+        return read_pixels(picture, spec, limits, transform)
     except RequestError as error:
         raise ConfigError(f"{sample}: {error}") from None

@@ -1,7 +1,7 @@
 """Build a .mar from what you have on disk, after trying every sample photo with every method.
 
 SOURCE is a recipe (a yaml file), or one of:
-  hf:FOLDER               written by transformers' save_pretrained
+  hf:FOLDER               written by transformers' save_pretrained, or by timm's save_for_hf
   timm:NAME               with --weights
   torchvision:NAME        with --weights
   net.py:NAME             a class or function of a model file, with --weights

@@ -13,6 +13,7 @@ from PIL import Image
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decoding
 from camserve.intake.geometry import enough
+from camserve.intake.opened import OpenedPicture, open_picture
 from camserve.intake.preprocess import resize_and_crop, shrink
 from camserve.intake.transform import Transform, apply_transform, preview_region
 from camserve.settings import Limits
@@ -32,13 +33,12 @@ class Accepted(NamedTuple):
     preview: np.ndarray | None
 
 
-def accept_picture(
+def open_to_accept(
     image: object, spec: InputSpec, limits: Limits, kept_side: KeptSide, transform: Transform | None = None
-) -> Accepted:
-    """Return the decoded picture, its pixels (H, W, C) for the network, and the part that these show.
+) -> OpenedPicture:
+    """Read a picture's header, and set it to the size that the network and the drawings need.
 
-    The picture is shrunk to ``kept_side``, or dropped where that is 0. ``transform`` is that of ``spec``. Errors: those
-    of ``decoding`` and ``apply_transform``.
+    ``kept_side`` is 0 where nothing is drawn; ``transform`` is that of ``spec``. Errors: those of ``open_picture``.
     """
 
     def needed(width: int, height: int) -> tuple[int, int]:
@@ -48,7 +48,22 @@ def accept_picture(
         kept = kept_side(width, height) / max(width, height)
         return max(across, math.ceil(width * kept)), max(down, math.ceil(height * kept))
 
-    with decoding(image, limits, needed, spec) as picture:
+    return open_picture(image, limits, needed, spec)
+
+
+def accept(
+    opened: OpenedPicture,
+    spec: InputSpec,
+    kept_side: KeptSide,
+    transform: Transform | None = None,
+    until: float = math.inf,
+) -> Accepted:
+    """Return the decoded picture, its pixels (H, W, C) for the network, and the part that these show.
+
+    The picture is shrunk to ``kept_side``, or dropped where that is 0. Errors: those of ``decoding``, which gets
+    ``until``, and of ``apply_transform``.
+    """
+    with decoding(opened, spec, until) as picture:
         preview = None
         if transform is None:
             pixels, region = resize_and_crop(picture, spec)
@@ -59,3 +74,14 @@ def accept_picture(
         # Before the next large picture is decoded: a batch of them could fill the memory.
         kept = replace(picture, image=shrink(picture.image, side) if side else NO_PICTURE, seen=None)
         return Accepted(kept, pixels, region, preview)
+
+
+def read_pixels(image: object, spec: InputSpec, limits: Limits, transform: Transform | None = None) -> np.ndarray:
+    """Return the pixels (H, W, C) that the network is shown of a picture. Errors: those of the two steps above."""
+    opened = open_to_accept(image, spec, limits, draw_nothing, transform)
+    return accept(opened, spec, draw_nothing, transform).pixels
+
+
+def draw_nothing(_width: int, _height: int) -> int:
+    """Keep nothing of a picture."""
+    return 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 
 from camserve.errors import BadImage, UnsupportedFormat
 
@@ -21,9 +22,10 @@ MAX_PARTS = 30_000  # chunks, segments or blocks in one file; Pillow walks over 
 MAX_SCANS = 32  # of a JPEG; a progressive one has about 10, and each costs a pass over the whole picture
 JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not fill, a stuffed byte or a restart
 TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+MAX_TAG_BYTES = 4  # that tags name, for each byte of a block: a few broken ones name it whole
 TIFF_PLACES = (273, 279, 324, 325)  # tags: offsets and lengths of strips and of tiles
 TIFF_TABLES = (34665, 34853, 40965)  # tags that lead to more tags: EXIF, GPS, interoperability
-START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+START_OF_SCAN, END_OF_IMAGE = 0xDA, b"\xff\xd9"
 WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
 
 
@@ -59,12 +61,11 @@ def check_parts(kind: str, data: bytes) -> None:
 
 def significant_bits(kind: str, data: bytes) -> int | None:
     """Return the bits that a PNG's sBIT chunk names for its first channel; None: it has no such chunk."""
-    at = 8
-    while kind == "PNG" and at < len(data) and data[at + 4 : at + 8] != b"IDAT":
-        length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"sBIT" and length:
-            return data[at + 8]
-        at += 12 + length
+    for name, start, end in png_chunks(data) if kind == "PNG" else ():
+        if name == b"IDAT":
+            break
+        if name == b"sBIT" and start < min(end, len(data)):
+            return data[start]
     return None
 
 
@@ -73,33 +74,70 @@ def has_16_bit_colors(kind: str, data: bytes) -> bool:
     return kind == "PNG" and data[24] == 16 and data[25] != 0
 
 
-def _png_chunks(data: bytes) -> int:
-    at, chunks = 8, 0
-    while at < len(data) and chunks <= MAX_PARTS:
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-        chunks += 1
-    return chunks
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Walk over a PNG's chunks: their names, and where their contents start and end in ``data``."""
+    at = 8
+    while at < len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], at + 8, end
+        at = end + 4
+
+
+def _png_parts(data: bytes) -> int:
+    return sum(1 for _ in islice(png_chunks(data), MAX_PARTS + 1))
+
+
+def _webp_parts(data: bytes) -> int:
+    return sum(1 for _ in islice(riff_chunks(data), MAX_PARTS + 1))
+
+
+def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Walk over a WebP's chunks, as ``png_chunks`` does."""
+    at = 12
+    while at < len(data):
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+        yield data[at : at + 4], at + 8, end
+        at = end + end % 2
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Walk over a JPEG's segments up to its end: their markers, and where their contents start and end in ``data``."""
+    at, has_scans = 2, False
+    while found := JPEG_MARKER.search(data, at):
+        marker, at = found[0], found.end()
+        has_scans |= marker[1] == START_OF_SCAN
+        if has_scans and marker == END_OF_IMAGE:
+            break
+        if marker not in WITHOUT_LENGTH:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        yield marker[1], found.end() + 2, at
+
+
+def has_many_scans(kind: str, data: bytes) -> bool:
+    """Whether a picture is a JPEG of several scans, whose decoder holds every coefficient until the last."""
+    scans = (None for marker, _, _ in jpeg_segments(data) if marker == START_OF_SCAN) if kind == "JPEG" else iter(())
+    return next(scans, True) is None and next(scans, True) is None
 
 
 def _jpeg_parts(data: bytes) -> int:
     """Count segments and stray bytes; too many scans count as too many parts."""
-    at, parts, scans = 2, 0, 0
-    while (found := JPEG_MARKER.search(data, at)) and parts <= MAX_PARTS:
+    end, parts, scans = 2, 0, 0
+    for marker, start, stop in jpeg_segments(data):
         # Before the first scan Pillow looks at every stray byte; after it libjpeg skips them.
-        parts += 1 if scans else 1 + found.start() - at
-        scans += found[0] == START_OF_SCAN
-        if scans > MAX_SCANS:
+        parts += 1 if scans else 1 + start - 4 - end
+        scans += marker == START_OF_SCAN
+        if parts > MAX_PARTS or scans > MAX_SCANS:
             return MAX_PARTS + 1
-        if scans and found[0] == END_OF_IMAGE:
-            break
-        at = found.end()
-        if found[0] not in WITHOUT_LENGTH:
-            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        end = stop
     return parts
 
 
-def _tiff_parts(data: bytes) -> int:
-    """Count the tags of the first page, and its strips or tiles; too many bytes in tags count as too many parts."""
+def count_tags(data: bytes) -> int | None:
+    """Count the tags of a TIFF file's first page, or of a block of EXIF, and its strips or tiles.
+
+    None: many of them name the same bytes. Pillow reads every tag of a table: many that name the same megabytes would
+    take hours, or the memory.
+    """
 
     def number(at: int, length: int) -> int:
         return int.from_bytes(data[at : at + length], "little" if data[:2] == b"II" else "big")
@@ -111,11 +149,16 @@ def _tiff_parts(data: bytes) -> int:
         parts += 1 + tags
         for at in range(table + 2, table + 2 + 12 * min(tags, MAX_PARTS), 12):
             tag, values = number(at, 2), number(at + 4, 4)
-            tag_bytes += values * TIFF_TYPE_BYTES.get(number(at + 2, 2), 0)
+            size = values * TIFF_TYPE_BYTES.get(number(at + 2, 2), 0)
+            tag_bytes += max(0, min(size, len(data) - number(at + 8, 4))) if size > 4 else 0
             parts += values if tag in TIFF_PLACES else 0
             tables += [number(at + 8, 4)] if tag in TIFF_TABLES else []
-    # Pillow reads every tag of a table: many that name the same megabytes would take hours.
-    return parts if tag_bytes <= 2 * len(data) else MAX_PARTS + 1
+    return parts if tag_bytes <= MAX_TAG_BYTES * len(data) else None
+
+
+def _tiff_parts(data: bytes) -> int:
+    parts = count_tags(data)
+    return MAX_PARTS + 1 if parts is None else parts
 
 
 def _gif_blocks(data: bytes) -> int:
@@ -141,8 +184,9 @@ def _gif_table(flags: bytes) -> int:
 
 
 COUNT_PARTS: Mapping[str, Callable[[bytes], int]] = {
-    "PNG": _png_chunks,
+    "PNG": _png_parts,
     "JPEG": _jpeg_parts,
     "GIF": _gif_blocks,
+    "WEBP": _webp_parts,
     "TIFF": _tiff_parts,
 }

@@ -1,31 +1,16 @@
-"""From a caller's bytes to an upright picture, the cheap refusals first."""
+"""From an opened picture to an upright one in memory, no more of them at once than fit."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import threading
+import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from io import BytesIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import PIL
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, features
 
-from camserve.errors import (
-    BadBase64,
-    BadImage,
-    BadJson,
-    ConfigError,
-    ImageTooSmall,
-    MissingImage,
-    RequestError,
-    TooManyBytes,
-    TooManyPixels,
-    UnsupportedFormat,
-    quote,
-)
+from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.intake.colors import (
     FULL_DEPTH,
@@ -38,24 +23,30 @@ from camserve.intake.colors import (
     is_transparent,
     to_rgb,
 )
-from camserve.intake.containers import check_parts, has_16_bit_colors, significant_bits, sniff
+from camserve.intake.containers import has_16_bit_colors, significant_bits
+from camserve.intake.exif import ORIENTATION, UPRIGHT
+from camserve.intake.gate import MemoryGate
+from camserve.intake.opened import BYTES_OF_RGB, USUAL, Enough, OpenedPicture, open_picture, refusals, whole
 from camserve.settings import Limits
 from camserve.values import Picture
 
-HOW_TO_SEND = "send the picture as the body (curl -T photo.jpg URL) or as a form field (curl -F data=@photo.jpg URL)"
-
-MAX_ASPECT = 100  # longer side / shorter side
 MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
-LARGE = 4_000_000  # pixels; pictures larger than that are decoded one at a time, for the sake of memory
-# Each takes 16 bytes while a WebP is decoded, about as many in an AVIF, and there is no smaller way.
-MOST_PIXELS = {"WEBP": 16_000_000, "AVIF": 16_000_000}
-TIFF_CODECS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "group3", "group4", "tiff_ccitt")
-ROTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
-ROTATED, SIDEWAYS = range(2, 9), (5, 6, 7, 8)  # its values for what is not upright, and that swap width and height
+MOST_BYTES_OF_A_PIXEL = 20  # a progressive CMYK JPEG's: coefficients, its own copy, turned, and RGB
+MOST_KEPT = 32  # pictures of one forward pass, which are kept until they are drawn
+LIGHT = 40_000_000  # bytes that decoding holds, up to which a picture counts as small
+BITS_PER_SAMPLE = 258  # a tag of TIFF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SELF_TURNING = ("TIFF", "AVIF")  # formats whose orientation Pillow alone knows: it may turn them while it decodes
 
-Enough = Callable[[int, int], tuple[int, int]]
-USUAL = InputSpec()
-one_large = threading.Lock()
+memory = MemoryGate(200_000_000)  # bytes that decoding holds, of all pictures at once
 
 
 def harden_pillow() -> None:
@@ -76,56 +67,56 @@ def check_decoders(spec: InputSpec) -> None:
             )
 
 
-def whole(width: int, height: int) -> tuple[int, int]:
-    """Ask for every pixel of a picture."""
-    return width, height
+def most_memory(limits: Limits, batch: int) -> int:
+    """Return how many bytes the pictures of a batch of so many rows hold at most, beside the network's own."""
+    encoded = batch * limits.max_bytes * 2  # as base64, and as bytes
+    decoded = max(memory.size, limits.max_pixels * MOST_BYTES_OF_A_PIXEL)
+    kept = min(batch * limits.max_instances, MOST_KEPT) * limits.max_picture_side**2 * BYTES_OF_RGB
+    return encoded + decoded + kept + batch * limits.max_response_bytes
 
 
 def decode(image: object, limits: Limits, enough: Enough = whole, spec: InputSpec = USUAL) -> Picture:
-    """Decode as ``decoding`` does, for those who have no other pictures in memory."""
-    with decoding(image, limits, enough, spec) as picture:
+    """Open and decode as ``decoding`` does, for those who have no other pictures in memory."""
+    with decoding(open_picture(image, limits, enough, spec), spec) as picture:
         return picture
 
 
 @contextmanager
-def decoding(image: object, limits: Limits, enough: Enough, spec: InputSpec) -> Iterator[Picture]:
-    """Decode bytes, or their base64 text, into an upright picture for ``spec``; only the first frame counts.
+def decoding(picture: OpenedPicture, spec: InputSpec, until: float = math.inf) -> Iterator[Picture]:
+    """Decode into an upright picture for ``spec``; only the first frame counts.
 
-    ``enough`` says, for an upright width and height, how many pixels across and down are worth decoding: a larger
-    JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, but never smaller than that. Other threads wait with large
-    pictures of their own until the block is left.
-    MissingImage, BadBase64, TooManyBytes, UnsupportedFormat, TooManyPixels, ImageTooSmall, BadImage.
+    Other threads wait with pictures of their own that find no room in ``memory`` until the block is left.
+    TooManyPixels, BadImage; Overloaded: a large picture found none before ``until`` of time.monotonic().
     """
-    with ExitStack() as stack:
-        yield _decode(_as_bytes(image, limits), limits, enough, spec, stack)
+    weight = picture.weight
+    with memory.hold(weight, until if weight > LIGHT else math.inf):
+        with refusals(picture.kind):
+            decoded = _decode(picture, spec)
+        yield decoded
 
 
-def _decode(data: bytes, limits: Limits, enough: Enough, spec: InputSpec, stack: ExitStack) -> Picture:
-    kind = sniff(data, spec.extra_formats)
-    check_parts(kind, data)
-    try:
-        with Image.open(BytesIO(data), formats=[kind]) as opened:
-            _check_size(kind, opened.width, opened.height, limits)
-            _check_codec(kind, opened)
-            size = _reduce(opened, enough) if kind == "JPEG" else None
-            if opened.width * opened.height > LARGE:
-                stack.enter_context(one_large)
-            opened.seek(0)
-            turned = kind == "TIFF" and _is_rotated(opened)  # loading turns it upright, and forgets
-            opened.load()
-            traits = _traits(opened, turned)
-            ImageOps.exif_transpose(opened, in_place=True)
-            depth = _depth(opened, kind, data, spec)
-            upright = to_rgb(opened, depth)
-            seen = for_network(opened, upright, spec.color, depth)
-            guessed = depth.bits if depth.guessed else None
-            return Picture(upright, kind, *(size or upright.size), traits, seen, guessed)
-    except RequestError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise TooManyPixels(f"the picture would unpack to more than {limits.max_pixels} pixels") from None
-    except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes
-        raise BadImage(f"the {kind} picture is truncated or corrupt ({type(error).__name__})") from None
+def _decode(picture: OpenedPicture, spec: InputSpec) -> Picture:
+    with picture.open() as opened:
+        return _read(opened, picture, spec)
+
+
+def _read(opened: ImageFile.ImageFile, picture: OpenedPicture, spec: InputSpec) -> Picture:
+    kind = picture.kind
+    opened.seek(0)
+    is_turned = kind in SELF_TURNING and _is_rotated(opened)  # which decoding may forget
+    opened.load()
+    traits = _traits(opened, is_turned or picture.orientation != UPRIGHT)
+    upright: Image.Image = opened
+    if kind in SELF_TURNING:
+        ImageOps.exif_transpose(opened, in_place=True)
+    elif picture.orientation in TURNS:
+        upright = opened.transpose(TURNS[picture.orientation])
+    depth = _depth(opened, kind, picture.data, spec)
+    rgb = to_rgb(upright, depth)
+    seen = for_network(upright, rgb, spec.color, depth)
+    guessed = depth.bits if depth.guessed else None
+    width, height = rgb.size if kind in SELF_TURNING else (picture.width, picture.height)
+    return Picture(rgb, kind, width, height, traits, seen, guessed)
 
 
 def _depth(opened: Image.Image, kind: str, data: bytes, spec: InputSpec) -> Depth:
@@ -139,76 +130,18 @@ def _depth(opened: Image.Image, kind: str, data: bytes, spec: InputSpec) -> Dept
     return find_depth(opened, significant_bits(kind, data))
 
 
-def _traits(opened: Image.Image, turned: bool) -> list[str]:
+def _traits(opened: Image.Image, rotated: bool) -> list[str]:
     """Return what is changed on the way to upright RGB, of ``TRAITS``: a new client shows in these."""
     found = {
         "grey": opened.mode in GREY or is_deep(opened),
         "deep": is_deep(opened),
         "cmyk": opened.mode == "CMYK",
         "flattened": is_transparent(opened),
-        "rotated": turned or _is_rotated(opened),  # a PNG is unpacked to know it: not before it may be
+        "rotated": rotated,
         "animated": getattr(opened, "is_animated", False),
     }
     return [name for name, holds in found.items() if holds]
 
 
 def _is_rotated(opened: Image.Image) -> bool:
-    return opened.getexif().get(ROTATION) in ROTATED
-
-
-def _reduce(opened: Image.Image, enough: Enough) -> tuple[int, int]:
-    """Set a JPEG's decoder to no more pixels than needed; return the picture's own width and height, upright."""
-    sideways = opened.getexif().get(ROTATION) in SIDEWAYS
-    size = opened.size[::-1] if sideways else opened.size
-    needed = enough(*size)
-    opened.draft(None, needed[::-1] if sideways else needed)
-    return size
-
-
-def _as_bytes(image: object, limits: Limits) -> bytes:
-    if isinstance(image, str):
-        return _from_base64(image, limits)
-    if image is None or image == b"":
-        raise MissingImage(f"no picture arrived; {HOW_TO_SEND}")
-    if not isinstance(image, (bytes, bytearray)):
-        raise BadJson(f"the picture must be base64 text, as in {{'data': '...'}}, not {quote(image)}")
-    if len(image) > limits.max_bytes:
-        raise TooManyBytes(f"the picture has {len(image)} bytes; the limit is {limits.max_bytes}")
-    return bytes(image)
-
-
-def _from_base64(text: str, limits: Limits) -> bytes:
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    if not text:
-        raise MissingImage(f"no picture arrived; {HOW_TO_SEND}")
-    if len(text) > limits.max_bytes * 4 / 3 + 1024:  # room for line breaks
-        raise TooManyBytes(f"the picture's base64 text is longer than {limits.max_bytes} bytes would need")
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadBase64("the picture is not valid base64 (A-Z a-z 0-9 + / and = padding)") from None
-    return _as_bytes(data, limits)
-
-
-def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
-    if width < limits.min_side or height < limits.min_side:
-        raise ImageTooSmall(f"the picture is {width} x {height} pixels; each side must have {limits.min_side} or more")
-    most = min(limits.max_pixels, MOST_PIXELS.get(kind, limits.max_pixels))
-    if width * height > most or max(width, height) > limits.max_side:
-        raise TooManyPixels(
-            f"the {kind} picture is {width} x {height} pixels; the limit is {most} pixels in all and "
-            f"{limits.max_side} a side"
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
-
-
-def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
-    if kind == "TIFF" and (codec := opened.info.get("compression")) not in TIFF_CODECS:
-        raise UnsupportedFormat(f"the TIFF picture is compressed by {quote(codec)}: save it with LZW, deflate or none")
-    if kind == "TIFF" and opened.mode in ("I", "F"):
-        raise UnsupportedFormat("the TIFF picture has 32 bits a grey value, and no known white: save it with 8 or 16")
-    if any(tile[0] == "bmp_rle" for tile in opened.tile):
-        # Pillow unpacks these pixel by pixel in Python: 21 kB took 4 s.
-        raise UnsupportedFormat("the BMP picture is run-length encoded: send it uncompressed, or as PNG")
+    return opened.getexif().get(ORIENTATION) in TURNS

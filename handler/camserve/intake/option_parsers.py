@@ -83,7 +83,7 @@ def _explain(value: object, schema: Offer) -> dict[str, object]:
     if found := CONDITION.fullmatch(text):
         return {"explain": Condition(found[1], found[2], float(found[3]))}
     if found := LABEL_CONDITION.fullmatch(text):
-        return {"explain": Condition("label", found[1], schema.labels[schema.labels.find(found[2])])}
+        return {"explain": Condition("label", found[1], schema.labels.find(found[2]))}
     raise BadOption(
         f"option 'explain' takes true, false, or a condition such as probability<0.6, margin<0.2 or label=cat, "
         f"not {quote(text)}"

@@ -17,13 +17,13 @@ SMALLEST = 1e-30  # of a probability whose logarithm is taken
 
 
 def scores_of(output: OutputSpec, returned: Any, calls: Sequence[ActivationCall], pictures: Any) -> Tensor:
-    """Return the scores (N, K) float32 of one output, from what was ``returned`` for N ``pictures``.
+    """Return the scores (N, K) of one output, from what was ``returned`` for N ``pictures``: float32, or float64.
 
     ``calls`` are the activations that ran. With the task binary the one logit s becomes the scores of two classes, -s
     and s, so that what speaks for the negative class can be asked too. ConfigError: there are no scores, or not one row
     of them for each picture.
     """
-    scores = _before_activation(output, as_rows(select(returned, output.select), returned), calls).float()
+    scores = _at_least_float32(_before_activation(output, as_rows(select(returned, output.select), returned), calls))
     if scores.shape[0] != pictures:  # not len(): an exported program takes any number of rows
         raise ConfigError(count_rows(scores.shape[0], pictures))
     if output.task != "binary":
@@ -43,13 +43,17 @@ def count_rows(rows: int, pictures: int) -> str:
 
 def _before_activation(output: OutputSpec, rows: Tensor, calls: Sequence[ActivationCall]) -> Tensor:
     if output.activation == "probabilities":
-        return _invert(rows.float(), output.task)
+        return _invert(_at_least_float32(rows), output.task)
     if output.activation not in WITH_SCORES_BEFORE:
         return rows
     found = [call for call in calls if call.kind == output.activation]
     if output.call >= len(found):
         raise ConfigError(f"no {output.activation} ran at the end of the network, as it did at the build")
     return found[output.call].given.reshape(rows.shape)
+
+
+def _at_least_float32(rows: Tensor) -> Tensor:
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def _invert(probabilities: Tensor, task: str) -> Tensor:

@@ -120,7 +120,9 @@ class BatchRunner:
             map_request
             for number, (request, row) in enumerate(zip(requests, rows))
             if row.finite and request.options.explain is not False
-            for map_request in map_requests(number, row, request.options, source(request.options.layers), request.until)
+            for map_request in map_requests(
+                number, row, request.options, source(request.options.layers), request.until, request.spare_until
+            )
         ]
 
     def _observe(self, observation: PassObservation, finite: Sequence[int]) -> dict[int, tuple[AnswerWarning, ...]]:

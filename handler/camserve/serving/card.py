@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from camserve.answer.respond import ModelName
@@ -12,8 +13,14 @@ from camserve.output_spec import Head
 from camserve.settings import Settings
 
 
-def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) -> dict[str, object]:
-    """Return the model's classes, layers, methods, input, options and limits, as JSON values."""
+def describe_model(
+    model: ModelName, heads: Sequence[Head], settings: Settings, batch_seconds: float = math.inf
+) -> dict[str, object]:
+    """Return the model's classes, layers, methods, input, options and limits, as JSON values.
+
+    ``batch_seconds`` is the time that a batch has on this machine, inf where nobody waits.
+    """
+    answer_ms = None if math.isinf(batch_seconds) else round(batch_seconds * 1000)
     return {
         "model": dataclasses.asdict(model),
         **_describe_head(heads[0]),
@@ -24,7 +31,7 @@ def describe_model(model: ModelName, heads: Sequence[Head], settings: Settings) 
         "input": dataclasses.asdict(settings.input),
         "options": list(PARSERS),
         "defaults": dataclasses.asdict(settings.defaults),
-        "limits": dataclasses.asdict(settings.limits),
+        "limits": {**dataclasses.asdict(settings.limits), "answer_ms": answer_ms},
     }
 
 

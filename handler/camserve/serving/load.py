@@ -71,12 +71,22 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     return Classifier(network, heads, device, {name: Tail(head) for name, head in linear.items()})
 
 
-def load_pipeline(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
-    """Load an unpacked archive. ConfigError: one line says what in it is wrong."""
+def load_pipeline(
+    folder: Path,
+    settings: Settings,
+    name: str,
+    version: str,
+    device: torch.device,
+    loaded: Classifier | None = None,
+) -> Pipeline:
+    """Load an unpacked archive, of which ``loaded`` is the classifier where the caller has it.
+
+    ConfigError: one line says what in it is wrong.
+    """
     harden_pillow()
     check_decoders(settings.input)
     transform = load_transform(folder, settings.input)  # before what takes its time
-    classifier = replace(load_classifier(folder, settings, device), transform=transform)
+    classifier = replace(loaded or load_classifier(folder, settings, device), transform=transform)
     model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
     return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.heads))
 

@@ -12,15 +12,19 @@ import torch
 
 from camserve.answer.draw import draw_answer, drawn_side
 from camserve.answer.respond import ModelName, refuse, respond
-from camserve.errors import RequestError
-from camserve.intake.accept import accept_picture
+from camserve.errors import Overloaded, RequestError
+from camserve.intake.accept import KeptSide, accept, open_to_accept
 from camserve.intake.options import OptionSchema
 from camserve.monitor import Monitor
 from camserve.monitor.audit_record import THUMBNAIL
 from camserve.serving.batch import BatchRunner, Classifier
 from camserve.serving.guard import Result, Row, attempt, attempt_rows
+from camserve.serving.pace import LARGE_PICTURES, Pace
+from camserve.serving.plan import Plan, Planned, in_groups, refuse_excess
 from camserve.settings import Settings
-from camserve.values import Answer, RawRequest, Request, Response
+from camserve.values import Answer, Options, RawRequest, Request, Response
+
+NO_TIME = "the server is busy: the time of a batch was over before this picture's turn; try again"
 
 
 class Pipeline:
@@ -37,22 +41,33 @@ class Pipeline:
         self._at_once = self.runner.rows_at_once
         self._transform = classifier.transform
         self._schema = OptionSchema(settings, classifier.heads)
+        self.pace = Pace()
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
 
     def answer(self, rows: Sequence[RawRequest]) -> list[Response]:
         """Return the answer to every row, in order; a bad row gets its own refusal and nothing is raised.
 
-        More rows than one forward pass should hold are answered group by group.
+        More rows than one forward pass should hold are answered group by group, while there is time.
         """
         arrival = time.monotonic()
-        groups = [rows[start : start + self._at_once] for start in range(0, len(rows), self._at_once)]
-        return [response for group in groups for response in self._answer_group(group, arrival)]
-
-    def _answer_group(self, rows: Sequence[RawRequest], arrival: float) -> list[Response]:
         self.monitor.begin()
         with self.monitor.stage("decode"):
+            plans = refuse_excess(self._in_threads(lambda row: attempt(self._plan, row), rows), self.settings.limits)
+        responses: dict[int, Response] = {}
+        for place, group in enumerate(in_groups(plans, self._at_once)):
+            chosen = [plans[number] for number in group]
+            if place:
+                self.monitor.begin()
+                if not self.pace.has_time(len(group), arrival + self.pace.seconds):
+                    chosen = [Overloaded(NO_TIME)] * len(group)
+            responses.update(zip(group, self._answer_group([rows[number] for number in group], chosen, arrival)))
+        return [responses[number] for number in range(len(rows))]
+
+    def _answer_group(self, rows: Sequence[RawRequest], plans: Sequence[Planned], arrival: float) -> list[Response]:
+        start = time.monotonic()
+        with self.monitor.stage("decode"):
             accepted = self._in_threads(
-                lambda number: attempt(self._accept, rows[number], number, arrival), range(len(rows))
+                lambda number: self._accepted(plans[number], number, arrival), range(len(plans))
             )
         answers = iter(attempt_rows(self.runner.run, [row for row in accepted if isinstance(row, Request)]))
         outcomes = [next(answers) if isinstance(row, Request) else row for row in accepted]
@@ -60,6 +75,7 @@ class Pipeline:
             drawn = self._in_threads(lambda row: attempt(self._draw, row) if isinstance(row, Answer) else row, outcomes)
         written = [attempt(self._write, row) if isinstance(row, Answer) else row for row in drawn]
         ends = [last if isinstance(last, RequestError) else first for first, last in zip(outcomes, written)]
+        self.pace.took(time.monotonic() - start, sum(isinstance(row, Request) for row in accepted))
         self.monitor.end(rows, ends)
         return [
             refuse(outcome, row.request_id) if isinstance(outcome, RequestError) else outcome
@@ -70,23 +86,46 @@ class Pipeline:
         """Decoders, resizing and encoders release Python's lock, so that rows need not wait for one another."""
         return [work(row) for row in rows] if len(rows) == 1 else list(self._threads.map(work, rows))
 
-    def _accept(self, row: RawRequest, number: int, arrival: float) -> Request:
+    def _plan(self, row: RawRequest) -> Plan:
         options = self._schema.options(row)
-        limits, audit = self.settings.limits, self.settings.monitoring.audit
+        kept = self._kept_side(options)
+        opened = open_to_accept(row.image, self.settings.input, self.settings.limits, kept, self._transform)
+        return Plan(row, options, opened)
+
+    def _kept_side(self, options: Options) -> KeptSide:
+        """Return what says how many pixels of a picture's longest side will be drawn or recorded."""
+        audit, most = self.settings.monitoring.audit, self.settings.limits.max_picture_side
         thumbnail = THUMBNAIL if audit is not None and audit.pictures else 0
-        accepted = accept_picture(
-            row.image,
+        return lambda width, height: drawn_side(options, width, height, most) or thumbnail
+
+    def _accepted(self, plan: Planned, number: int, arrival: float) -> Request | RequestError:
+        return attempt(self._accept, plan, number, arrival) if isinstance(plan, Plan) else plan
+
+    def _accept(self, plan: Plan, number: int, arrival: float) -> Request:
+        options, batch = plan.options, self.pace.seconds
+        accepted = accept(
+            plan.picture,
             self.settings.input,
-            limits,
-            lambda width, height: drawn_side(options, width, height, limits.max_picture_side) or thumbnail,
+            self._kept_side(options),
             self._transform,
+            arrival + batch * LARGE_PICTURES,
         )
-        until = arrival + min(options.deadline_ms or math.inf, limits.explain_ms) / 1000
-        picture, pixels, region, preview = accepted
-        return Request(picture, pixels, region, options, row.request_id, until, number, preview)
+        until = arrival + (options.deadline_ms or math.inf) / 1000
+        return Request(
+            accepted.picture,
+            accepted.pixels,
+            accepted.region,
+            options,
+            plan.raw.request_id,
+            number,
+            until,
+            min(until, arrival + batch),
+            accepted.preview,
+        )
 
     def _draw(self, answer: Answer) -> Answer | Response:
-        return draw_answer(answer, self.settings.input.size, self.settings.limits.max_picture_side)
+        limits = self.settings.limits
+        return draw_answer(answer, self.settings.input.size, limits.max_picture_side, limits.max_response_bytes)
 
     def _write(self, answer: Answer) -> Response:
         if "timing" in answer.request.options.details:

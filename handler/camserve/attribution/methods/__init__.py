@@ -44,6 +44,11 @@ class Method:
     gradients: bool = True  # needs gradients of the scores; False: explains networks that let none pass
     notes: Callable[[LayerOutput, Objectives], list[dict[str, float]]] | None = None  # what else a reader must know
 
+    @property
+    def slow(self) -> bool:
+        """Whether it takes many passes, of the tail or of the network."""
+        return self.tape or self.reruns
+
 
 METHODS: Mapping[str, Method] = {
     "gradcam": Method(

@@ -14,8 +14,12 @@ def ablationcam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Weigh each channel by how much the target falls when the channel is set to zero (Desai and Ramaswamy 2020).
 
     The paper divides the fall by the score itself: one number for the whole map, which would turn
-    the map over wherever the score is negative. It is left out.
+    the map over wherever the score is negative. It is left out. Where pooling and one linear layer follow, the fall is
+    the channel's own term of the score, and nothing is run.
     """
+    if output.head is not None:
+        means = output.activations_of(objectives).mean(dim=(2, 3))
+        return weigh(output.head.channel_weights(objectives) * means, output, objectives)
     ablated = output.activations.clone()
     # Run again as well: the network itself may have rounded otherwise.
     whole = objectives.values(output.rescore(output.activations))

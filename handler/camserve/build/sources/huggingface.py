@@ -9,10 +9,11 @@ from typing import Any
 from camserve.build.agreement import check_agreement
 from camserve.build.locate import archive_name
 from camserve.build.pretrained import CONFIG, PREPROCESSOR, read_json, read_processor
+from camserve.build.sources.timm import describe_folder
 from camserve.errors import ConfigError
 from camserve.values import Progress
 
-FORM = "hf:FOLDER of save_pretrained"
+FORM = "hf:FOLDER of save_pretrained or of timm"
 SCHEME = "hf:"
 NETWORK = "package://camserve/build/carried/transformers_network.py"
 # Keys of a config.json that say nothing of the architecture, or say it in the words of this recipe.
@@ -35,6 +36,8 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
     folder = Path(text[len(SCHEME) :])
     config = read_json(folder / CONFIG)
     if "model_type" not in config:
+        if "architecture" in config:
+            return describe_folder(folder, given, report)
         raise ConfigError(f"{folder / CONFIG} names no model_type: is it a folder written by save_pretrained?")
     names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own default
     architecture = {key: value for key, value in config.items() if key not in LEFT}

@@ -15,6 +15,7 @@ from camserve.files import inside
 from camserve.values import Progress
 
 FORM = "OLD.mar of TorchServe's image_classifier"
+PACKED = (".tar.gz", ".tgz")  # of torch-model-archiver --archive-format tgz
 HANDLER = "image_classifier"
 LABELS = "index_to_name.json"
 LEFT = ("pt2", "handler", "camserve", "micro_batching")  # keys of a model-config.yaml that speak to the old handler
@@ -22,11 +23,16 @@ LEFT = ("pt2", "handler", "camserve", "micro_batching")  # keys of a model-confi
 
 def fits(text: str) -> bool:
     """Say whether a text names an archive."""
-    return text.endswith(".mar")
+    return text.endswith((".mar", *PACKED))
 
 
 def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str, Any]:
     """Return the keys of the network, labels and workers of an archive. ConfigError: another handler serves it."""
+    if text.endswith(PACKED):
+        raise ConfigError(
+            f"{text} is not read: an archive must be a .mar, which is a zip file (mkdir old; tar -xzf {text} -C old; "
+            "cd old; zip -r ../old.mar .)"
+        )
     with open_mar(Path(text)) as archive:
         model = read_manifest(archive)
         _check(text, model)

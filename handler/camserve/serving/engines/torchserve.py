@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -23,13 +24,17 @@ from camserve.serving.guard import attempt
 from camserve.serving.heap import keep_heap, trim_heap
 from camserve.serving.load import load_archive
 from camserve.serving.logs import guard_logs
+from camserve.serving.pace import Pace, seconds_of_a_batch
 from camserve.serving.pipeline import Pipeline
-from camserve.serving.warm_up import warm_up
+from camserve.serving.warm_up import time_slow_methods, warm_up
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
 
+logger = logging.getLogger(__name__)
+
 FORM_TYPE = "application/x-www-form-urlencoded"
 ROUTE_FIELD = "model_name"  # of /invocations, which hands its own parameter on
+RESPONSE_TIMEOUT = 120  # seconds, TorchServe's own where an archive's configuration names none
 LOST_BODY = (
     "the picture was lost: curl --data-binary without a content type sends a form; "
     "use curl -T photo.jpg URL, or add -H 'Content-Type: application/octet-stream'"
@@ -57,7 +62,8 @@ class TorchServeHandler:
             )
         except ConfigError as error:
             raise RuntimeError(f"camserve: {error}") from None
-        warm_up(self._pipeline, int(properties.get("batch_size") or 1))
+        timeout = float((context.model_yaml_config or {}).get("responseTimeout", RESPONSE_TIMEOUT))
+        _set_pace(self._pipeline, int(properties.get("batch_size") or 1), timeout)
         trim_heap()
         self._pipeline.monitor.report_to(*_recorders(self._pipeline, context))
 
@@ -84,7 +90,9 @@ class TorchServeHandler:
     def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
         if headers.get("describe") == "True":
-            described = describe_model(self._pipeline.model, self._pipeline.heads, self._pipeline.settings)
+            described = describe_model(
+                self._pipeline.model, self._pipeline.heads, self._pipeline.settings, self._pipeline.pace.seconds
+            )
             card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
             return Envelope((), lambda _: card)
         fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
@@ -103,6 +111,7 @@ class TorchServeHandler:
             path=headers.get("url_path", ""),
             must_explain=headers.get("explain") == "True",
             request_id=context.get_request_id(number) or "",
+            body=number if isinstance(body, Mapping) else None,
         )
         if not isinstance(body, Mapping):
             return Envelope((request,), lambda answers: answers[0])
@@ -117,6 +126,19 @@ def _settings(config: Mapping[str, Any]) -> Settings:
         return settings
     share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))
     return dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, threads=share))
+
+
+def _set_pace(pipeline: Pipeline, batch_size: int, timeout: float) -> None:
+    """Warm the pipeline up, and give its batches the time that suits this machine."""
+    usual, slowest_map = warm_up(pipeline, batch_size), time_slow_methods(pipeline)
+    seconds = seconds_of_a_batch(pipeline.settings.limits.answer_ms, usual, slowest_map, timeout)
+    logger.info(
+        "camserve: a batch gets %.1f s; a full one took %.2f s, a map by the slowest method %.2f s",
+        seconds,
+        usual,
+        slowest_map,
+    )
+    pipeline.pace = Pace(seconds)
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
