@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 import torch
+from supervised import supervised
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
@@ -100,6 +101,12 @@ def faulty_archive(build_once):
         return build_archive(load_recipe(folder / "faulty.yaml"), folder / "store", lambda line: None)
 
     return build_once("faulty", build)
+
+
+@pytest.fixture(scope="session")
+def supervise(next_ports):
+    """Run ``camserve serve`` as a process of its own while a block runs."""
+    return lambda folder, *arguments, **options: supervised(next_ports(), folder, *arguments, **options)
 
 
 @pytest.fixture(scope="session")

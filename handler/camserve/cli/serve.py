@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import shutil
 import tempfile
 from pathlib import Path
 
 from camserve.cli.terminal import say
+from camserve.errors import ConfigError
+from camserve.operate.endpoint import curl_line
 from camserve.operate.ports import FIRST_PORT, PORTS_NEEDED, choose_port
-from camserve.operate.server import Server, curl_line
+from camserve.operate.server import Server
 from camserve.operate.shipped import SHIPPED_CONFIG
+from camserve.operate.supervisor import Supervisor
 
 EXAMPLE = """example:
   camserve serve model_store/imagenet.mar --port 8080
@@ -26,17 +29,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted."""
+    """Serve until a signal comes or the server ends; return the server's exit status."""
     port = choose_port(args.port, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
     server = Server(args.archives, folder, port, args.config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server.start(say)
+    supervisor = Supervisor(server, say)
     try:
-        say(f"ready; logs and tokens in {server.folder}; Ctrl-C stops")
-        for model in server.models:
-            print(curl_line(server, model, "photo.jpg"), flush=True)
-        signal.pause()
+        status = serve(server, supervisor)
     finally:
         server.stop()
-    return 0
+        if args.folder is None and supervisor.was_asked:
+            shutil.rmtree(folder, ignore_errors=True)
+    return status
+
+
+def serve(server: Server, supervisor: Supervisor) -> int:
+    """Start the server, say how to ask it, and wait for its end."""
+    try:
+        supervisor.start()
+    except ConfigError:
+        if not supervisor.was_asked or server.poll() is None:
+            raise
+    else:
+        say(f"ready; logs and tokens in {server.folder}; Ctrl-C stops")
+        for model in server.models:
+            print(curl_line(server.inference, model, "photo.jpg"), flush=True)
+    return supervisor.wait()
