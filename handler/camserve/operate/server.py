@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 import requests
@@ -22,12 +23,13 @@ from camserve.operate.doctor.files import read_properties
 from camserve.operate.endpoint import Endpoint
 from camserve.operate.java import find_java
 from camserve.operate.metrics import find_metrics
-from camserve.operate.ports import LOOPBACK
+from camserve.operate.ports import LOOPBACK, addresses
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
 
 START_SECONDS = 180
 STOP_SECONDS = 30
+DEFAULT_RESPONSE_SECONDS, DEFAULT_REQUEST_BYTES = 120, 6_553_500  # TorchServe's own
 JAVA_CLASS = "org.pytorch.serve.ModelServer"
 
 
@@ -59,7 +61,7 @@ class Server:
         self._store = stores.pop()
         self._port = port
         self._bin = python.parent
-        self._properties = {**read_properties(config), **_metrics_line(config), **_addresses(port), **properties}
+        self._properties = {**read_properties(config), **_metrics_line(config), **addresses(port), **properties}
         self._temporary = self.folder / "tmp"
         self._pid_file = self._temporary / ".model_server.pid"
         self._log = self.folder / "server.log"
@@ -172,12 +174,24 @@ class Server:
 
     def workers(self, model: str) -> list[dict[str, str]]:
         """Return what the management side says of a model's workers, or nothing while it does not answer."""
+        return list(self._describe(model).get("workers", []))
+
+    def response_seconds(self, model: str) -> int:
+        """Return within how many seconds a worker of the model must answer a batch."""
+        return int(self._describe(model).get("responseTimeout", DEFAULT_RESPONSE_SECONDS))
+
+    def _describe(self, model: str) -> dict[str, Any]:
         try:
             side = self.management
             answer = requests.get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
-            return list(answer.json()[0]["workers"]) if answer.ok else []
-        except (requests.RequestException, OSError, ValueError, LookupError):
-            return []
+            return dict(answer.json()[0]) if answer.ok else {}
+        except (requests.RequestException, OSError, ValueError, LookupError, TypeError):
+            return {}
+
+    @property
+    def request_bytes(self) -> int:
+        """The largest request that is accepted."""
+        return int(self._properties.get("max_request_size", DEFAULT_REQUEST_BYTES))
 
     @property
     def inference(self) -> Endpoint:
@@ -231,13 +245,3 @@ def _is_torchserve(pid: int) -> bool:
 def _metrics_line(config: Path) -> dict[str, str]:
     path = find_metrics(config)
     return {} if path is None else {"metrics_config": str(path.resolve())}
-
-
-def _addresses(port: int) -> dict[str, str]:
-    return {
-        "inference_address": f"http://{LOOPBACK}:{port}",
-        "management_address": f"http://{LOOPBACK}:{port + 1}",
-        "metrics_address": f"http://{LOOPBACK}:{port + 2}",
-        "grpc_inference_port": str(port + 3),
-        "grpc_management_port": str(port + 4),
-    }
