@@ -19,19 +19,14 @@ import psutil
 import pytest
 import requests
 from faulty_client import RECOVERY_SECONDS, picture
+from nginx_needed import needs_nginx
 from PIL import Image
 
 from camserve.errors import ConfigError
 from camserve.operate.front import SERVER_PROPERTIES, Front, Limits, add_client
 from camserve.operate.server import Server
 
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.skipif(
-        shutil.which("nginx", path="/usr/sbin:/usr/bin") is None,
-        reason="nginx is not installed: apt-get install nginx-light",
-    ),
-]
+pytestmark = [pytest.mark.server, needs_nginx]
 
 PREDICT = "/predictions/faulty"
 ORIGIN = "https://a.example"
@@ -390,10 +385,10 @@ def test_dawdling_bodies_are_cut_and_cost_their_own_token_alone(ask, front, serv
     with ExitStack() as stack:
         dawdling = [stack.enter_context(connect(front)) for _ in range(CLIENT_REQUESTS)]
         for raw in dawdling:
-            raw.sendall(head_of(front, f"Content-Length: {len(FINE)}") + FINE[:20])
-        deadline = time.monotonic() + IDLE_SECONDS
-        while (refused := ask()).status_code != 429 and time.monotonic() < deadline:
-            pass
+            raw.sendall(head_of(front, f"Content-Length: {len(FINE)}", "Expect: 100-continue"))
+            assert raw.recv(1000).startswith(b"HTTP/1.1 100 ")
+            raw.sendall(FINE[:20])
+        refused = ask()
         assert code_of(refused) == (429, "too_many_requests")
         assert refused.headers["retry-after"] == "1"
         assert ask(headers=neighbour).status_code == 200
