@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,9 +19,11 @@ import pytest
 import requests
 from faulty_client import RECOVERY_SECONDS, picture
 from nginx_needed import needs_nginx
+from operating_page import commands, run
 from PIL import Image
 
 from camserve.errors import ConfigError
+from camserve.operate.doctor.front import check_front
 from camserve.operate.front import SERVER_PROPERTIES, Front, Limits, add_client
 from camserve.operate.server import Server
 
@@ -164,15 +165,12 @@ def test_a_request_needs_a_token_of_the_front(ask, served):
     assert code_of(ask(headers={"Authorization": "Basic Zm9v"})) == (401, "no_token")
 
 
-def test_tokens_come_and_go_without_a_reload(ask, front):
-    """The command of docs/operating.md makes one."""
-    token = "0123456789abcdef0123456789abcdef"
+def test_tokens_come_and_go_without_a_reload(ask, served):
+    *admit, remove = commands("token")
+    token = run([*admit, 'echo "$TOKEN"'], FOLDER=served.folder).strip()
     headers = {"Authorization": f"Bearer {token}"}
-    assert ask(headers=headers).status_code == 401
-    path = front.folder / "clients" / token
-    subprocess.run(["touch", "-d", "+1 hour", path], check=True)
     assert ask(headers=headers).status_code == 200
-    path.unlink()
+    run([remove], FOLDER=served.folder, TOKEN=token)
     assert ask(headers=headers).status_code == 401
 
 
@@ -449,6 +447,10 @@ def test_a_stopped_worker_is_replaced_and_costs_the_other_model_nothing(ask, ser
         assert answer.status_code in (500, 503, 504)
     assert answer.status_code == 200
     assert not psutil.pid_exists(stopped)
+
+
+def test_the_doctor_finds_nothing_about_the_front(front):
+    assert check_front(front.inference.url) == []
 
 
 def test_what_cannot_be_started_is_said_in_one_line(front, served, next_ports):
