@@ -44,7 +44,7 @@ def test_every_word_of_the_template_is_filled_in_and_explained(nginx, server):
 
 def test_wrong_words_are_refused_in_one_line(nginx, server, tmp_path):
     for origin in ("*", "https://a.example/path", 'https://a" 1; default "', "a.example"):
-        with pytest.raises(ConfigError, match="is no origin: write https://your.site"):
+        with pytest.raises(ConfigError, match=r"is no origin: write https://your\.site"):
             Front(server, free_ports(19580), [origin])
     odd = Server([tmp_path / "pets.mar"], tmp_path / 'a"$b', free_ports(19480))
     with pytest.raises(ConfigError, match="nginx cannot use a folder with quotes"):
