@@ -192,6 +192,20 @@ def test_health_needs_no_token(ask, front):
     assert ask("/v2/models/unknown/ready", "GET", {}, None).status_code == 503
 
 
+def test_health_reaches_torchserve_once_a_second(ask, front):
+    start, before = time.monotonic(), len(asked_for_health(front))
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ask("/ping", "GET", {}, None).status_code, range(200)))
+    assert set(answers) == {200}
+    assert len(asked_for_health(front)) - before <= time.monotonic() - start + 2
+
+
+def asked_for_health(front):
+    """Return what the front has logged of health requests that TorchServe saw."""
+    lines = [json.loads(line) for line in (front.folder / "access.log").read_text().splitlines()]
+    return [line for line in lines if line["path"] == "/ping" and line["upstream"]]
+
+
 def test_a_query_string_is_refused_rather_than_dropped(ask):
     refused = ask(f"{PREDICT}?target=dog")
     assert code_of(refused) == (400, "query_string")
@@ -408,6 +422,15 @@ def test_a_drained_model_refuses_and_its_neighbour_answers(ask, front):
     finally:
         mark.unlink()
     assert ask().status_code == 200
+
+
+def test_a_flooded_model_costs_its_neighbour_nothing(ask, front):
+    neighbour = {"Authorization": f"Bearer {add_client(front.folder, 60)}"}
+    slow = picture(faults.SLOW)
+    with ThreadPoolExecutor(2 * CLIENT_REQUESTS) as pool:
+        flood = [pool.submit(ask, data=slow) for _ in range(2 * CLIENT_REQUESTS)]
+        assert [ask("/predictions/other", headers=neighbour).status_code for _ in range(5)] == [200] * 5
+        assert {call.result().status_code for call in flood} <= {200, 429}
 
 
 def scale(served, model, workers):
