@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,12 @@ def test_every_word_of_the_template_is_filled_in_and_explained(nginx, server):
     assert explained == set(re.findall("@([A-Z_]+)@", body))
     assert '"https://a.example:8443" $http_origin;' in written
     assert "client_max_body_size 1000;" in written
+
+
+def test_every_refusal_of_the_front_is_documented_and_no_other():
+    written = set(re.findall(r"""return (\d+) '{"error": {"code": "(\w+)",""", TEMPLATE.read_text()))
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    assert written == set(re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE))
 
 
 def test_wrong_words_are_refused_in_one_line(nginx, server, tmp_path):

@@ -130,3 +130,10 @@ def test_a_model_that_is_unregistered_under_traffic_leaves_nobody_without_an_ans
         statuses = [call.result()[0] for call in waiting]
     assert set(statuses) <= {200, 404, 500, 503, 504}
     assert 504 in statuses
+
+
+def test_a_front_without_its_server_says_so(front, served):
+    served.stop()
+    side = front.inference
+    answer = requests.post(f"{side.url}/predictions/faulty", headers=side.headers, data=FINE, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "server_down")

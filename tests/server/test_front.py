@@ -378,7 +378,7 @@ def cut_answers(front):
 
 
 def test_half_open_connections_are_cut_and_never_reach_torchserve(ask, front, served):
-    most = 3_000
+    most = 5_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, most + 500)), hard))
     with ExitStack() as stack:
