@@ -34,8 +34,10 @@ class Daemon:
     def poll(self) -> int | None:
         """Return how the process ended: its exit status, or minus the signal that ended it; None: it runs."""
         if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if pid else None
+            # Only looked at: a signal handler may ask too, and its number is no other process's until stop().
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is not None:
+                self._code = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         return self._code
 
     def signal(self, number: int) -> None:
