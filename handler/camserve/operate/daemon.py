@@ -27,7 +27,7 @@ class Daemon:
         self._code: int | None = None
         self._is_stopped = False
         try:
-            self._group = os.getpgid(pid)
+            os.getpgid(pid)
         except ProcessLookupError:
             raise ConfigError(f"process {pid} ended as soon as it was started") from None
 
@@ -53,21 +53,12 @@ class Daemon:
         _wait_until(lambda: self.poll() is not None, seconds)
         self.signal(signal.SIGKILL)
         _wait_until(lambda: self.poll() is not None, seconds)
+        group = os.getpgid(self.pid)  # known only now: nginx of Debian is named before it leaves its parent's group
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
-                os.killpg(self._group, number)
-            _wait_until(self._is_group_empty, CHILDREN_SECONDS)
+                os.killpg(group, number)
+            _wait_until(lambda: _is_group_empty(group), CHILDREN_SECONDS)
         self._is_stopped = True  # another process may get the group's number now
-
-    def _is_group_empty(self) -> bool:
-        with suppress(ChildProcessError):
-            while os.waitpid(-self._group, os.WNOHANG)[0]:
-                pass
-        try:
-            os.killpg(self._group, 0)
-        except ProcessLookupError:
-            return True
-        return False
 
 
 def launch(command: Sequence[str], log: Path, folder: Path, environment: Mapping[str, str] | None = None) -> int:
@@ -102,6 +93,17 @@ def last_lines(log: Path, most: int = 5) -> str:
     except OSError:
         return ""
     return " | ".join(lines[-most:])
+
+
+def _is_group_empty(group: int) -> bool:
+    with suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def _wait_until(holds: Callable[[], bool], seconds: float) -> None:
