@@ -143,7 +143,7 @@ class AuditSpec:
     directory: str  # absolute; every worker writes files of its own
     rate: float = 0.01  # share of all requests
     per_minute: int = 60  # most records of each special kind (errors, blank maps, ...) beyond that share
-    max_bytes: int = 100_000_000  # of one worker's files; the oldest go first
+    max_bytes: int = 100_000_000  # of the folder; the oldest go first, files that are open never
     min_free_bytes: int = 1_000_000_000  # left on the disk, or nothing is written
     pictures: bool = False  # thumbnails and maps too
     envelope: str = "plain"
