@@ -17,6 +17,7 @@ from camserve.build.archive import SERVED, build_archive, copy_served
 from camserve.build.recipe import Recipe, load_recipe
 from camserve.build.unpack import baseline_of, open_archive, read_contents
 from camserve.errors import ConfigError
+from camserve.settings import Limits
 from camserve.values import RawRequest
 from model_file import quiet, write_pets
 
@@ -37,6 +38,8 @@ FAULTS = [
     ({"bundle": ("no_such_module",)}, "no installed module"),
     ({"samples": ("package://skimage/data/README.txt",)}, "not JPEG, PNG"),
     ({"name": "../pets"}, "may hold letters, digits"),
+    ({"limits": Limits(answer_ms=25_000)}, "more than two thirds of serving.responseTimeout, 30 s"),
+    ({"limits": Limits(max_response_bytes=6_600_000)}, "above the 6500000 that TorchServe passes on"),
 ]
 
 

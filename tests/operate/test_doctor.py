@@ -5,7 +5,6 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from camserve.build.archive import SERVING
 from camserve.build.recipe import load_recipe
 from camserve.operate.doctor.files import check_model, check_properties, read_properties
 from camserve.operate.doctor.findings import ADVICE, UNSAFE
@@ -40,7 +39,7 @@ WRONG = {
 def test_the_shipped_configuration_has_no_finding():
     assert check_properties(read_properties(SHIPPED_CONFIG), "shipped") == []
     for recipe in (CONFIG_FOLDER / "models").glob("*.yaml"):
-        assert check_model({**SERVING, **load_recipe(recipe).serving}, recipe.name) == []
+        assert check_model(load_recipe(recipe).server_keys, recipe.name) == []
 
 
 def test_each_rule_finds_its_key_and_the_line_to_write_heals_it():

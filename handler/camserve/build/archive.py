@@ -18,7 +18,7 @@ import torch
 
 import camserve
 from camserve.answer.respond import word_meaning
-from camserve.build.check import check_recipe
+from camserve.build.check import check_recipe, multiply_limits
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
 from camserve.build.gradients import choose_runtime
@@ -68,7 +68,6 @@ SERVED = (
     "serving",
 )
 EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
-SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
 
 def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bool = True) -> Path:
@@ -78,6 +77,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     ConfigError: something in the recipe does not work; nothing is written then.
     """
     check_recipe(recipe)
+    report(multiply_limits(recipe.limits, recipe.server_keys))
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)
@@ -190,7 +190,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Setti
 
 def _write_settings(content: Path, settings: Settings, recipe: Recipe) -> None:
     sealed = dataclasses.replace(settings, seal=write_seal(content, settings))
-    write_config({**SERVING, **recipe.serving, "camserve": settings_block(sealed)}, content)
+    write_config({**recipe.server_keys, "camserve": settings_block(sealed)}, content)
 
 
 def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
