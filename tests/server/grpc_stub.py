@@ -33,6 +33,12 @@ class Client:
         answers = self._stub.StreamPredictions(self._request(fields), metadata=self._metadata, timeout=60)
         return b"".join(answer.prediction for answer in answers)
 
+    def stream_both_ways(self, sequence=None, **fields):
+        request = self._request(fields)
+        if sequence:
+            request.sequence_id = sequence
+        return list(self._stub.StreamPredictions2(iter([request]), metadata=self._metadata, timeout=60))
+
     def close(self):
         self._channel.close()
 

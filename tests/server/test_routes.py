@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import requests
@@ -103,6 +104,16 @@ def test_grpc_calls(rpc, coffee, expected):
     assert comparable(json.loads(rpc.stream(data=coffee, **CUP))) == expected
     assert json.loads(rpc.predict(data=b"nothing"))["error"]["code"] == "unsupported_format"
     assert json.loads(rpc.stream(data=coffee, target="cuppp"))["error"]["code"] == "unknown_class"
+
+
+def test_grpc_sequences_never_reach_the_worker(rpc, coffee):
+    (answer,) = rpc.stream_both_ways(data=coffee)
+    assert answer.prediction == b""
+    assert "sequenceId is required" in answer.status.message
+    with pytest.raises(grpc.RpcError) as refused:
+        rpc.stream_both_ways("a sequence", data=coffee)
+    assert refused.value.code() == grpc.StatusCode.UNKNOWN
+    assert json.loads(rpc.predict(data=coffee))["predictions"]
 
 
 def test_one_batch_may_mix_every_route(post, rpc, server, coffee, text, expected):
