@@ -7,7 +7,6 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import httpx
 import pytest
 import requests
@@ -106,14 +105,11 @@ def test_grpc_calls(rpc, coffee, expected):
     assert json.loads(rpc.stream(data=coffee, target="cuppp"))["error"]["code"] == "unknown_class"
 
 
-def test_grpc_sequences_never_reach_the_worker(rpc, coffee):
+def test_a_grpc_call_for_models_with_a_state_never_reaches_the_worker(rpc, coffee):
+    """With a sequence, it does: see test_supervisor.py."""
     (answer,) = rpc.stream_both_ways(data=coffee)
     assert answer.prediction == b""
     assert "sequenceId is required" in answer.status.message
-    with pytest.raises(grpc.RpcError) as refused:
-        rpc.stream_both_ways("a sequence", data=coffee)
-    assert refused.value.code() == grpc.StatusCode.UNKNOWN
-    assert json.loads(rpc.predict(data=coffee))["predictions"]
 
 
 def test_one_batch_may_mix_every_route(post, rpc, server, coffee, text, expected):

@@ -1,11 +1,18 @@
 """``camserve serve`` looks after its server: signals, ends, and what either leaves behind."""
 
+import json
 import signal
+import time
+from types import SimpleNamespace
 
+import grpc
 import psutil
 import pytest
+import requests
+from grpc_stub import Client
 from test_unsafe import copy_changed
 
+from camserve.operate.endpoint import Endpoint
 from camserve.operate.ports import is_free
 
 pytestmark = pytest.mark.server
@@ -88,3 +95,29 @@ def test_a_temporary_folder_goes_with_the_server_and_stays_with_its_failure(supe
     (folder,) = tmp_path.iterdir()
     assert running.lines[-1].endswith(f"logs in {folder}")
     assert not (folder / "tmp").exists()
+
+
+def test_a_worker_that_torchserve_has_lost_sight_of_is_replaced(supervise, faulty_archive, tmp_path, coffee):
+    """The client ends its half of the call, and TorchServe's thread for the worker fails on the answer."""
+    folder = tmp_path / "state"
+    with supervise(folder, faulty_archive) as running:
+        running.until("/predictions/faulty")
+        token = json.loads((folder / "key_file.json").read_text())["inference"]["key"]
+        side = Endpoint(f"http://127.0.0.1:{running.port}", token)
+        rpc = Client(SimpleNamespace(inference=side), tmp_path, "faulty")
+        with pytest.raises(grpc.RpcError):
+            rpc.stream_both_ways("a sequence", data=coffee)
+        rpc.close()
+        assert "is gone, and TorchServe says READY: it is replaced" in running.until("it is replaced")
+        statuses = [ask(side, coffee) for _ in range(20)]
+        assert statuses[-1] == 200
+
+
+def ask(side, photo):
+    """Return the status of an answer, or 0 where none came in time."""
+    try:
+        answer = requests.post(f"{side.url}/predictions/faulty", headers=side.headers, data=photo, timeout=5)
+    except requests.RequestException:
+        return 0
+    time.sleep(0.5)
+    return answer.status_code

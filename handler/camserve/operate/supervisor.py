@@ -10,6 +10,7 @@ from camserve.errors import ConfigError
 from camserve.operate.daemon import describe_end, exit_status
 from camserve.operate.front import Front
 from camserve.operate.server import STOP_SECONDS, Server
+from camserve.operate.worker_watch import WorkerWatch
 from camserve.values import Progress
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -25,6 +26,7 @@ class Supervisor:
         self._server = server
         self._front = front
         self._report = report
+        self._worker_watch = WorkerWatch(server, report)
         self._ending: int | None = None
         self._is_passed_on = False
         self._deadline = 0.0
@@ -48,8 +50,10 @@ class Supervisor:
         while (code := self._server.poll()) is None:
             if self.was_asked:
                 self._end()
-            elif self._front is not None:
-                self._watch(self._front)
+            else:
+                self._worker_watch.look()
+                if self._front is not None:
+                    self._watch(self._front)
             time.sleep(POLL_SECONDS)
         if not self.was_asked:
             self._report(f"camserve: TorchServe has ended ({describe_end(code)}); logs in {self._server.folder}")
