@@ -17,8 +17,9 @@ from camserve.build.recipe import load_recipe
 from camserve.cli.explain import describe_peak
 from camserve.cli.terminal import say
 from camserve.errors import CamserveError
+from camserve.operate.endpoint import curl_line
 from camserve.operate.ports import choose_port
-from camserve.operate.server import Server, curl_line
+from camserve.operate.server import Server
 
 RECIPE = Path("config/models/imagenet.yaml")
 STORE = Path("model_store")
@@ -61,7 +62,7 @@ def show(keep: bool, wanted_port: int | None) -> None:
     print(f"\nThe server is running (logs in {server.folder}). Try:")
     picture, target = "-H 'accept: image/jpeg' -o why.jpg", "-H 'x-camserve-target: Egyptian cat'"
     for photo, options in ((photos[0], ()), (photos[1], (picture,)), (photos[1], (target,))):
-        print(f"  {curl_line(server, recipe.name, str(photo), *options)}")
+        print(f"  {curl_line(server.inference, recipe.name, str(photo), *options)}")
     print(f"Stop it with: kill {server.pid}")
 
 

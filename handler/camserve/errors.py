@@ -166,6 +166,11 @@ def quote(text: object) -> str:
     return f"'{safe[:QUOTE_LIMIT]}{'...' if len(shown) > QUOTE_LIMIT or len(safe) > QUOTE_LIMIT else ''}'"
 
 
+def printable(text: object) -> str:
+    """Return a text of anybody's as a terminal may show it: line breaks and control characters are written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without terminal codes, at most 200 characters."""
     return TERMINAL_CODE.sub("", str(error)).strip().partition("\n")[0][:LINE_LIMIT]

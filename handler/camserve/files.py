@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, quote
 
 
 def sha256(path: Path) -> str:
@@ -22,9 +22,9 @@ def sha256(path: Path) -> str:
 
 def inside(folder: Path, name: str) -> Path:
     """Return the path of a file of the archive. ConfigError: it lies outside or is missing."""
-    path = (folder / name).resolve()
-    if folder.resolve() not in path.parents:
-        raise ConfigError(f"'{name}' does not lie inside the archive")
+    path = None if "\0" in name else (folder / name).resolve()
+    if path is None or folder.resolve() not in path.parents:
+        raise ConfigError(f"{quote(name)} does not lie inside the archive")
     if not path.is_file():
-        raise ConfigError(f"the archive has no file '{name}'")
+        raise ConfigError(f"the archive has no file {quote(name)}")
     return path

@@ -9,7 +9,7 @@ from typing import Optional
 
 from camserve.errors import quote
 from camserve.labels import Labels
-from camserve.strict import require, require_choice
+from camserve.strict import require, require_choice, require_ranges
 
 TASKS = ("multiclass", "multilabel", "binary", "regression")
 WITH_SCORES_BEFORE = ("softmax", "log_softmax", "sigmoid")  # activations whose input is the score
@@ -36,6 +36,7 @@ class OutputSpec:
         require_choice(self.activation, ACTIVATIONS, "activation")
         require_choice(self.task, TASKS, "task")
         require(NAME.fullmatch(self.name) is not None, f"head {quote(self.name)}: a name has letters, digits, _ and -")
+        require_ranges(self, {"threshold": (0, 1)})
         require(self.is_quantity or not self.units, f"units are for task regression, not {self.task}")
 
     @property

@@ -13,7 +13,7 @@ from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import quote
 from camserve.input_spec import InputSpec
 from camserve.output_spec import OutputSpec
-from camserve.strict import read, require, require_choice
+from camserve.strict import read, require, require_choice, require_ranges
 from camserve.values import Layer, MapSource
 
 MODES = ("eager", "aot")
@@ -21,6 +21,33 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 SELFTESTS = ("refuse", "warn", "off")
 ENVELOPES = ("plain", "cloudevents")
 LAYOUTS = ("NCHW", "NHWC", "NLC")
+MOST_BYTES = 2_000_000_000  # TorchServe counts them in 32 bits
+# The least and the most of each number, in the order of the dataclasses.
+RUNTIME_RANGES = {"threads": (1, 1024)}
+LIMIT_RANGES = {
+    "max_bytes": (1, MOST_BYTES),
+    "max_pixels": (1, 1_000_000_000),
+    "max_side": (1, 65_535),
+    "min_side": (1, 65_535),
+    "max_targets": (1, 1000),
+    "max_methods": (1, 100),
+    "max_layers": (1, 100),
+    "max_maps": (1, 1000),
+    "max_picture_side": (1, 8192),
+    "max_top_k": (1, 100_000),
+    "max_instances": (1, 1000),
+    "max_body_pixels": (1, 10_000_000_000),
+    "max_body_maps": (1, 10_000),
+    "max_body_drawn": (1, 10_000_000_000),
+    "max_response_bytes": (1, MOST_BYTES),
+    "answer_ms": (1, 600_000),
+}
+AUDIT_RANGES = {
+    "rate": (0, 1),
+    "per_minute": (0, 1_000_000),
+    "max_bytes": (0, 10**15),
+    "min_free_bytes": (0, 10**18),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +80,7 @@ class RuntimeSpec:
     def __post_init__(self) -> None:
         require_choice(self.mode, MODES, "runtime.mode")
         require_choice(self.precision, PRECISIONS, "runtime.precision")
-        require(self.threads is None or self.threads > 0, "runtime.threads must be above 0")
+        require_ranges(self, RUNTIME_RANGES)
         require(self.fast or self.mode == "eager", "runtime.mode aot is a shortcut: it needs runtime.fast true")
 
 
@@ -104,6 +131,10 @@ class Limits:
     max_response_bytes: int = 6_000_000
     answer_ms: Optional[int] = None  # of a batch, after which no further work is begun; null: see serving/pace.py
 
+    def __post_init__(self) -> None:
+        require_ranges(self, LIMIT_RANGES)
+        require(self.min_side <= self.max_side, f"min_side {self.min_side} is above max_side {self.max_side}")
+
 
 @dataclass(frozen=True)
 class AuditSpec:
@@ -112,7 +143,7 @@ class AuditSpec:
     directory: str  # absolute; every worker writes files of its own
     rate: float = 0.01  # share of all requests
     per_minute: int = 60  # most records of each special kind (errors, blank maps, ...) beyond that share
-    max_bytes: int = 100_000_000  # of one worker's files; the oldest go first
+    max_bytes: int = 100_000_000  # of the folder; the oldest go first, files that are open never
     min_free_bytes: int = 1_000_000_000  # left on the disk, or nothing is written
     pictures: bool = False  # thumbnails and maps too
     envelope: str = "plain"
@@ -120,9 +151,7 @@ class AuditSpec:
     def __post_init__(self) -> None:
         require_choice(self.envelope, ENVELOPES, "envelope")
         require(self.directory.startswith("/"), f"directory must be absolute, not {quote(self.directory)}")
-        require(0 <= self.rate <= 1, f"rate must be 0 to 1, not {self.rate:g}")
-        for name in ("per_minute", "max_bytes", "min_free_bytes"):
-            require(getattr(self, name) >= 0, f"{name} must not be below 0")
+        require_ranges(self, AUDIT_RANGES)
 
 
 @dataclass(frozen=True)
@@ -134,6 +163,9 @@ class Monitoring:
     baseline_sha256: str = ""
     low_confidence: Optional[float] = None  # warn below this probability; default: the baseline's ATC threshold
     audit: Optional[AuditSpec] = None  # off
+
+    def __post_init__(self) -> None:
+        require_ranges(self, {"low_confidence": (0, 1)})
 
 
 @dataclass(frozen=True)
@@ -155,6 +187,7 @@ class Settings:
     samples: tuple[str, ...] = ()
     selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off
     monitoring: Monitoring = field(default_factory=Monitoring)
+    seal: str = ""  # SHA-256 of seal.json, which holds those of labels, settings, self-test and baseline
 
     def __post_init__(self) -> None:
         require(bool(self.layers), "layers must name at least one target layer")

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, Union
 
-from camserve.errors import ConfigError, nearest, quote, unknown_choice
+from camserve.errors import QUOTE_LIMIT, ConfigError, nearest, quote, unknown_choice
 
 Spec = TypeVar("Spec")
 
@@ -41,6 +41,17 @@ def require(holds: bool, message: str) -> None:
 def require_choice(value: object, known: Collection[object], where: str) -> None:
     """Raise ConfigError, which names the valid values, unless ``value`` is one of ``known``."""
     require(value in known, unknown_choice(value, map(str, known), where))
+
+
+def require_ranges(spec: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raise ConfigError, which names the range, unless each number of a dataclass lies in its own; None passes."""
+    for name, (least, most) in ranges.items():
+        value = getattr(spec, name)
+        # NaN is in no range.
+        require(
+            value is None or least <= value <= most,
+            f"{name} must be {least:,} to {most:,}, not {str(value)[:QUOTE_LIMIT]}",
+        )
 
 
 def _convert(value: object, hint: Any, where: str) -> Any:

@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from camserve.build.baseline import Collector
 from camserve.errors import ConfigError
 from camserve.monitor.signals import NAMES
-from camserve.serving.load import load_archive, load_pipeline
+from camserve.serving.load import load_pipeline
+from camserve.serving.selftest import self_test
 from camserve.settings import Settings
 from camserve.values import Progress, RawRequest
 from labelled_photos import Photos
@@ -74,8 +75,9 @@ def _encoded(path: Path, shift: Shift) -> bytes:
 
 
 def _loads(folder: Path, settings: Settings) -> bool:
+    """Say whether the self-test lets these settings load; the hash over them would let none."""
     try:
-        load_archive(folder, settings, "study", "1.0", CPU)
+        self_test(load_pipeline(folder, settings, "study", "1.0", CPU), folder, CPU)
     except ConfigError:
         return False
     return True

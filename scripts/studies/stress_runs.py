@@ -36,6 +36,7 @@ from stress_scenarios import (
 )
 
 STRESSED_RECIPE = Path("config/models/imagenet.yaml")
+STOCK_PYTHON = Path(".venv-stock/bin/python")  # which scripts/check-stock makes
 STRESS_PAGE = Path("docs/reliability.md")
 MODEL = "imagenet"
 
@@ -106,13 +107,16 @@ def _leaky(folder: Path) -> Recipe:
     )
 
 
-def run_hostile(scale: float, report: Progress) -> list[AttackRow]:
-    """Run every attack at ``scale`` times its full size. CamserveError: the server does not start."""
+def run_hostile(scale: float, python: Path, report: Progress) -> list[AttackRow]:
+    """Run every attack at ``scale`` times its full size, on a server that runs in ``python``.
+
+    CamserveError: the server does not start.
+    """
     photo = find_file("package://skimage/data/coffee.png").read_bytes()
     rows = []
     with tempfile.TemporaryDirectory(prefix="camserve-stress-") as name:
         archive = build_archive(load_recipe(STRESSED_RECIPE), Path(name) / "store", report)
-        with Server([archive], Path(name) / "server", free_ports(19080)) as server:
+        with Server([archive], Path(name) / "server", free_ports(19080), python=python) as server:
             for row in run_attacks(StressLoad(server, MODEL, photo), scale):
                 report("  ".join(row.columns()))
                 rows.append(row)
@@ -147,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the table, and keep it if requested; the exit status is 1 where something does not hold."""
     parser = argparse.ArgumentParser(prog="scripts/studies/stress", description=__doc__)
     parser.add_argument("--hostile", action="store_true", help="attack the server beside a good client instead")
+    parser.add_argument("--stock", action="store_true", help=f"with --hostile: on the packages of {STOCK_PYTHON}")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of requests")
     parser.add_argument("--write", action="store_true", help=f"keep the table in {STRESS_PAGE}")
     args = parser.parse_args(arguments)
@@ -156,8 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         if args.hostile:
-            attacks = run_hostile(args.scale, report)
-            table, mark = format_table(COLUMNS, [row.columns() for row in attacks]), "hostile"
+            attacks = run_hostile(args.scale, STOCK_PYTHON.absolute() if args.stock else Path(sys.executable), report)
+            table = format_table(COLUMNS, [row.columns() for row in attacks])
+            mark = "hostile-stock" if args.stock else "hostile"
             holds = all(row.holds for row in attacks)
         else:
             rows = run_scenarios(args.scale, report)

@@ -17,6 +17,7 @@ from camserve.build.archive import SERVED, build_archive, copy_served
 from camserve.build.recipe import Recipe, load_recipe
 from camserve.build.unpack import baseline_of, open_archive, read_contents
 from camserve.errors import ConfigError
+from camserve.settings import Limits
 from camserve.values import RawRequest
 from model_file import quiet, write_pets
 
@@ -37,6 +38,8 @@ FAULTS = [
     ({"bundle": ("no_such_module",)}, "no installed module"),
     ({"samples": ("package://skimage/data/README.txt",)}, "not JPEG, PNG"),
     ({"name": "../pets"}, "may hold letters, digits"),
+    ({"limits": Limits(answer_ms=25_000)}, "more than two thirds of serving.responseTimeout, 30 s"),
+    ({"limits": Limits(max_response_bytes=6_600_000)}, "above the 6500000 that TorchServe passes on"),
 ]
 
 
@@ -59,8 +62,11 @@ def unpacked(pets, tmp_path_factory):
     return folder
 
 
-def test_the_same_inputs_give_the_same_bytes(recipe, pets, tmp_path):
-    assert build_archive(recipe, tmp_path, quiet, fresh_process=False).read_bytes() == pets.read_bytes()
+def test_the_same_inputs_give_the_same_bytes_and_what_is_replaced_is_said(recipe, pets, tmp_path):
+    (tmp_path / "pets.mar").write_bytes(b"another model of this name")
+    lines = []
+    assert build_archive(recipe, tmp_path, lines.append, fresh_process=False).read_bytes() == pets.read_bytes()
+    assert any(line.startswith(f"{tmp_path / 'pets.mar'} is replaced") for line in lines)
 
 
 def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
@@ -77,6 +83,7 @@ def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
         "model-config.yaml",
         "net.py",
         "samples/chelsea.png",
+        "seal.json",
         "weights.safetensors",
     }
     package = Path(camserve.__file__).parent.parent
@@ -124,7 +131,7 @@ assert "torch._dynamo" not in sys.modules  # which takes seconds and 100 MB
     done = subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=unpacked, capture_output=True, text=True, check=False
     )
-    expected = json.loads((unpacked / "selftest.json").read_text())["samples/chelsea.png"]["predictions"][0]
+    expected = json.loads((unpacked / "selftest.json").read_text())["answers"]["samples/chelsea.png"]["predictions"][0]
     assert f"'{expected['label']}'" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import sys
+import tarfile
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -171,6 +172,14 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, name, trusted):
     (tmp_path / name).write_bytes(b"hello")
     with pytest.raises(ConfigError, match=rf"{name} is no (file of torch.save|safetensors file) .*: save torch.save"):
         read_checkpoint(tmp_path / name, trusted)
+
+
+def test_the_tar_form_of_old_torch_is_refused(tmp_path):
+    (tmp_path / "pickle").write_bytes(b"anything")
+    with tarfile.open(tmp_path / "c.pt", "w") as archive:
+        archive.add(tmp_path / "pickle")
+    with pytest.raises(ConfigError, match=r"c\.pt has the tar form of torch 0\.1, in which code may hide"):
+        read_checkpoint(tmp_path / "c.pt")
 
 
 def test_a_trusted_pickle_of_a_whole_module_gives_its_weights(tmp_path):

@@ -89,7 +89,7 @@ def test_the_modules_beside_a_model_file_travel_and_load(tmp_path, chelsea):
     assert own == {
         *("net.py", "blocks.py", "widths.py", "parts/__init__.py", "parts/head.py", "parts/sizes.py"),
         *("gradcam_handler.py", "labels.txt", "model-config.yaml", "samples/pattern.png"),
-        *("selftest.json", "weights.safetensors"),
+        *("seal.json", "selftest.json", "weights.safetensors"),
     }
     with open_archive(archive) as pipeline:
         answer = json.loads(pipeline.answer([RawRequest(chelsea)])[0].body)

@@ -360,7 +360,7 @@ def test_an_adopted_archive_answers_as_others_do_unless_it_is_asked_to_keep_answ
 @pytest.mark.parametrize(
     ("manifest", "files", "message"),
     [
-        ({"handler": "my_handler.py"}, {}, r"is served by the handler my_handler\.py"),
+        ({"handler": "my_handler.py"}, {}, r"is served by the handler 'my_handler\.py"),
         ({"serializedFile": None}, {}, "has no serializedFile"),
         ({}, {"net.py": NET + "\nclass Other:\n    pass\n"}, r"net\.py must define one class, not Net, Other"),
         ({}, {"MAR-INF/MANIFEST.json": "{"}, "is not JSON"),

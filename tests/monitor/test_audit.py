@@ -144,6 +144,18 @@ def test_what_cannot_be_written_is_dropped_and_counted(pipeline, audit):
         assert len(dropped) == 3, changes
 
 
+def test_the_records_of_a_file_that_somebody_deletes_are_counted(audit):
+    recorder, folder, dropped = audit()
+    recorder.refused(BadImage("cut"))
+    deadline = time.monotonic() + 30
+    while not (folder.exists() and written(folder)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (path,) = folder.iterdir()
+    path.unlink()
+    recorder.close()
+    assert len(dropped) == 1
+
+
 def test_a_slow_disk_drops_records_rather_than_time(audit, monkeypatch):
     recorder, _, dropped = audit()
     monkeypatch.setattr("camserve.monitor.audit.AuditFiles.write", lambda self, line: time.sleep(0.01))

@@ -1,16 +1,18 @@
 """The doctor's rules hold for what is shipped, and each of them finds what it is about."""
 
+import dataclasses
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from camserve.build.archive import SERVING
 from camserve.build.recipe import load_recipe
 from camserve.operate.doctor.files import check_model, check_properties, read_properties
 from camserve.operate.doctor.findings import ADVICE, UNSAFE
+from camserve.operate.doctor.limits import check_limits
 from camserve.operate.doctor.rules import KEYS, RULES
 from camserve.operate.shipped import CONFIG_FOLDER, SHIPPED_CONFIG
 from camserve.serving.engines.service_envelopes import ENVELOPES
+from camserve.settings import Limits
 
 WRONG = {
     "inference_address": "http://0.0.0.0:8080",
@@ -37,7 +39,7 @@ WRONG = {
 def test_the_shipped_configuration_has_no_finding():
     assert check_properties(read_properties(SHIPPED_CONFIG), "shipped") == []
     for recipe in (CONFIG_FOLDER / "models").glob("*.yaml"):
-        assert check_model({**SERVING, **load_recipe(recipe).serving}, recipe.name) == []
+        assert check_model(load_recipe(recipe).server_keys, recipe.name) == []
 
 
 def test_each_rule_finds_its_key_and_the_line_to_write_heals_it():
@@ -49,6 +51,37 @@ def test_each_rule_finds_its_key_and_the_line_to_write_heals_it():
         key, _, value = found.line.partition("=")
         assert key == rule.key
         assert check_properties({**shipped, key: value}, "x") == [], rule.key
+
+
+def described(batch=8, workers=1, **limits):
+    card = dataclasses.asdict(Limits(**{"answer_ms": 1_000, **limits}))
+    return {"batchSize": batch, "maxWorkers": workers, "customizedMetadata": {"limits": card}}
+
+
+def risks(memory=16_000_000_000, **changes):
+    return [found.risk for found in check_limits(described(**changes), "x", memory)]
+
+
+def test_limits_are_multiplied_out():
+    assert risks() == []
+    assert risks(memory=1_000_000_000) == ["pictures of 1 x 8 rows may hold 0.8 GB; the machine has 1.0 GB"]
+    (held,) = risks(workers=16)
+    assert held.startswith("pictures of 16 x 8 rows may hold 12.")
+    assert len(risks(max_pixels=1_000_000_000)) == 1
+
+
+def test_a_batch_that_keeps_others_waiting_is_named():
+    (found,) = risks(answer_ms=10_000)
+    assert found.startswith("a batch may take 10.0 s")
+    assert risks(answer_ms=None) == []
+
+
+def test_limits_beyond_the_servers_own_are_named():
+    found = risks(max_response_bytes=9_000_000, max_bytes=7_000_000)
+    assert [risk.split(",")[0] for risk in found] == [
+        "limits.max_response_bytes is 9000000",
+        "limits.max_bytes is 7000000",
+    ]
 
 
 def test_an_empty_file_gets_torchserves_own_defaults():
@@ -77,7 +110,9 @@ def test_a_models_own_keys_are_checked():
     found = check_model({"responseTimeout": 600, "maxBatchDelay": 10, "batchSize": 8}, "m")
     assert [finding.line for finding in found] == ["responseTimeout: 30"]
     assert len(check_model({}, "m")) == 3  # TorchServe's defaults
-    (found,) = check_model({**SERVING, "asyncCommunication": True}, "m")
+    (found,) = check_model(
+        {"responseTimeout": 30, "maxBatchDelay": 10, "batchSize": 8, "asyncCommunication": True}, "m"
+    )
     assert found.line == "asyncCommunication: false"
 
 

@@ -5,13 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+import tempfile
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 import torch
+from supervised import supervised
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
@@ -144,6 +146,25 @@ def faulty_archive(build_once):
         return build_archive(load_recipe(folder / "faulty.yaml"), folder / "store", lambda line: None)
 
     return build_once("faulty", build)
+
+
+@pytest.fixture(scope="session")
+def open_folder():
+    """Make folders that nginx's workers reach, who are another user where root runs the tests."""
+    with ExitStack() as stack:
+
+        def open_folder():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camserve-test-")))
+            folder.chmod(0o711)
+            return folder
+
+        yield open_folder
+
+
+@pytest.fixture(scope="session")
+def supervise(next_ports):
+    """Run ``camserve serve`` as a process of its own while a block runs."""
+    return lambda folder, *arguments, **options: supervised(next_ports(), folder, *arguments, **options)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ PROTOS = ("inference.proto", "google/rpc/status.proto", "google/protobuf/any.pro
 class Client:
     """Calls the inference side of a server."""
 
-    def __init__(self, server, folder):
+    def __init__(self, server, folder, model="imagenet"):
+        self._model = model
         self.messages, services = generated(folder)
         self._metadata = (("authorization", server.inference.headers["Authorization"]),)
         self._channel = grpc.insecure_channel(f"127.0.0.1:{urlsplit(server.inference.url).port + 3}")
@@ -24,7 +25,7 @@ class Client:
 
     def _request(self, fields):
         entries = {name: value if isinstance(value, bytes) else str(value).encode() for name, value in fields.items()}
-        return self.messages.PredictionsRequest(model_name="imagenet", input=entries)
+        return self.messages.PredictionsRequest(model_name=self._model, input=entries)
 
     def predict(self, **fields):
         return self._stub.Predictions(self._request(fields), metadata=self._metadata, timeout=60).prediction
@@ -32,6 +33,12 @@ class Client:
     def stream(self, **fields):
         answers = self._stub.StreamPredictions(self._request(fields), metadata=self._metadata, timeout=60)
         return b"".join(answer.prediction for answer in answers)
+
+    def stream_both_ways(self, sequence=None, **fields):
+        request = self._request(fields)
+        if sequence:
+            request.sequence_id = sequence
+        return list(self._stub.StreamPredictions2(iter([request]), metadata=self._metadata, timeout=60))
 
     def close(self):
         self._channel.close()

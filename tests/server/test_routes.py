@@ -105,6 +105,13 @@ def test_grpc_calls(rpc, coffee, expected):
     assert json.loads(rpc.stream(data=coffee, target="cuppp"))["error"]["code"] == "unknown_class"
 
 
+def test_a_grpc_call_for_models_with_a_state_never_reaches_the_worker(rpc, coffee):
+    """With a sequence, it does: see test_supervisor.py."""
+    (answer,) = rpc.stream_both_ways(data=coffee)
+    assert answer.prediction == b""
+    assert "sequenceId is required" in answer.status.message
+
+
 def test_one_batch_may_mix_every_route(post, rpc, server, coffee, text, expected):
     workers = server.workers("imagenet")
     calls = [lambda path=path, body=body: post(path, json=body(text)).content for path, body, _ in AS_JSON.values()]

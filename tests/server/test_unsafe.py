@@ -33,16 +33,17 @@ def renumber(name, data, version):
 BREAKS = {
     "changed weights": (lambda name, data: data[:-1] + b"x" if name == "weights.safetensors" else data, "SHA-256"),
     "cut weights": (lambda name, data: data[:200] if name == "weights.safetensors" else data, "SHA-256"),
-    "no such layer": (
-        lambda name, data: data.replace(b"name: features", b"name: feature"),
-        "no module named 'feature'",
+    "another layer": (lambda name, data: data.replace(b"name: features", b"name: feature"), "camserve.layers in"),
+    "labels that moved": (
+        lambda name, data: b"dog\nbird\ncat\n" if name == "labels.txt" else data,
+        "'labels.txt' was changed since the archive was built",
     ),
     "unknown key": (
         lambda name, data: data.replace(b"selftest: refuse", b"selftests: refuse"),
         "did you mean 'selftest'",
     ),
-    "outside": (lambda name, data: data.replace(b"labels: labels.txt", b"labels: ../../x"), "does not lie inside"),
-    "other answers": (lambda name, data: data.replace(b"- 0.0\n", b"- 0.4\n"), "not"),
+    "outside": (lambda name, data: data.replace(b"labels: labels.txt", b"labels: ../../x"), "camserve.outputs in"),
+    "other answers": (lambda name, data: data.replace(b"- 0.0\n", b"- 0.4\n"), "camserve.input in"),
 }
 
 

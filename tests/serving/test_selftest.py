@@ -15,7 +15,8 @@ from camserve.build.recipe import load_recipe
 from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
-from camserve.serving.load import load_archive
+from camserve.serving.load import load_archive, load_pipeline
+from camserve.serving.selftest import self_test
 from camserve.settings import RuntimeSpec
 
 RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
@@ -29,6 +30,13 @@ def unpacked(imagenet, tmp_path_factory):
         archive.extractall(folder)
     # Without shortcuts it loads in half the time.
     return folder, replace(read_contents(imagenet).settings, runtime=RuntimeSpec(fast=False))
+
+
+def load(folder, settings):
+    """Load as ``load_archive`` does, but for the seal, which would find most of these changes first."""
+    pipeline = load_pipeline(folder, settings, "imagenet", "1.0", CPU)
+    pipeline.monitor.selftest_ok = self_test(pipeline, folder, CPU)
+    return pipeline
 
 
 def test_an_untouched_archive_loads(unpacked, imagenet):
@@ -48,13 +56,13 @@ def test_another_preprocessing_is_refused(unpacked, wrong):
     folder, settings = unpacked
     changed = replace(settings, input=replace(settings.input, **wrong))
     with pytest.raises(ConfigError, match=r"coffee.png: .* as when it was built"):
-        load_archive(folder, changed, "imagenet", "1.0", CPU)
+        load(folder, changed)
 
 
 def test_another_preprocessing_is_served_with_a_warning_where_the_settings_say_so(unpacked, caplog):
     folder, settings = unpacked
     changed = replace(settings, input=replace(settings.input, interpolation="nearest"), selftest="warn")
-    assert not load_archive(folder, changed, "imagenet", "1.0", CPU).monitor.selftest_ok
+    assert not load(folder, changed).monitor.selftest_ok
     assert "as when it was built" in caplog.text
 
 
@@ -62,14 +70,18 @@ def test_another_layer_is_refused(unpacked):
     folder, settings = unpacked
     layer = replace(settings.layers[0], name="_bn1", call=0)
     with pytest.raises(ConfigError, match="map is not the one"):
-        load_archive(folder, replace(settings, layers=(layer,)), "imagenet", "1.0", CPU)
+        load(folder, replace(settings, layers=(layer,)))
 
 
 LOST = {
     "removed": None,
     "empty": "{}",
     "no JSON": "[",
-    "of another sample": '{"samples/other.png": {"predictions": [], "explanations": []}}',
+    "no block": "[]",
+    "without predictions": json.dumps(
+        {"options": {}, "answers": {f"samples/{name}.png": {"predictions": []} for name in ("coffee", "chelsea")}}
+    ),
+    "of another sample": '{"options": {}, "answers": {"samples/other.png": {"predictions": [], "explanations": []}}}',
 }
 
 
@@ -80,25 +92,25 @@ def test_nothing_to_compare_is_no_pass(unpacked, tmp_path, caplog):
         (copy / "selftest.json").unlink(missing_ok=True)
         if text is not None:
             (copy / "selftest.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"selftest\.json holds no answer to samples/coffee\.png"):
-            load_archive(copy, settings, "imagenet", "1.0", CPU)
-    assert not load_archive(copy, replace(settings, selftest="warn"), "imagenet", "1.0", CPU).monitor.selftest_ok
-    assert load_archive(copy, replace(settings, selftest="off"), "imagenet", "1.0", CPU).monitor.selftest_ok is None
+        with pytest.raises(ConfigError, match=r"selftest\.json holds no (answer to|predictions for) samples/"):
+            load(copy, settings)
+    assert not load(copy, replace(settings, selftest="warn")).monitor.selftest_ok
+    assert load(copy, replace(settings, selftest="off")).monitor.selftest_ok is None
 
 
 def test_numbers_that_are_none_and_labels_that_moved_are_no_pass(unpacked, tmp_path):
     folder, settings = unpacked
     copy = shutil.copytree(folder, tmp_path / "copy")
     answers = json.loads((copy / "selftest.json").read_text())
-    answers["samples/coffee.png"]["predictions"][0]["score"] = float("nan")
+    answers["answers"]["samples/coffee.png"]["predictions"][0]["score"] = float("nan")
     (copy / "selftest.json").write_text(json.dumps(answers))
     with pytest.raises(ConfigError, match="as when it was built"):
-        load_archive(copy, settings, "imagenet", "1.0", CPU)
+        load(copy, settings)
     shutil.copy(folder / "selftest.json", copy)
     names = (copy / "labels.txt").read_text().splitlines()
     (copy / "labels.txt").write_text("\n".join([*names[1:], names[0]]))
     with pytest.raises(ConfigError, match=r"class 967 is called [a-z ]+, not espresso"):
-        load_archive(copy, settings, "imagenet", "1.0", CPU)
+        load(copy, settings)
 
 
 def test_truncated_and_exchanged_weights_are_refused(unpacked, tmp_path):
@@ -108,18 +120,18 @@ def test_truncated_and_exchanged_weights_are_refused(unpacked, tmp_path):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
     with pytest.raises(ConfigError, match="SHA-256"):
-        load_archive(copy, settings, "imagenet", "1.0", CPU)
+        load(copy, settings)
     found = hashlib.sha256(whole[:-100]).hexdigest()
     trusting = replace(settings, model=replace(settings.model, sha256=found))
     with pytest.raises(ConfigError, match="not a whole safetensors file"):
-        load_archive(copy, trusting, "imagenet", "1.0", CPU)
+        load(copy, trusting)
 
 
 def test_a_path_out_of_the_archive_is_refused(unpacked):
     folder, settings = unpacked
     outside = (replace(settings.outputs[0], labels="../labels.txt"),)
     with pytest.raises(ConfigError, match="does not lie inside"):
-        load_archive(folder, replace(settings, outputs=outside), "imagenet", "1.0", CPU)
+        load(folder, replace(settings, outputs=outside))
 
 
 def test_a_builder_with_the_wrong_normalisation_is_stopped_by_what_is_expected(tmp_path):
@@ -129,6 +141,6 @@ def test_a_builder_with_the_wrong_normalisation_is_stopped_by_what_is_expected(t
 
 def test_the_archive_holds_the_answers_of_its_samples(unpacked):
     folder, settings = unpacked
-    answers = json.loads((folder / "selftest.json").read_text())
+    answers = json.loads((folder / "selftest.json").read_text())["answers"]
     assert set(answers) == set(settings.samples)
     assert answers["samples/coffee.png"]["predictions"][0]["label"] == "espresso"

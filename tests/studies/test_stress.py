@@ -28,6 +28,7 @@ def test_a_new_table_replaces_the_last_one(tmp_path):
 def test_the_page_has_places_for_the_tables():
     assert STRESS_PAGE.read_text().count("stress -->") == 2
     assert STRESS_PAGE.read_text().count("hostile -->") == 2
+    assert STRESS_PAGE.read_text().count("hostile-stock -->") == 2
 
 
 def attacked(answers, seconds=(0.1, 2.9), lost=None, lives=True):

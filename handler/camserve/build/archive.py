@@ -18,7 +18,7 @@ import torch
 
 import camserve
 from camserve.answer.respond import word_meaning
-from camserve.build.check import check_recipe
+from camserve.build.check import check_recipe, multiply_limits
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
 from camserve.build.gradients import choose_runtime
@@ -26,7 +26,7 @@ from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
 from camserve.build.output import Meaning
-from camserve.build.pack import pack_archive, write_config
+from camserve.build.pack import pack_archive, settings_block, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
 from camserve.build.samples import PATTERN, pixels_to_try, stage_samples
@@ -42,7 +42,8 @@ from camserve.output_spec import Head
 from camserve.serving.batch import Classifier, check_contexts
 from camserve.serving.load import load_pipeline
 from camserve.serving.pipeline import Pipeline
-from camserve.serving.selftest import SELFTEST_FILE, record_answers
+from camserve.serving.seal import write_seal
+from camserve.serving.selftest import record_answers, usual_options, write_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
 from camserve.values import Progress, RawRequest
 
@@ -67,7 +68,6 @@ SERVED = (
     "serving",
 )
 EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
-SERVING = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
 
 
 def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bool = True) -> Path:
@@ -77,6 +77,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     ConfigError: something in the recipe does not work; nothing is written then.
     """
     check_recipe(recipe)
+    report(multiply_limits(recipe.limits, recipe.server_keys))
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)
@@ -85,14 +86,22 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
         _try_samples(
             content, load_pipeline(content, settings, recipe.name, recipe.version, device, classifier), recipe, report
         )
+        _write_settings(content, settings, recipe)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
         if fresh_process:
             replay(packed, torch.get_num_threads())
         target = out / f"{recipe.name}.mar"
+        _say_what_is_replaced(target, recipe, report)
         out.mkdir(parents=True, exist_ok=True)
         shutil.move(str(packed), target)
     report(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB, sha256 {sha256(target)[:12]})")
     return target
+
+
+def _say_what_is_replaced(target: Path, recipe: Recipe, report: Progress) -> None:
+    """Report that a file of this name goes: another model may bear the name."""
+    if target.exists():
+        report(f"{target} is replaced; --name or the recipe's name makes another archive of {recipe.name}")
 
 
 def _stage_code(recipe: Recipe, content: Path, report: Progress) -> None:
@@ -176,9 +185,12 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Setti
     settings = dataclasses.replace(settings, runtime=runtime)
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
-    block = json.loads(json.dumps(dataclasses.asdict(settings)))  # tuples become lists
-    write_config({**SERVING, **recipe.serving, "camserve": block}, content)
-    return load_settings(block), classifier
+    return load_settings(settings_block(settings)), classifier
+
+
+def _write_settings(content: Path, settings: Settings, recipe: Recipe) -> None:
+    sealed = dataclasses.replace(settings, seal=write_seal(content, settings))
+    write_config({**recipe.server_keys, "camserve": settings_block(sealed)}, content)
 
 
 def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: Progress) -> None:
@@ -203,7 +215,8 @@ def _stage_compiled(content: Path, settings: Settings, report: Progress) -> Comp
 def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Progress) -> None:
     """Send every sample through every head and method. ConfigError: one of them does not work."""
     settings = pipeline.settings
-    answers = record_answers(pipeline, content)
+    options = usual_options(settings)
+    answers = record_answers(pipeline, content, options)
     heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
@@ -216,7 +229,7 @@ def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Prog
             if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
                 raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
         report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
-    (content / SELFTEST_FILE).write_text(json.dumps(answers, indent=1), encoding="utf-8")
+    write_answers(answers, options, content)
 
 
 def _check_expected(recipe: Recipe, sample: str, best: dict[str, Any]) -> None:

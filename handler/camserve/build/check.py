@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from camserve.attribution.methods import METHODS
 from camserve.build.convert import is_program
@@ -15,11 +16,15 @@ from camserve.build.locate import archive_name, find_file, find_weights, module_
 from camserve.build.recipe import Recipe
 from camserve.errors import ConfigError, RequestError, unknown_choice
 from camserve.input_spec import InputSpec
+from camserve.intake.decode import most_memory
 from camserve.intake.options import OptionSchema
 from camserve.labels import Labels
 from camserve.output_spec import OutputSpec, line_up
-from camserve.settings import ModelSpec, Settings
+from camserve.serving.pace import OF_TIMEOUT
+from camserve.settings import Limits, ModelSpec, Settings
 from camserve.values import Layer, RawRequest
+
+RESPONSE_BYTES = 6_500_000  # TorchServe's max_response_size is 6,553,500, which headers share
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -34,6 +39,27 @@ def check_recipe(recipe: Recipe) -> None:
     names = [read_names(head.labels) for head in recipe.head_choices.values()]
     if names[0] is not None:
         _check_defaults(recipe, names[0])
+
+
+def multiply_limits(limits: Limits, server: Mapping[str, Any]) -> str:
+    """Return what the limits come to in one batch of a server with these keys of model-config.yaml.
+
+    ConfigError: an answer could take longer than the server waits, or be longer than it passes on.
+    """
+    rows, timeout = int(server["batchSize"]), float(server["responseTimeout"])
+    if limits.answer_ms is not None and limits.answer_ms > OF_TIMEOUT * timeout * 1000:
+        raise ConfigError(
+            f"limits.answer_ms {limits.answer_ms} is more than two thirds of serving.responseTimeout, {timeout:g} s, "
+            "after which the server ends the worker: lower one or raise the other"
+        )
+    if limits.max_response_bytes > RESPONSE_BYTES:
+        raise ConfigError(
+            f"limits.max_response_bytes {limits.max_response_bytes} is above the {RESPONSE_BYTES} that TorchServe "
+            "passes on: a longer answer ends the worker"
+        )
+    time = "what suits the machine" if limits.answer_ms is None else f"{limits.answer_ms} ms"
+    held = most_memory(limits, rows) / 1e9
+    return f"limits: the pictures of {rows} rows hold at most {held:.1f} GB, a batch takes {time}"
 
 
 def _check_files(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 import zipfile
@@ -11,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camserve.build.archive_file import open_mar, read_member
 from camserve.errors import ConfigError, first_line
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
 from camserve.network.returned import tensors_in
 from camserve.values import InputShape
 
+# TorchScript runs while it is loaded and converted, and these operators write files.
+WRITES_FILES = re.compile(rb"\b(?:torch|aten)\s*\.\s*(?:save|from_file)\b")
 MOST_PICTURES = 64  # in one pass of an exported program
 
 
@@ -27,13 +31,14 @@ def is_program(path: Path) -> bool:
 def stage_program(path: Path, shape: InputShape, target: Path) -> bool:
     """Copy an exported program to ``target``, or convert TorchScript to one; False if ``path`` is neither.
 
-    ConfigError: this torch cannot convert the TorchScript.
+    ConfigError: this torch cannot convert the TorchScript, or it would write files.
     """
     if path.suffix == SUFFIX:
         shutil.copy(path, target)
         return True
     if not _is_torchscript(path):
         return False
+    _check_torchscript(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated, which is why people convert
@@ -82,6 +87,15 @@ def _is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any("/code/" in name for name in archive.namelist())
+
+
+def _check_torchscript(path: Path) -> None:
+    with open_mar(path) as archive:
+        code = [read_member(archive, name) for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
+    if any(map(WRITES_FILES.search, code)):
+        raise ConfigError(
+            f"{path.name} is TorchScript that writes files (save, from_file): export the model without these"
+        )
 
 
 def _convert(path: Path, shape: InputShape, target: Path) -> None:

@@ -40,7 +40,7 @@ def read_names(labels: str | None) -> list[str] | None:
         names = _names_of(json.loads(text)) if path.suffix == ".json" else text.splitlines()
     except UnicodeDecodeError:
         raise ConfigError(f"labels: {path.name} is not UTF-8 text") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"labels: {path.name} is not JSON: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"labels: {path.name}: {error}") from None

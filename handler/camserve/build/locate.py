@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
-import zipfile
 from functools import cache
 from pathlib import Path
 
+from camserve.build.archive_file import extract_all
 from camserve.errors import ConfigError
+from camserve.files import inside
 
 PACKAGE_SCHEME = "package://"
 
@@ -34,7 +35,7 @@ def find_file(name: str) -> Path:
         path = module_path(module) / inner
     archive = next((parent for parent in path.parents if parent.is_file()), None)
     if archive is not None:
-        path = unpacked(archive) / path.relative_to(archive)
+        return inside(unpacked(archive), str(path.relative_to(archive)))
     if not path.is_file():
         raise ConfigError(f"there is no file '{name}'")
     return path
@@ -51,15 +52,16 @@ def unpacked(archive: Path) -> Path:
         return Path(_unpack(archive.resolve(), archive.stat().st_mtime_ns).name)
     except OSError as error:
         raise ConfigError(f"cannot read {archive}: {error.strerror or error}") from None
-    except zipfile.BadZipFile:
-        raise ConfigError(f"{archive} is not an archive") from None
 
 
 @cache
 def _unpack(archive: Path, _changed: int) -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="camserve-source-")
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(folder.name)
+    try:
+        extract_all(archive, Path(folder.name))
+    except ConfigError:
+        folder.cleanup()
+        raise
     return folder
 
 

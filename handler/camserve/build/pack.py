@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,22 +11,24 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from camserve.build.archive_file import CONFIG, MANIFEST, extract_all
 from camserve.build.locate import module_path
+from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256
 from camserve.monitor.baseline import BASELINE
-from camserve.settings import load_settings
+from camserve.serving.seal import check_seal, write_seal
+from camserve.settings import Monitoring, Settings, load_settings
 
 ENTRY = "gradcam_handler"  # the module that TorchServe loads
-CONFIG = "model-config.yaml"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program.pt2"
 STORED = (WEIGHTS, PROGRAM, TRUNK, TAIL)  # weights hardly shrink, and load faster uncompressed
-MANIFEST = "MAR-INF/MANIFEST.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 CREATED_ON = "01/01/1980 00:00:00"
 
@@ -52,19 +55,29 @@ def pack_archive(name: str, version: str, content: Path, work: Path) -> Path:
 
 
 def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
-    """Write the archive ``source`` with this baseline to ``out``, which may be ``source``; all else stays."""
+    """Write the archive ``source`` with this baseline to ``out``, which may be ``source``; all else stays.
+
+    ConfigError: it is no archive, or not as it was built.
+    """
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         folder = Path(name) / "content"
-        with zipfile.ZipFile(source) as archive:
-            archive.extractall(folder)
+        extract_all(source, folder)
+        contents = read_contents(source)
+        check_seal(folder, dataclasses.replace(contents.settings, monitoring=Monitoring()))
         (folder / BASELINE).write_bytes(baseline)
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        config = contents.config
         entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
         config["camserve"].setdefault("monitoring", {}).update(entry)
-        load_settings(config["camserve"])
+        config["camserve"]["seal"] = write_seal(folder, load_settings(config["camserve"]))
         write_config(config, folder)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(_zip(folder, Path(name) / out.name)), out)
+
+
+def settings_block(settings: Settings) -> dict[str, Any]:
+    """Return settings as the block of a model-config.yaml, whose tuples are lists."""
+    block: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return block
 
 
 def write_config(config: dict[str, object], folder: Path) -> None:

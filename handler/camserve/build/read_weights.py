@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
+import tarfile
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +18,8 @@ from camserve.build.pretrained import read_pretrained
 from camserve.errors import ConfigError, first_line
 
 HOW_TO_SAVE = "torch.save(model.state_dict(), 'weights.pt'), or safetensors"
+# Before torch 2.6 weights_only did not hold for this form (CVE-2025-32434).
+OLD = "has the tar form of torch 0.1, in which code may hide: save it anew with a later torch"
 UNSUPPORTED = re.compile(r"Unsupported (?:global|class|operand)\S* ?(?:GLOBAL )?([\w.]+)")
 
 
@@ -29,6 +32,8 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> object:
     """
     if path.is_dir():
         return read_pretrained(path)
+    if not trust_pickle and tarfile.is_tarfile(path):
+        raise ConfigError(f"{path.name} {OLD}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -84,13 +84,19 @@ class Recipe:
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
-    serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; SERVING where not given
+    serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; see ``server_keys``
 
     def __post_init__(self) -> None:
         """Refuse what is said twice (ConfigError)."""
         beside = [name for name in OF_A_HEAD if getattr(self, name) != getattr(Recipe, name, OutputChoice())]
         if self.heads and beside:
             raise ConfigError(f"{', '.join(beside)} beside heads: say it of each head, in its block")
+
+    @property
+    def server_keys(self) -> dict[str, Any]:
+        """TorchServe's own keys of model-config.yaml, with those that ``serving`` does not give."""
+        usual = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
+        return {**usual, **self.serving}
 
     @property
     def head_choices(self) -> dict[str, HeadChoice]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from camserve.build.archive_file import extract_all, open_mar, read_config, read_manifest, read_member
 from camserve.drift.counts import Version
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, quote
 from camserve.monitor.baseline import Baseline, read_baseline
 from camserve.settings import Settings, load_settings
+from camserve.values import Progress
 
 if TYPE_CHECKING:
     from camserve.serving.pipeline import Pipeline
@@ -35,15 +33,9 @@ class Contents:
 
 def read_contents(path: Path) -> Contents:
     """Return a .mar's manifest and settings. ConfigError: it is no archive of camserve's."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            model = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
-            config = yaml.safe_load(archive.read("model-config.yaml"))
-            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not an archive of camserve's: {error}") from None
+    with open_mar(path) as archive:
+        model, config = read_manifest(archive), read_config(archive)
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     return Contents(model["modelName"], model["modelVersion"], load_settings(config.get("camserve")), config, sizes)
 
 
@@ -53,8 +45,28 @@ def baseline_of(path: Path) -> tuple[Version, Baseline]:
     name = contents.settings.monitoring.baseline
     if name is None:
         raise ConfigError(f"{path} has no baseline: camserve baseline {path} --images DIR")
-    with zipfile.ZipFile(path) as archive:
-        return Version(contents.name, contents.version), read_baseline(archive.read(name))
+    with open_mar(path) as archive:
+        return Version(contents.name, contents.version), read_baseline(read_member(archive, name))
+
+
+def check_names(paths: Sequence[Path], report: Progress) -> None:
+    """Refuse archives that are served together and would answer, and be counted, under one name and version.
+
+    ``report`` gets a line for an archive that its file does not name. ConfigError: one is no archive, or two are alike.
+    """
+    known: dict[Version, Path] = {}
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        with open_mar(path) as archive:
+            model = read_manifest(archive)
+        version = Version(model["modelName"], model["modelVersion"])
+        if other := known.get(version):
+            raise ConfigError(
+                f"{other.name} and {path.name} are both {quote(str(version))}, so that nobody can tell their answers "
+                "and counters apart: build one of them with another --name or --version"
+            )
+        known[version] = path
+        if version.model != path.stem:
+            report(f"{path.name}: its address is {path.stem}, and its answers and counters say {version.model}")
 
 
 @contextmanager
@@ -74,6 +86,5 @@ def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
         settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
+        extract_all(path, Path(folder))
         yield load_archive(Path(folder), settings, contents.name, contents.version, device)

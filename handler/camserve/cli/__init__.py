@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from camserve.cli.command import build_parser, chosen_command, missing_extra
-from camserve.errors import CamserveError, first_line
+from camserve.errors import CamserveError, first_line, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _line(name: str, error: Exception) -> str:
     """Return the one line that a person reads of an error; no traceback is for a user."""
     if isinstance(error, CamserveError):
-        return f"camserve: {error}"
+        return printable(f"camserve: {error}")
     advice = missing_extra(name, error) if isinstance(error, ModuleNotFoundError) else None
-    return advice or f"camserve: {type(error).__name__}: {first_line(error)} (camserve {name} --debug shows where)"
+    line = printable(first_line(error))
+    return advice or f"camserve: {type(error).__name__}: {line} (camserve {name} --debug shows where)"

@@ -8,14 +8,16 @@ import json
 from pathlib import Path
 
 from camserve.build.unpack import read_contents
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, printable
 from camserve.operate.doctor.files import check_model, check_properties, read_properties
 from camserve.operate.doctor.findings import UNSAFE, Finding
+from camserve.operate.doctor.front import check_front
 from camserve.operate.doctor.live import check_server
 
 EXAMPLE = """examples:
   camserve doctor --config config/config.properties --archive model_store/imagenet.mar
   camserve doctor --url http://127.0.0.1:8081 --token "$(jq -r .management.key key_file.json)"
+  camserve doctor --front http://127.0.0.1:8000
 """
 
 
@@ -24,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="management side of a running server")
     parser.add_argument("--token", default="", help="its key, from key_file.json")
     parser.add_argument("--metrics", metavar="URL", help="its metrics side; default: the port after --url's")
+    parser.add_argument("--front", metavar="URL", help="the address that clients use")
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.properties")
     parser.add_argument("--archive", type=Path, metavar="N.mar", help="an archive, for its model-config.yaml")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -31,15 +34,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print every finding."""
-    if not (args.url or args.config or args.archive):
-        raise ConfigError("name what to check: --url, --config or --archive")
+    if not (args.url or args.front or args.config or args.archive):
+        raise ConfigError("name what to check: --url, --front, --config or --archive")
     findings = _findings(args)
     unsafe = sum(finding.level == UNSAFE for finding in findings)
     if args.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:
         for finding in findings:
-            print(f"{finding.level}  {finding.where}\n  {finding.risk}\n  write: {finding.line}")
+            where, risk, line = map(printable, (finding.where, finding.risk, finding.line))
+            print(f"{finding.level}  {where}\n  {risk}\n  write: {line}")
         print(f"{unsafe} unsafe, {len(findings) - unsafe} advice")
     return int(unsafe > 0)
 
@@ -52,4 +56,6 @@ def _findings(args: argparse.Namespace) -> list[Finding]:
         findings += check_model(read_contents(args.archive).config, f"{args.archive}: model-config.yaml")
     if args.url:
         findings += check_server(args.url, args.token, args.metrics)
+    if args.front:
+        findings += check_front(args.front)
     return findings

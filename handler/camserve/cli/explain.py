@@ -17,7 +17,7 @@ from PIL import Image
 
 from camserve.answer.respond import word_meaning
 from camserve.build.unpack import open_archive
-from camserve.errors import CamserveError, ConfigError
+from camserve.errors import CamserveError, ConfigError, printable
 from camserve.intake.option_parsers import PARSERS
 from camserve.values import RawRequest
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(answers[0] if len(answers) == 1 else answers))
     for path, answer in zip(args.images, answers):
         if not args.json:
-            print("\n".join(answer_lines(path, answer)))
+            print("\n".join(map(printable, answer_lines(path, answer))))
         if args.out:
             _save_overlay(answer, _target(args.out, path, len(answers)))
     return 0

@@ -8,7 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from camserve.build.archive_file import check_sizes
 from camserve.build.unpack import Contents, read_contents
+from camserve.errors import printable
 from camserve.files import sha256
 
 EXAMPLE = """example:
@@ -24,12 +26,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the archive's description."""
+    check_sizes(args.archive)
     description = describe_contents(read_contents(args.archive), args.archive)
     if args.json:
         print(json.dumps(description))
     else:
         for name, value in description.items():
-            print(f"{name:<10} {value if isinstance(value, str) else json.dumps(value)}")
+            print(f"{name:<10} {printable(value) if isinstance(value, str) else json.dumps(value)}")
     return 0
 
 

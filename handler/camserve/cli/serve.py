@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 
+from camserve.build.unpack import check_names
 from camserve.cli.terminal import say
+from camserve.errors import ConfigError
+from camserve.operate.endpoint import curl_line
+from camserve.operate.front import SERVER_PROPERTIES, Front
 from camserve.operate.ports import FIRST_PORT, PORTS_NEEDED, choose_port
-from camserve.operate.server import Server, curl_line
+from camserve.operate.server import Server
 from camserve.operate.shipped import SHIPPED_CONFIG
+from camserve.operate.supervisor import Supervisor
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   camserve serve model_store/imagenet.mar --port 8080
+  camserve serve model_store/imagenet.mar --proxy 8000 --cors https://your.site
 """
 
 
@@ -21,22 +28,53 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("archives", nargs="+", type=Path, metavar="N.mar")
     parser.add_argument("--port", type=int, help=f"first of {PORTS_NEEDED} ports ({FIRST_PORT}, or the next free ones)")
+    parser.add_argument(
+        "--proxy",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="PORT",
+        help=f"start nginx in front, for clients: limits, health, tokens of its own (docs/operating.md); "
+        f"default: the port after those {PORTS_NEEDED}",
+    )
+    parser.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="with --proxy: a web page that may call"
+    )
     parser.add_argument("--config", type=Path, default=SHIPPED_CONFIG, help="another config.properties")
     parser.add_argument("--folder", type=Path, help="where state, tokens and logs go; default: a new temporary folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until interrupted."""
+    """Serve until a signal comes or the server ends; return the server's exit status."""
+    if args.cors and args.proxy is None:
+        raise ConfigError("--cors needs --proxy")
+    check_names(args.archives, say)
     port = choose_port(args.port, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
-    server = Server(args.archives, folder, port, args.config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server.start(say)
+    properties = {} if args.proxy is None else SERVER_PROPERTIES
+    server = Server(args.archives, folder, port, args.config, Path(sys.executable), **properties)
+    front = None if args.proxy is None else Front(server, args.proxy or port + PORTS_NEEDED, args.cors)
+    if front is not None and args.folder is None:
+        folder.chmod(0o711)  # nginx's workers are another user where root starts it
+    supervisor = Supervisor(server, front, say)
     try:
+        status = serve(server, front, supervisor)
+    finally:
+        supervisor.stop()
+        if args.folder is None and supervisor.was_asked:
+            shutil.rmtree(folder, ignore_errors=True)
+    return status
+
+
+def serve(server: Server, front: Front | None, supervisor: Supervisor) -> int:
+    """Start server and front, say how to ask, and wait for the end."""
+    try:
+        supervisor.start()
+    except ConfigError:
+        if not supervisor.was_asked or server.poll() is None:
+            raise
+    else:
         say(f"ready; logs and tokens in {server.folder}; Ctrl-C stops")
         for model in server.models:
-            print(curl_line(server, model, "photo.jpg"), flush=True)
-        signal.pause()
-    finally:
-        server.stop()
-    return 0
+            print(curl_line((front or server).inference, model, "photo.jpg"), flush=True)
+    return supervisor.wait()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from camserve.errors import printable
+
 
 def say(line: str) -> None:
     """Print a line of progress to standard error, beside the results on standard output."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from camserve.drift.counts import read_counts
 from camserve.drift.exporter import EvidencePage, serve_page
 from camserve.drift.statistics import ALARM_WINDOWS
 from camserve.drift.watcher import Evidence, Watcher
+from camserve.errors import printable
 
 EXAMPLE = """examples:
   camserve watch --metrics-url http://127.0.0.1:8082/metrics
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         alarming = {str(evidence.version) for evidence in found if evidence.alarms(args.threshold)}
         for evidence in found:
             if args.once or str(evidence.version) in alarming ^ alarmed:
-                print(evidence_line(evidence, args.threshold), flush=True)
+                print(printable(evidence_line(evidence, args.threshold)), flush=True)
         alarmed = alarming
         if args.once:
             return ALARM_STATUS if alarming else 0

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from camserve.errors import CompilationUnavailable, first_line
+from camserve.errors import CompilationUnavailable, ConfigError, first_line
 from camserve.fast.split import MOST_ROWS, Split
 from camserve.network.output import ScoringNetwork
+from camserve.network.program_file import read_program
 from camserve.values import Layer
 
 TRUNK, TAIL = "trunk.pt2", "tail.pt2"
@@ -63,10 +64,15 @@ def _dynamic(tail: fx.GraphModule) -> tuple[dict[int, Any], ...]:
 
 
 def read_halves(whole: ScoringNetwork, layer: Layer, folder: Path) -> Split:
-    """Load what ``write_halves`` wrote. CompilationUnavailable: this torch cannot."""
+    """Load what ``write_halves`` wrote: the trunk is native code, which is run; the tail is not, until it is checked.
+
+    CompilationUnavailable: this torch cannot. ConfigError: the tail may run code.
+    """
     try:
+        tail = read_program(folder / TAIL).module()
         trunk = torch._inductor.aoti_load_package(str(folder / TRUNK))
-        tail = torch.export.load(str(folder / TAIL)).module()
+    except ConfigError:
+        raise
     except Exception as error:
         first = first_line(error)
         raise CompilationUnavailable(f"torch {torch.__version__} cannot load the compiled network: {first}") from None

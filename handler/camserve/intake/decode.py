@@ -26,11 +26,13 @@ from camserve.intake.colors import (
 from camserve.intake.containers import has_16_bit_colors, significant_bits
 from camserve.intake.exif import ORIENTATION, UPRIGHT
 from camserve.intake.gate import MemoryGate
-from camserve.intake.opened import USUAL, Enough, OpenedPicture, open_picture, refusals, whole
+from camserve.intake.opened import BYTES_OF_RGB, USUAL, Enough, OpenedPicture, open_picture, refusals, whole
 from camserve.settings import Limits
 from camserve.values import Picture
 
 MAX_TEXT_BYTES = 4_000_000  # of a PNG's compressed text chunks
+MOST_BYTES_OF_A_PIXEL = 20  # a progressive CMYK JPEG's: coefficients, its own copy, turned, and RGB
+MOST_KEPT = 32  # pictures of one forward pass, which are kept until they are drawn
 LIGHT = 40_000_000  # bytes that decoding holds, up to which a picture counts as small
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 TURNS = {
@@ -63,6 +65,14 @@ def check_decoders(spec: InputSpec) -> None:
                 f"input.extra_formats: Pillow {PIL.__version__} decodes no {name.upper()}: install Pillow 11.3 or "
                 f"later, or leave {name} out"
             )
+
+
+def most_memory(limits: Limits, batch: int) -> int:
+    """Return how many bytes the pictures of a batch of so many rows hold at most, beside the network's own."""
+    encoded = batch * limits.max_bytes * 2  # as base64, and as bytes
+    decoded = max(memory.size, limits.max_pixels * MOST_BYTES_OF_A_PIXEL)
+    kept = min(batch * limits.max_instances, MOST_KEPT) * limits.max_picture_side**2 * BYTES_OF_RGB
+    return encoded + decoded + kept + batch * limits.max_response_bytes
 
 
 def decode(image: object, limits: Limits, enough: Enough = whole, spec: InputSpec = USUAL) -> Picture:

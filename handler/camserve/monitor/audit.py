@@ -114,7 +114,7 @@ class Audit:
             self._dropped()
 
     def _write_all(self) -> None:
-        files = AuditFiles(self._spec)
+        files = AuditFiles(self._spec, self._dropped)
         logged = False
         while (record := self._queue.get()) is not None:
             try:

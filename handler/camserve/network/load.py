@@ -19,7 +19,7 @@ from camserve.settings import Settings
 
 
 def load_network(folder: Path, settings: Settings, device: torch.device) -> ScoringNetwork:
-    """Build the network and load its weights, frozen and in float32; no pickle is ever read.
+    """Build the network and load its weights, frozen and in float32; no code in a pickle is ever run.
 
     ConfigError: the factory and the weights do not fit one another.
     """

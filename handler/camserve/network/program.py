@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from camserve.errors import ConfigError, first_line
+from camserve.network.program_file import read_program
 from camserve.values import InputShape
 
 SUFFIX = ".pt2"
@@ -26,10 +27,12 @@ HOW_TO_EXPORT = (
 def load_program(path: Path, layers: Collection[str] | None, shape: InputShape) -> nn.Module:
     """Load a program for inputs of ``shape`` and make the named tensors watchable; None: all that may have positions.
 
-    ConfigError: the file is no program of this torch, has no such tensor, or takes one batch size only.
+    ConfigError: the file is no program of this torch, may run code, has no such tensor, or takes one batch size only.
     """
     try:
-        module = torch.export.load(str(path)).module()
+        module = read_program(path).module()
+    except ConfigError:
+        raise
     except Exception as error:
         first = first_line(error)
         raise ConfigError(f"{path.name} is no exported program that torch {torch.__version__} reads: {first}") from None

@@ -39,3 +39,14 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def addresses(port: int) -> dict[str, str]:
+    """Return the lines of a config.properties for ports ``port`` to ``port + 4``."""
+    return {
+        "inference_address": f"http://{LOOPBACK}:{port}",
+        "management_address": f"http://{LOOPBACK}:{port + 1}",
+        "metrics_address": f"http://{LOOPBACK}:{port + 2}",
+        "grpc_inference_port": str(port + 3),
+        "grpc_management_port": str(port + 4),
+    }

@@ -7,41 +7,30 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 import requests
 
 from camserve.errors import ConfigError
+from camserve.operate.daemon import Daemon, describe_end, last_lines, launch
 from camserve.operate.doctor.files import read_properties
+from camserve.operate.endpoint import Endpoint
 from camserve.operate.java import find_java
 from camserve.operate.metrics import find_metrics
-from camserve.operate.ports import LOOPBACK
+from camserve.operate.ports import LOOPBACK, addresses
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
 
 START_SECONDS = 180
 STOP_SECONDS = 30
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One HTTP side of a server and its token."""
-
-    url: str
-    token: str
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The header that lets a request in."""
-        return {"Authorization": f"Bearer {self.token}"}
+DEFAULT_RESPONSE_SECONDS, DEFAULT_REQUEST_BYTES = 120, 6_553_500  # TorchServe's own
+JAVA_CLASS = "org.pytorch.serve.ModelServer"
 
 
 class Server:
@@ -72,8 +61,14 @@ class Server:
         self._store = stores.pop()
         self._port = port
         self._bin = python.parent
-        self._properties = {**read_properties(config), **_metrics_line(config), **_addresses(port), **properties}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._properties = {**read_properties(config), **_metrics_line(config), **addresses(port), **properties}
+        self._temporary = self.folder / "tmp"
+        self._pid_file = self._temporary / ".model_server.pid"
+        self._log = self.folder / "server.log"
+        self._model_log = self.folder / "logs" / "model_log.log"
+        self._read_from = 0  # byte of the model log
+        self._daemon: Daemon | None = None
+        self._early: int | None = None  # a signal that came before Java ran
 
     @property
     def _path(self) -> str:
@@ -87,36 +82,46 @@ class Server:
             raise ConfigError("torchserve is not installed: pip install 'camserve[serve]'")
         models = [f"{name}={file}" for name, file in self.models.items()]
         config = self.folder / "config.properties"
-        command = [script, "--start", "--foreground", "--ts-config", str(config)]
+        command = [script, "--start", "--ts-config", str(config)]
         return [*command, "--model-store", str(self._store), "--models", *models]
 
     def start(self, report: Progress) -> None:
         """Start the server and wait until every worker is READY. ConfigError: why it cannot be."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"{name}={value}" for name, value in self._properties.items()]
-        (self.folder / "config.properties").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._prepare_folder()
         report(f"starting: {shlex.join(self.command)}")
-        with (self.folder / "server.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                self.command, cwd=self.folder, env=self._environment(), stdout=log, stderr=log, start_new_session=True
-            )
         try:
+            launch(self.command, self._log, self.folder, self._environment())
+            if not self._pid_file.is_file():
+                raise ConfigError(f"torchserve does not start: {last_lines(self._log)}")
+            self._daemon = Daemon(self.pid)
+            if self._early is not None:
+                self._daemon.signal(self._early)
             self._wait(report)
         except BaseException:
             self.stop()
             raise
 
+    def _prepare_folder(self) -> None:
+        """Write the configuration; leave nothing of an earlier start but its logs. ConfigError: a server runs here."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._pid_file.is_file() and _is_torchserve(self.pid):
+            raise ConfigError(f"a server runs in {self.folder} already (process {self.pid}): name another --folder")
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir()
+        (self.folder / "key_file.json").unlink(missing_ok=True)
+        self._read_from = self._model_log.stat().st_size if self._model_log.is_file() else 0
+        lines = [f"{name}={value}" for name, value in self._properties.items()]
+        (self.folder / "config.properties").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
     def _environment(self) -> dict[str, str]:
-        temporary = self.folder / "tmp"
-        temporary.mkdir(exist_ok=True)
         return {
             **os.environ,
             "JAVA_HOME": str(find_java()),
             "PATH": self._path,
             # The pid file, the worker sockets and the unpacked archives all go here, so that
             # several servers can run side by side.
-            "TMPDIR": str(temporary),
-            "TEMP": str(temporary),
+            "TMPDIR": str(self._temporary),
+            "TEMP": str(self._temporary),
             "LOG_LOCATION": str(self.folder / "logs"),
             "METRICS_LOCATION": str(self.folder / "logs"),
         }
@@ -127,7 +132,7 @@ class Server:
         while time.monotonic() < deadline:
             if (reason := self._failure()) is not None:
                 raise ConfigError(reason)
-            if all(self._ready(model) for model in self.models):
+            if all(self.is_ready(model) for model in self.models):
                 return
             if time.monotonic() - reported > 5:
                 report("waiting for the workers to load the model")
@@ -137,28 +142,56 @@ class Server:
 
     def _failure(self) -> str | None:
         """Return why the server cannot start, once it is known."""
-        log = self.folder / "logs" / "model_log.log"
-        if log.is_file():
-            found = re.search(r"RuntimeError: (camserve: .*)", log.read_text(encoding="utf-8", errors="replace"))
-            if found:
-                return f"the model does not load: {found[1]}"
-        assert self._process is not None
-        if self._process.poll() is None:
-            return None
-        tail = (self.folder / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-        return f"torchserve stopped (status {self._process.returncode}): {' | '.join(tail)}"
+        found = re.search(r"RuntimeError: (camserve: .*)", self._model_lines())
+        if found:
+            return f"the model does not load: {found[1]}"
+        code = self.poll()
+        return None if code is None else f"torchserve stopped ({describe_end(code)}): {last_lines(self._log)}"
 
-    def _ready(self, model: str) -> bool:
+    def _model_lines(self) -> str:
+        """Return what the workers have written since this start; earlier ones write into the same file."""
+        try:
+            with self._model_log.open("rb") as log:
+                log.seek(self._read_from)
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def poll(self) -> int | None:
+        """Return how Java ended: its exit status, or minus the signal; None: it runs, or was never started."""
+        return None if self._daemon is None else self._daemon.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to Java, as soon as it runs."""
+        if self._daemon is None:
+            self._early = number
+        else:
+            self._daemon.signal(number)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a worker of the model has loaded it."""
         return any(worker["status"] == "READY" for worker in self.workers(model))
 
     def workers(self, model: str) -> list[dict[str, str]]:
         """Return what the management side says of a model's workers, or nothing while it does not answer."""
+        return list(self._describe(model).get("workers", []))
+
+    def response_seconds(self, model: str) -> int:
+        """Return within how many seconds a worker of the model must answer a batch."""
+        return int(self._describe(model).get("responseTimeout", DEFAULT_RESPONSE_SECONDS))
+
+    def _describe(self, model: str) -> dict[str, Any]:
         try:
             side = self.management
             answer = requests.get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
-            return list(answer.json()[0]["workers"]) if answer.ok else []
-        except (requests.RequestException, OSError, ValueError, LookupError):
-            return []
+            return dict(answer.json()[0]) if answer.ok else {}
+        except (requests.RequestException, OSError, ValueError, LookupError, TypeError):
+            return {}
+
+    @property
+    def request_bytes(self) -> int:
+        """The largest request that is accepted."""
+        return int(self._properties.get("max_request_size", DEFAULT_REQUEST_BYTES))
 
     @property
     def inference(self) -> Endpoint:
@@ -182,25 +215,13 @@ class Server:
     @property
     def pid(self) -> int:
         """The process id of the Java server, which is the one to end."""
-        return int((self.folder / "tmp" / ".model_server.pid").read_text(encoding="utf-8"))
+        return int(self._pid_file.read_text(encoding="utf-8"))
 
     def stop(self) -> None:
-        """End the launcher, Java and the workers by their process ids."""
-        if self._process is None:
-            return
-        try:
-            launcher = psutil.Process(self._process.pid)
-            processes = [launcher, *launcher.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            processes = []
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        for process in psutil.wait_procs(processes, timeout=STOP_SECONDS)[1]:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._process.wait(STOP_SECONDS)
-        self._process = None
+        """End Java and the workers, and delete what they unpacked."""
+        if self._daemon is not None:
+            self._daemon.stop(STOP_SECONDS)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def __enter__(self) -> Server:
         """Start quietly."""
@@ -214,23 +235,13 @@ class Server:
         self.stop()
 
 
-def curl_line(server: Server, model: str, photo: str, *options: str) -> str:
-    """Return a curl command that works as it stands."""
-    side = server.inference
-    words = [f"curl -H 'Authorization: Bearer {side.token}'", *options, f"-T {photo}"]
-    return " ".join([*words, f"{side.url}/predictions/{model}"])
+def _is_torchserve(pid: int) -> bool:
+    try:
+        return JAVA_CLASS in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
 
 
 def _metrics_line(config: Path) -> dict[str, str]:
     path = find_metrics(config)
     return {} if path is None else {"metrics_config": str(path.resolve())}
-
-
-def _addresses(port: int) -> dict[str, str]:
-    return {
-        "inference_address": f"http://{LOOPBACK}:{port}",
-        "management_address": f"http://{LOOPBACK}:{port + 1}",
-        "metrics_address": f"http://{LOOPBACK}:{port + 2}",
-        "grpc_inference_port": str(port + 3),
-        "grpc_management_port": str(port + 4),
-    }

@@ -26,6 +26,7 @@ from camserve.network.precision import DTYPES, cast
 from camserve.output_spec import Head, line_up
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
+from camserve.serving.seal import check_seal
 from camserve.serving.selftest import self_test
 from camserve.settings import Settings
 from camserve.values import RawRequest
@@ -99,7 +100,8 @@ def _monitor(folder: Path, settings: Settings, heads: Sequence[Head]) -> Monitor
 
 
 def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
-    """Load an unpacked archive and test it on its own photos. ConfigError: one line says what is wrong."""
+    """Load an unpacked archive as it was built, and test it on its own photos. ConfigError says what is wrong."""
+    check_seal(folder, settings)
     pipeline = load_pipeline(folder, settings, name, version, device)
     pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
     return pipeline

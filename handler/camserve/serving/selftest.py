@@ -16,6 +16,7 @@ import torch
 
 from camserve.errors import ConfigError
 from camserve.serving.pipeline import Pipeline
+from camserve.settings import Settings
 from camserve.values import RawRequest
 
 logger = logging.getLogger(__name__)
@@ -25,18 +26,31 @@ TOLERANCE = 1e-3  # of scores, relative to the largest, and of grids
 LOOSE_TOLERANCE = 2e-2  # where the device computes in another precision than the builder's
 
 SampleAnswer = dict[str, Any]  # the "predictions" and "explanations" of an answer
+Options = dict[str, str]
 
 
-def record_answers(pipeline: Pipeline, folder: Path) -> dict[str, SampleAnswer]:
+def usual_options(settings: Settings) -> Options:
+    """Return the default options on which predictions and maps depend: an operator may change them later."""
+    names = ("target", "method", "evidence", "top_k", *(("context",) if settings.score else ()))
+    return {name: getattr(settings.defaults, name) for name in names}
+
+
+def record_answers(pipeline: Pipeline, folder: Path, options: Options) -> dict[str, SampleAnswer]:
     """Return the answer to every sample photo. ConfigError: one of them cannot be predicted and explained."""
     answers = {}
     for sample in pipeline.settings.samples:
-        row = RawRequest((folder / sample).read_bytes(), {"explain": True})
+        row = RawRequest((folder / sample).read_bytes(), {**options, "explain": True})
         answer = json.loads(pipeline.answer([row])[0].body)
         if "error" in answer:
             raise ConfigError(f"{sample}: {answer['error']['message']}")
         answers[sample] = {name: answer[name] for name in ("predictions", "explanations")}
     return answers
+
+
+def write_answers(answers: dict[str, SampleAnswer], options: Options, folder: Path) -> None:
+    """Write the answers that an archive's photos must get with these options."""
+    block = {"options": options, "answers": answers}
+    (folder / SELFTEST_FILE).write_text(json.dumps(block, indent=1), encoding="utf-8")
 
 
 def self_test(pipeline: Pipeline, folder: Path, device: torch.device) -> bool | None:
@@ -48,7 +62,8 @@ def self_test(pipeline: Pipeline, folder: Path, device: torch.device) -> bool | 
         return None
     exact = device.type == "cpu" and pipeline.settings.runtime.precision == "fp32"
     tolerance = TOLERANCE if exact else LOOSE_TOLERANCE
-    faults = _find_faults(_read_expected(folder), record_answers(pipeline, folder), tolerance)
+    options, expected = _read_expected(folder)
+    faults = _find_faults(expected, record_answers(pipeline, folder, options), tolerance)
     if faults and pipeline.settings.selftest != "warn":
         raise ConfigError(f"{faults[0]}; weights, input or layers were changed (selftest: warn goes on all the same)")
     for fault in faults:
@@ -56,13 +71,13 @@ def self_test(pipeline: Pipeline, folder: Path, device: torch.device) -> bool | 
     return not faults
 
 
-def _read_expected(folder: Path) -> dict[str, SampleAnswer]:
-    """Return the answers that the archive holds for its samples; none where it lost them."""
+def _read_expected(folder: Path) -> tuple[Options, dict[str, SampleAnswer]]:
+    """Return the options and the answers that the archive holds for its samples; none where it lost them."""
     try:
-        expected = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return expected if isinstance(expected, dict) else {}
+        block = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))
+        return dict(block["options"]), dict(block["answers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, {}
 
 
 def _find_faults(expected: dict[str, SampleAnswer], found: dict[str, SampleAnswer], tolerance: float) -> list[str]:
@@ -75,6 +90,8 @@ def _find_fault(sample: str, expected: SampleAnswer, found: SampleAnswer | None,
     if found is None:
         return f"{sample} is not among the samples any more"
     expected_scores, found_scores = _scores(expected), _scores(found)
+    if not expected_scores:
+        return f"{SELFTEST_FILE} holds no predictions for {sample}"
     largest = max(abs(score) for score in expected_scores.values())
     for index, score in expected_scores.items():
         if not abs(found_scores.get(index, np.inf) - score) <= tolerance * largest:  # NaN is no pass either

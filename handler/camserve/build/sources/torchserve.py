@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from camserve.build.archive_file import MANIFEST, open_mar, read_config, read_manifest, read_member
 from camserve.build.label_files import INDICES
 from camserve.build.locate import unpacked
-from camserve.build.pretrained import read_json
 from camserve.build.sources.model_file import only_class
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, quote
+from camserve.files import inside
 from camserve.values import Progress
 
 FORM = "OLD.mar of TorchServe's image_classifier"
 PACKED = (".tar.gz", ".tgz")  # of torch-model-archiver --archive-format tgz
 HANDLER = "image_classifier"
-MANIFEST = "MAR-INF/MANIFEST.json"
 LABELS = "index_to_name.json"
 LEFT = ("pt2", "handler", "camserve", "micro_batching")  # keys of a model-config.yaml that speak to the old handler
 
@@ -35,9 +33,14 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
             f"{text} is not read: an archive must be a .mar, which is a zip file (mkdir old; tar -xzf {text} -C old; "
             "cd old; zip -r ../old.mar .)"
         )
+    with open_mar(Path(text)) as archive:
+        model = read_manifest(archive)
+        _check(text, model)
+        if LABELS in archive.namelist():
+            read_member(archive, LABELS)  # of a size that can be read
+        file = model.get("configFile") or ""
+        workers = _workers(read_config(archive, file)) if file in archive.namelist() else {}
     folder = unpacked(Path(text))
-    model = read_json(folder / MANIFEST).get("model", {})
-    _check(text, model)
     block = _network(text, folder, model, given, report)
     if "preprocess" not in given:
         block["preprocess"] = "imagenet"
@@ -46,7 +49,7 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
         named = (folder / LABELS).is_file()
         block["labels"] = f"{text}/{LABELS}" if named else INDICES
         report(f"labels: {LABELS}" if named else f"labels: class indices, since it has no {LABELS}")
-    if workers := _workers(folder, model.get("configFile", "")):
+    if workers:
         block["serving"] = workers
         report(f"workers as before: {workers}")
     _advise(folder, given, report)
@@ -60,7 +63,7 @@ def _network(
     block["weights"] = f"{text}/{model['serializedFile']}"
     if file := model.get("modelFile"):
         block["model_file"] = f"{text}/{file}"
-        block["factory"] = given.get("factory") or only_class(folder / file)
+        block["factory"] = given.get("factory") or only_class(inside(folder, file))
         report(f"factory {block['factory']} of {file}")
     return block
 
@@ -76,20 +79,15 @@ def _check(text: str, model: Mapping[str, Any]) -> None:
     handler = str(model.get("handler", "none"))
     if handler.partition(":")[0] != HANDLER:
         raise ConfigError(
-            f"{text} is served by the handler {handler}, whose code may do anything to a picture: only {HANDLER} is "
-            "known; unpack it, and give its model file and weights with --preprocess"
+            f"{text} is served by the handler {quote(handler)}, whose code may do anything to a picture: only "
+            f"{HANDLER} is known; unpack it, and give its model file and weights with --preprocess"
         )
-    for key in ("modelName", "modelVersion", "serializedFile"):
-        if key not in model:
-            raise ConfigError(f"{text}: its {MANIFEST} has no {key}")
+    for key in ("serializedFile", "modelFile", "configFile"):
+        needed = key == "serializedFile"
+        if not isinstance(model.get(key, None if needed else ""), str):
+            raise ConfigError(f"{text}: its {MANIFEST} {'has no' if needed else 'names no file as'} {key}")
 
 
-def _workers(folder: Path, file: str) -> dict[str, Any]:
+def _workers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return TorchServe's own keys of an archive's model-config.yaml."""
-    if not file or not (folder / file).is_file():
-        return {}
-    try:
-        config = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    return {key: value for key, value in (config or {}).items() if key not in LEFT}
+    return {key: value for key, value in config.items() if key not in LEFT}

@@ -11,6 +11,7 @@ import requests
 from camserve.errors import ConfigError
 from camserve.operate.doctor.files import check_model
 from camserve.operate.doctor.findings import ADVICE, UNSAFE, Finding
+from camserve.operate.doctor.limits import check_limits
 from camserve.operate.doctor.rules import is_loopback
 
 SECONDS = 10
@@ -90,6 +91,8 @@ def _check_models(url: str, token: str) -> Iterator[Finding]:
             yield Finding(ADVICE, where, "no worker is READY", "see logs/model_log.log")
         if "limits" not in (described.get("customizedMetadata") or {}):
             yield Finding(ADVICE, where, "this model is not served by camserve", f"camserve archive --name {name} ...")
+        else:
+            yield from check_limits(described, where)
 
 
 def _ask(method: str, url: str, token: str) -> requests.Response:

@@ -121,7 +121,7 @@ RULES = (
         "enable_model_api",
         "false",
         _is("false"),
-        "a management call can register a model, and a model is code",
+        "a management call can register a model of any local folder, and a model is code",
         "enable_model_api=false",
     ),
     Rule(

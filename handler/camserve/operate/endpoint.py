@@ -1,0 +1,24 @@
+"""An address that answers requests, and the token that it wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One HTTP side of a server and its token."""
+
+    url: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that lets a request in."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+def curl_line(side: Endpoint, model: str, photo: str, *options: str) -> str:
+    """Return a curl command that works as it stands."""
+    words = [f"curl -H 'Authorization: Bearer {side.token}'", *options, f"-T {photo}"]
+    return " ".join([*words, f"{side.url}/predictions/{model}"])

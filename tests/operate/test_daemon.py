@@ -1,0 +1,93 @@
+"""A background process is adopted: how it ended is known, and nothing of it is left."""
+
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from camserve.errors import ConfigError
+from camserve.operate.daemon import Daemon, describe_end, exit_status, launch
+
+CHILD = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(flush=True)
+time.sleep(600)
+"""
+DAEMON = f"""
+import os, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+exec(sys.argv[1])
+print(os.getpid(), child.pid, flush=True)
+exec(sys.argv[2])
+"""
+# Ends as soon as the daemon has said its number and its child's.
+LAUNCHER = f"""
+import subprocess, sys
+daemon = subprocess.Popen([sys.executable, "-c", {DAEMON!r}, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
+print(daemon.stdout.readline())
+"""
+WAIT = "time.sleep(600)"
+
+
+@pytest.fixture
+def adopt(tmp_path, monkeypatch):
+    """Start a daemon whose child ignores SIGTERM, with something that it does before it is up and after."""
+    monkeypatch.setattr("camserve.operate.daemon.CHILDREN_SECONDS", 0.5)
+    started = []
+
+    def adopt(after, before=""):
+        assert launch([sys.executable, "-c", LAUNCHER, before, after], tmp_path / "log", tmp_path) == 0
+        pid, child = map(int, (tmp_path / "log").read_text().split())
+        started.append(Daemon(pid))
+        return started[-1], psutil.Process(child)
+
+    yield adopt
+    for daemon in started:
+        daemon.stop(10)
+
+
+def ended(daemon):
+    deadline = time.monotonic() + 30
+    while (code := daemon.poll()) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return code
+
+
+def test_the_end_of_an_orphan_is_known_and_its_children_end_with_it(adopt):
+    daemon, child = adopt("sys.exit(7)")
+    assert ended(daemon) == 7
+    assert child.is_running()
+    daemon.stop(10)
+    assert not child.is_running()
+    assert not psutil.pid_exists(daemon.pid)
+    assert daemon.poll() == 7
+
+
+def test_a_signal_is_told_from_a_status(adopt):
+    daemon, _ = adopt(WAIT)
+    assert daemon.poll() is None
+    daemon.signal(signal.SIGKILL)
+    assert ended(daemon) == -signal.SIGKILL
+    daemon.signal(signal.SIGTERM)  # to nobody
+    assert (describe_end(-9), describe_end(3), describe_end(-63)) == (
+        "killed by SIGKILL",
+        "status 3",
+        "killed by signal 63",
+    )
+    assert (exit_status(-9), exit_status(3)) == (137, 3)
+
+
+def test_what_ignores_sigterm_is_killed(adopt):
+    daemon, child = adopt(WAIT, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    daemon.stop(1)
+    assert ended(daemon) == -signal.SIGKILL
+    assert not child.is_running()
+
+
+def test_a_process_that_is_gone_is_named():
+    with pytest.raises(ConfigError, match="process 4194305 ended as soon as it was started"):
+        Daemon(4194305)  # above the largest number that Linux gives
