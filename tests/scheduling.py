@@ -4,7 +4,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Files that talk to one live server: the process that starts it runs them all.
 SERVERS = {
-    "imagenet": ("test_torchserve.py", "test_routes.py", "test_hostile_clients.py"),
+    "imagenet": (
+        "test_torchserve.py",
+        "test_routes.py",
+        "test_clients.py",
+        "test_openapi.py",
+        "test_hostile_clients.py",
+    ),
     "faulty": ("test_faults.py", "test_unsafe.py"),
 }
 # The longest, which begin first, so that no process waits for another at the end.
