@@ -68,6 +68,7 @@ set_up_newman() {
   [ "$(cat .npm-clients/installed 2>/dev/null)" = "$wanted" ] && return
   command -v npm > /dev/null || { say "no npm was found: newman's test is left out"; return 1; }
   say "making .npm-clients with $wanted"
-  npm install --silent --no-audit --no-fund --prefix .npm-clients "$wanted" || fail "newman could not be installed"
+  npm install --silent --no-audit --no-fund --prefix .npm-clients "$wanted" \
+    || { say "newman could not be installed: its test is left out"; return 1; }
   echo "$wanted" > .npm-clients/installed
 }
