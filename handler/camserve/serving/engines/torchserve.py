@@ -29,6 +29,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.serving.warm_up import time_slow_methods, warm_up
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
+from camserve.viewer.page import HTML_TYPE, render_page
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +91,11 @@ class TorchServeHandler:
     def _envelope(self, number: int, row: Mapping[str, object], context: Any) -> Envelope:
         headers = plain_headers(context.get_all_request_header(number))
         if headers.get("describe") == "True":
-            described = describe_model(
-                self._pipeline.model, self._pipeline.heads, self._pipeline.settings, self._pipeline.pace.seconds
-            )
-            card = Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
+            card = Response(HTTPStatus.OK, JSON_TYPE, write_json(self._card()))
             return Envelope((), lambda _: card)
+        if wants_page(row, headers) and (page := self._page()) is not None:
+            shown = page
+            return Envelope((), lambda _: shown)
         fields = {name: value for name, value in row.items() if name != ROUTE_FIELD}
         body = fields.get("body")
         if isinstance(body, Mapping):
@@ -117,6 +118,22 @@ class TorchServeHandler:
             return Envelope((request,), lambda answers: answers[0])
         model = self._pipeline.model
         return open_body(request, body, model.name, model.version, self._pipeline.settings.limits)
+
+
+    def _card(self) -> dict[str, object]:
+        pipeline = self._pipeline
+        return describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
+
+    def _page(self) -> Response | None:
+        """Return the page for browsers, or nothing where it is longer than an answer may be."""
+        limit = self._pipeline.settings.limits.max_response_bytes
+        page = render_page(self._card(), limit)
+        return Response(HTTPStatus.OK, HTML_TYPE, page.body, page.headers) if len(page.body) <= limit else None
+
+
+def wants_page(row: Mapping[str, object], headers: Mapping[str, str]) -> bool:
+    """Whether a row is a browser's that opens the address: it sends nothing and names HTML. A method is never told."""
+    return not any(row.values()) and "text/html" in headers.get("accept", "").lower()
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
