@@ -13,6 +13,7 @@ FIRST = (
     "test_runtimes.py",
     "test_supervisor.py",
     "test_front.py",
+    "test_viewer.py",
     "test_monitoring.py",
     "test_prometheus.py",
     "faulty",

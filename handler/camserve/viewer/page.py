@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from camserve.choices import PALETTES
 
 FOLDER = Path(__file__).parent / "page"
 # In the order in which they are run, as one module.
-SCRIPTS = ("elements", "maps", "stage", "advice", "requests", "labels", "results", "export", "photos", "main")
+SCRIPTS = (
+    *("elements", "maps", "stage", "advice", "requests", "labels"),
+    *("results", "export", "photos", "state", "drawing", "main"),
+)
 HTML_TYPE = "text/html; charset=utf-8"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
 
@@ -35,7 +39,7 @@ class Page:
         return {**HEADERS, "Content-Security-Policy": f"{self.policy}; frame-ancestors 'none'"}
 
 
-def render_page(card: Mapping[str, object] | None, limit: int) -> Page:
+def render_page(card: Mapping[str, object] | None, limit: float = math.inf) -> Page:
     """Return the page of the model that ``card`` describes, of at most ``limit`` bytes; longer lists of labels are cut.
 
     None: a page without a model, which asks for a token and reads the card with it.
@@ -68,7 +72,7 @@ def _fill(facts: Mapping[str, object] | None) -> Page:
 
 def _escape_json(value: object) -> str:
     """Write JSON that cannot end the element that holds it, and that UTF-8 can hold."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @cache

@@ -1,207 +1,4 @@
-// The state of the page, and what changes it.
-const FAINTEST = 0.35; // of the chosen opacity, for a map without any strength
-const CLASSES_ASKED = 5;
-
-let facts = null; // the model card and the palettes
-let requestsUnderWay = 0;
-const state = {
-  photos: [],
-  photo: null,
-  turn: 0, // of questions: an earlier one that fails late is not shown
-  head: "",
-  context: "",
-  method: "",
-  layer: "",
-  question: "for",
-  target: null,
-  rival: null,
-  hovered: null,
-  compare: "", // "class:INDEX" or "method:NAME"
-  split: 0.5,
-};
-
-const cardHead = () => facts.card.heads?.[state.head] ?? facts.card;
-const isQuantity = () => cardHead().task === "regression";
-
-// Return how many classes one request asks about.
-function countAsked() {
-  const { max_targets, max_maps } = facts.card.limits;
-  return Math.min(CLASSES_ASKED, max_targets, max_maps, cardHead().labels.length || CLASSES_ASKED);
-}
-
-function firstTargets() {
-  if (!isQuantity()) return `top:${countAsked()}`;
-  return Array.from({ length: countAsked() }, (_, index) => `index:${index}`).join();
-}
-
-// Return what one map is about, but for its class.
-function viewNow(changes = {}) {
-  const { head, context, method, layer, question, rival } = state;
-  const contrast = question === "contrast" ? rival : null;
-  const evidence = question === "for" || question === "against" ? question : "signed";
-  return { head, context, method, layer, contrast, evidence, ...changes };
-}
-
-// Return [view, class] of the map to compare with; null: none.
-function comparedMap() {
-  const at = state.compare.indexOf(":");
-  const [kind, value] = [state.compare.slice(0, at), state.compare.slice(at + 1)];
-  if (kind === "class") return [viewNow(), Number(value)];
-  return kind === "method" ? [viewNow({ method: value }), state.target] : null;
-}
-
-function checkSize(file) {
-  const most = facts.card.limits.max_bytes;
-  if (file.size <= most) return;
-  const [has, takes] = [file.size, most].map((bytes) => (bytes / 1e6).toFixed(1));
-  throw new Refusal(`This photo has ${has} MB, and the server takes ${takes} MB. Make it smaller and try again.`);
-}
-
-async function ask(photo, view, index) {
-  checkSize(photo.file);
-  const options = optionsOf(view, index === null ? firstTargets() : `index:${index}`, facts.card);
-  $("working").hidden = !++requestsUnderWay;
-  try {
-    const answer = await askAbout(photo.file, options, (text) => photo === state.photo && showRefusal(text));
-    keepAnswer(bookOf(photo, view), view, answer, options);
-  } finally {
-    $("working").hidden = !--requestsUnderWay;
-  }
-}
-
-// Ask for a map, or with null for the first classes, unless it is known or under way.
-function need(photo, view, index) {
-  const book = bookOf(photo, view);
-  if (index === null ? book.predictions.length : book.maps.has(mapKey(view, index))) return undefined;
-  const key = JSON.stringify([view, index]);
-  photo.asked ??= new Map();
-  if (!photo.asked.has(key)) photo.asked.set(key, ask(photo, view, index).finally(() => photo.asked.delete(key)));
-  return photo.asked.get(key);
-}
-
-function chooseDefaults(photo) {
-  const { predictions } = bookOf(photo, state);
-  state.target ??= predictions[0].index;
-  const others = predictions.map(({ index }) => index).filter((index) => index !== state.target);
-  if (!others.includes(state.rival)) state.rival = others[0] ?? null;
-  if (state.compare === `class:${state.target}` || state.compare === `method:${state.method}`) state.compare = "";
-}
-
-async function loadMaps(photo) {
-  photo.picture ??= await decodePhoto(photo.file, STAGE_SIDE);
-  if (!photo.thumbnail) makeThumbnail(photo);
-  if (photo === state.photo) draw();
-  await need(photo, viewNow({ evidence: "for", contrast: null }), null);
-  photo.picture ??= blankPhoto(bookOf(photo, state).input, STAGE_SIDE);
-  if (photo !== state.photo) return;
-  chooseDefaults(photo);
-  draw();
-  await need(photo, viewNow(), state.target);
-  const compared = comparedMap();
-  if (compared) await need(photo, ...compared);
-}
-
-// Get what the chosen question needs, and show it.
-async function refresh() {
-  const [photo, turn] = [state.photo, ++state.turn];
-  if (!photo || !facts) return;
-  photo.refusal = null;
-  try {
-    await loadMaps(photo);
-  } catch (refusal) {
-    if (!(refusal instanceof Refusal)) throw refusal;
-    if (refusal.needsToken) return askForToken(token !== "");
-    if (turn === state.turn || photo !== state.photo) photo.refusal = refusal;
-  }
-  draw();
-  if (turn === state.turn) announce(photo.refusal?.message ?? writeSpoken(leftMap(), bookOf(photo, state).input));
-}
-
-const mapAt = (view, index) => bookOf(state.photo, view).maps.get(mapKey(view, index));
-const leftMap = () => mapAt(viewNow(), state.hovered ?? state.target) ?? mapAt(viewNow(), state.target);
-
-function strengthOf(map) {
-  const strongest = strongestScale(bookOf(state.photo, state), map);
-  return strongest > 0 ? map.scale / strongest : 0;
-}
-
-const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => AGAINST };
-
-// Return a map with the colours and the opacity that it is drawn with.
-function layerOf(map) {
-  if (!map) return null;
-  const palette = PALETTE_OF[map.evidence]?.() ?? facts.palettes[$("palette").value];
-  const opacity = ($("opacity").value / 100) * (FAINTEST + (1 - FAINTEST) * strengthOf(map));
-  return { map, table: colourTable(palette), opacity };
-}
-
-function rightMap() {
-  const compared = comparedMap();
-  return compared && mapAt(...compared);
-}
-
-function showRefusal(text, canRetry = false) {
-  const again = element("button", { type: "button", textContent: "try again" });
-  again.addEventListener("click", refresh);
-  $("refused").replaceChildren(text, ...(canRetry ? [" ", again] : []));
-  $("refused").hidden = !text;
-}
-
-function drawPicture(photo, book, left, right) {
-  const canvas = $("stage");
-  if (photo.picture) drawStage(canvas, photo.picture, book.input, left, right, state.split, $("grey").checked);
-  $("frame").hidden = !photo.picture;
-  canvas.setAttribute("aria-label", left ? writeSpoken(left.map, book.input) : "the photo");
-  $("caption").textContent = left ? writeCaption(left.map) : "";
-  $("divider").hidden = $("swipe-row").hidden = !right;
-  $("divider").style.left = `${state.split * 100}%`;
-  if (right) [$("left-name").textContent, $("right-name").textContent] = sideNames(left.map, right.map);
-  showLegend(left);
-}
-
-function sideNames(left, right) {
-  return left.target.index === right.target.index ? [left.method, right.method] : [left.target.label, right.target.label];
-}
-
-function drawChoices(book) {
-  const others = book.predictions.filter(({ index }) => index !== state.target);
-  const named = others.map(({ index, label }) => [String(index), label]);
-  setChoices($("rival"), named, String(state.rival));
-  $("rather").hidden = $("rival").hidden = !others.length;
-  const methods = Object.keys(facts.card.methods).filter((name) => name !== state.method);
-  const pairs = [
-    ["", "nothing"],
-    ...named.filter(([index]) => state.question !== "contrast" || Number(index) !== state.rival)
-      .map(([index, label]) => [`class:${index}`, label]),
-    ...methods.map((name) => [`method:${name}`, name]),
-  ];
-  setChoices($("compare"), pairs, state.compare);
-}
-
-function drawAnswer(photo, book, left) {
-  $("answer").hidden = !book.predictions.length;
-  if ($("answer").hidden) return;
-  showClasses(book.predictions, state.target, { photo: `${state.photos.indexOf(photo)} ${state.head}`, choose, preview });
-  drawChoices(book);
-  $("strength").textContent = left ? writeStrength(left.map, strengthOf(left.map)) : "";
-  showWarnings([...(left?.map.warnings ?? []), ...book.warnings]);
-  showChannels(left?.map);
-  for (const button of $("exports").children) button.disabled = !left;
-}
-
-function draw() {
-  const { photo, photos } = state;
-  document.body.dataset.state = photo ? "shown" : "empty";
-  $("picture").hidden = !photo;
-  if (!photo) return;
-  const book = bookOf(photo, state);
-  const [left, right] = [layerOf(leftMap()), layerOf(rightMap())];
-  drawPicture(photo, book, left, left && right);
-  drawAnswer(photo, book, left);
-  showRefusal(photo.refusal?.message ?? "", photo.refusal?.canRetry);
-  showStrip(photos, photo, show);
-}
-
+// What a reader does.
 function show(photo) {
   if (state.photo && state.photo !== photo) state.photo.picture = null;
   Object.assign(state, { photo, target: null, hovered: null, compare: "" });
@@ -213,6 +10,19 @@ function addPhotos(files) {
   const added = files.slice(0, MOST_PHOTOS).map(newPhoto);
   state.photos = [...added, ...state.photos].slice(0, MOST_PHOTOS);
   show(added[0]);
+  predictAll(added);
+}
+
+// Predict photos that wait in the strip, one after the other; a refused one says so when it is chosen.
+async function predictAll(photos) {
+  for (const photo of photos) {
+    photo.thumbnail = await decodePhoto(photo.file, THUMBNAIL_SIDE);
+    showStrip(state.photos, state.photo, show);
+  }
+  for (const photo of photos) {
+    await Promise.resolve(need(photo, viewNow({ evidence: "for", contrast: null }), null)).catch(() => {});
+    showStrip(state.photos, state.photo, show);
+  }
 }
 
 function choose(index) {

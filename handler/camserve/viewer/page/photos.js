@@ -37,17 +37,6 @@ function strongestScale(book, map) {
   return Math.max(...alike.map(({ scale }) => scale), 0);
 }
 
-// Draw the thumbnail, and give back the memory of a photo that is no longer shown.
-function makeThumbnail(photo) {
-  if (!photo.picture) return;
-  const scale = Math.min(1, THUMBNAIL_SIDE / Math.max(photo.picture.width, photo.picture.height));
-  photo.thumbnail = element("canvas", {
-    width: Math.max(1, Math.round(photo.picture.width * scale)),
-    height: Math.max(1, Math.round(photo.picture.height * scale)),
-  });
-  photo.thumbnail.getContext("2d").drawImage(photo.picture, 0, 0, photo.thumbnail.width, photo.thumbnail.height);
-}
-
 function stripButton(photo, isCurrent, choose) {
   const [best] = [...photo.books.values()].flatMap(({ predictions }) => predictions.slice(0, 1));
   const text = photo.refusal ? "refused" : (best?.label ?? photo.file.name);

@@ -69,7 +69,7 @@ async function askServer(settings, headers, report = () => {}) {
 // Return the facts of the page that the server gives to those with a token.
 async function readFacts() {
   const page = await askServer({}, { Accept: "text/html" });
-  const [, after = ""] = page.split('<script type="application/json" id="facts">');
+  const [, after = ""] = page.split('id="facts">');
   const facts = parseOrNull(after.split("<\/script>")[0]);
   if (!facts) throw new Refusal("This server gives no page for the model.");
   return facts;

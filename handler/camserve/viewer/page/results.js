@@ -29,7 +29,8 @@ function writeStrength(map, strength) {
   if (!map.grid) return "The answer was too long: its map was left out.";
   const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
   const peak = `${writeNumber(map.scale)} ${unitOf(map)}`;
-  return `${word} evidence: at most ${peak}, ${Math.round(strength * 100)} % of the strongest map of this photo.`;
+  const place = strength < 1 ? `${Math.round(strength * 100)} % of the strongest map of this photo` : "no map is stronger";
+  return `${word} evidence: at most ${peak}, ${place}.`;
 }
 
 function writeSpoken(map, input) {

@@ -1,11 +1,18 @@
 // The photo with its map, the legend, and the picture that is saved. Lengths are pixels of the canvas.
 const STAGE_SIDE = 1280; // most pixels of the shown photo's longest side
+const LEAST_SIDE = 640; // smaller photos are enlarged
+
+// Return by what to scale a photo, so that its longest side is LEAST_SIDE to `side` pixels.
+function scaleTo(side, { width, height }) {
+  const longest = Math.max(width, height);
+  return clamp(1, Math.min(side, LEAST_SIDE) / longest, side / longest);
+}
 
 // Return the photo as a canvas of at most `side` pixels; null where the browser cannot decode it.
 async function decodePhoto(file, side) {
   try {
     const bitmap = await createImageBitmap(file);
-    const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
+    const scale = scaleTo(side, bitmap);
     const canvas = element("canvas", {
       width: Math.max(1, Math.round(bitmap.width * scale)),
       height: Math.max(1, Math.round(bitmap.height * scale)),
@@ -20,7 +27,7 @@ async function decodePhoto(file, side) {
 
 // Return an empty canvas in the shape of a photo that this browser cannot show.
 function blankPhoto(input, side) {
-  const scale = Math.min(1, side / Math.max(input.width, input.height));
+  const scale = scaleTo(side, input);
   return element("canvas", { width: Math.ceil(input.width * scale), height: Math.ceil(input.height * scale) });
 }
 

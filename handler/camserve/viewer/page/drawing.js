@@ -1,0 +1,87 @@
+// From the state to what is seen.
+const FAINTEST = 0.35; // of the chosen opacity, for a map without any strength
+
+const mapAt = (view, index) => bookOf(state.photo, view).maps.get(mapKey(view, index));
+const leftMap = () => mapAt(viewNow(), state.hovered ?? state.target) ?? mapAt(viewNow(), state.target);
+
+function strengthOf(map) {
+  const strongest = strongestScale(bookOf(state.photo, state), map);
+  return strongest > 0 ? map.scale / strongest : 0;
+}
+
+const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => AGAINST };
+
+// Return a map with the colours and the opacity that it is drawn with.
+function layerOf(map) {
+  if (!map) return null;
+  const palette = PALETTE_OF[map.evidence]?.() ?? facts.palettes[$("palette").value];
+  const opacity = ($("opacity").value / 100) * (FAINTEST + (1 - FAINTEST) * strengthOf(map));
+  return { map, table: colourTable(palette), opacity };
+}
+
+function rightMap() {
+  const compared = comparedMap();
+  return compared && mapAt(...compared);
+}
+
+function showRefusal(text, canRetry = false) {
+  const again = element("button", { type: "button", textContent: "try again" });
+  again.addEventListener("click", refresh);
+  $("refused").replaceChildren(text, ...(canRetry ? [" ", again] : []));
+  $("refused").hidden = !text;
+}
+
+function drawPicture(photo, book, left, right) {
+  const canvas = $("stage");
+  if (photo.picture) drawStage(canvas, photo.picture, book.input, left, right, state.split, $("grey").checked);
+  $("frame").hidden = !photo.picture;
+  canvas.setAttribute("aria-label", left ? writeSpoken(left.map, book.input) : "the photo");
+  $("caption").textContent = left ? writeCaption(left.map) : "";
+  $("divider").hidden = $("swipe-row").hidden = !right;
+  $("divider").style.left = `${state.split * 100}%`;
+  if (right) [$("left-name").textContent, $("right-name").textContent] = sideNames(left.map, right.map);
+  showLegend(left);
+}
+
+function sideNames(left, right) {
+  return left.target.index === right.target.index ? [left.method, right.method] : [left.target.label, right.target.label];
+}
+
+function drawChoices(book) {
+  const others = book.predictions.filter(({ index }) => index !== state.target);
+  const named = others.map(({ index, label }) => [String(index), label]);
+  setChoices($("rival"), named, String(state.rival));
+  $("contrast").hidden = !others.length;
+  const methods = Object.keys(facts.card.methods).filter((name) => name !== state.method);
+  const pairs = [
+    ["", "nothing"],
+    ...named.filter(([index]) => state.question !== "contrast" || Number(index) !== state.rival)
+      .map(([index, label]) => [`class:${index}`, label]),
+    ...methods.map((name) => [`method:${name}`, name]),
+  ];
+  setChoices($("compare"), pairs, state.compare);
+}
+
+function drawAnswer(photo, book, left) {
+  $("answer").hidden = !book.predictions.length;
+  if ($("answer").hidden) return;
+  showClasses(book.predictions, state.target, { photo: `${state.photos.indexOf(photo)} ${state.head}`, choose, preview });
+  drawChoices(book);
+  $("strength").textContent = left ? writeStrength(left.map, strengthOf(left.map)) : "";
+  showWarnings([...(left?.map.warnings ?? []), ...book.warnings]);
+  showChannels(left?.map);
+  for (const button of $("exports").children) button.disabled = !left;
+}
+
+function draw() {
+  const { photo, photos } = state;
+  document.body.dataset.state = photo ? "shown" : "empty";
+  $("picture").hidden = !photo;
+  if (!photo) return;
+  const book = bookOf(photo, state);
+  const [left, right] = [layerOf(leftMap()), layerOf(rightMap())];
+  drawPicture(photo, book, left, left && right);
+  drawAnswer(photo, book, left);
+  showRefusal(photo.refusal?.message ?? "", photo.refusal?.canRetry);
+  showStrip(photos, photo, show);
+}
