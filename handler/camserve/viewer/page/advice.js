@@ -23,8 +23,14 @@ const ADVICE = {
     "Do not take empty places for unimportant: what passes the model elsewhere is not on the map."],
 };
 
-function writeWarning({ code, message }) {
-  const [meaning, advice] = ADVICE[code] ?? [message, ""];
+// Where a map is empty that shows something else than what speaks for the class.
+const NOTHING = {
+  against: ["Nothing in the photo speaks against this class.", "Ask “why”."],
+  signed: ["The map is zero everywhere: nothing at this layer changes the score.", "Look at another layer or method."],
+};
+
+function writeWarning({ code, message }, evidence) {
+  const [meaning, advice] = (code === "NO_POSITIVE_EVIDENCE" && NOTHING[evidence]) || (ADVICE[code] ?? [message, ""]);
   return element("li", { title: message }, element("strong", { textContent: meaning }), advice);
 }
 

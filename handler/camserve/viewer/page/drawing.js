@@ -1,13 +1,10 @@
 // From the state to what is seen.
-const FAINTEST = 0.35; // of the chosen opacity, for a map without any strength
+const FAINTEST = 0.4; // of the chosen opacity, for a map without any strength
 
 const mapAt = (view, index) => bookOf(state.photo, view).maps.get(mapKey(view, index));
 const leftMap = () => mapAt(viewNow(), state.hovered ?? state.target) ?? mapAt(viewNow(), state.target);
 
-function strengthOf(map) {
-  const strongest = strongestScale(bookOf(state.photo, state), map);
-  return strongest > 0 ? map.scale / strongest : 0;
-}
+const isGrey = (map) => $("grey").value === "always" || ($("grey").value === "auto" && map?.evidence === "signed");
 
 const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => AGAINST };
 
@@ -15,7 +12,7 @@ const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => AGAI
 function layerOf(map) {
   if (!map) return null;
   const palette = PALETTE_OF[map.evidence]?.() ?? facts.palettes[$("palette").value];
-  const opacity = ($("opacity").value / 100) * (FAINTEST + (1 - FAINTEST) * strengthOf(map));
+  const opacity = ($("opacity").value / 100) * (FAINTEST + (1 - FAINTEST) * (strengthOf(bookOf(state.photo, state), map) ?? 1));
   return { map, table: colourTable(palette), opacity };
 }
 
@@ -24,16 +21,16 @@ function rightMap() {
   return compared && mapAt(...compared);
 }
 
-function showRefusal(text, canRetry = false) {
+function showRefusal(text, canRetry = false, name = "") {
   const again = element("button", { type: "button", textContent: "try again" });
   again.addEventListener("click", refresh);
-  $("refused").replaceChildren(text, ...(canRetry ? [" ", again] : []));
+  $("refused").replaceChildren(element("strong", {}, element("bdi", { textContent: name })), text, ...(canRetry ? [" ", again] : []));
   $("refused").hidden = !text;
 }
 
 function drawPicture(photo, book, left, right) {
   const canvas = $("stage");
-  if (photo.picture) drawStage(canvas, photo.picture, book.input, left, right, state.split, $("grey").checked);
+  if (photo.picture) drawStage(canvas, photo.picture, book.input, left, right, state.split, isGrey(left?.map));
   $("frame").hidden = !photo.picture;
   canvas.setAttribute("aria-label", left ? writeSpoken(left.map, book.input) : "the photo");
   $("caption").textContent = left ? writeCaption(left.map) : "";
@@ -67,10 +64,11 @@ function drawAnswer(photo, book, left) {
   if ($("answer").hidden) return;
   showClasses(book.predictions, state.target, { photo: `${state.photos.indexOf(photo)} ${state.head}`, choose, preview });
   drawChoices(book);
-  $("strength").textContent = left ? writeStrength(left.map, strengthOf(left.map)) : "";
-  showWarnings([...(left?.map.warnings ?? []), ...book.warnings]);
+  $("strength").textContent = left ? writeStrength(left.map, strengthOf(book, left.map)) : "";
+  showWarnings([...(left?.map.warnings ?? []), ...book.warnings], left?.map.evidence);
   showChannels(left?.map);
   for (const button of $("exports").children) button.disabled = !left;
+  if (left) keepCommand();
 }
 
 function draw() {
@@ -82,6 +80,6 @@ function draw() {
   const [left, right] = [layerOf(leftMap()), layerOf(rightMap())];
   drawPicture(photo, book, left, left && right);
   drawAnswer(photo, book, left);
-  showRefusal(photo.refusal?.message ?? "", photo.refusal?.canRetry);
+  showRefusal(photo.refusal?.message ?? "", photo.refusal?.canRetry, photo.file.name);
   showStrip(photos, photo, show);
 }

@@ -20,12 +20,12 @@ function breakLines(context, text, width) {
 }
 
 // Write the caption and draw the legend below the photo; return how high that is, also without `draw`.
-function writeBelow(context, layer, top, width, draw) {
+function writeBelow(context, { layer, side }, top, width, draw) {
   const size = clamp(Math.round(width / 40), 13, 40);
   const pad = size;
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "top";
-  const lines = breakLines(context, writeCaption(layer.map), width - 2 * pad);
+  const lines = breakLines(context, side + writeCaption(layer.map), width - 2 * pad);
   let y = top + pad;
   if (draw) {
     context.fillStyle = "#1c1c1a";
@@ -51,22 +51,31 @@ function drawSavedLegend(context, layer, left, top, width, size) {
   context.textAlign = "left";
 }
 
+function drawDivider(canvas, split) {
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(Math.round(split * canvas.width) - 1, 0, 2, canvas.height);
+}
+
 // Return a PNG of the photo with its map, or both maps, and below it what they are.
 async function drawSaved(file, input, left, right, split, grey) {
   const photo = (await decodePhoto(file, SAVED_SIDE)) ?? blankPhoto(input, SAVED_SIDE);
   const canvas = element("canvas");
   drawStage(canvas, photo, input, left, right, split, grey);
-  const layers = right ? [left, right] : [left];
+  if (right) drawDivider(canvas, split);
+  const parts = right
+    ? [{ layer: left, side: "Left: " }, { layer: right, side: "Right: " }]
+    : [{ layer: left, side: "" }];
   const width = Math.max(canvas.width, 320);
   const whole = element("canvas", { width, height: canvas.height });
   const context = whole.getContext("2d");
-  const heights = layers.map((layer) => writeBelow(context, layer, 0, width, false));
+  const heights = parts.map((part) => writeBelow(context, part, 0, width, false));
   whole.height = canvas.height + heights.reduce((sum, height) => sum + height, 0);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, whole.height);
   context.drawImage(canvas, 0, 0);
-  layers.reduce((top, layer, at) => {
-    writeBelow(context, layer, top, width, true);
+  parts.reduce((top, part, at) => {
+    writeBelow(context, part, top, width, true);
     return top + heights[at];
   }, canvas.height);
   return new Promise((done) => whole.toBlob(done, "image/png"));
@@ -102,16 +111,23 @@ answer.raise_for_status()
 print(answer.json()["explanations"][0])`;
 }
 
-// Show a command, and copy it where the browser lets a page copy.
-async function showCommand(text, button) {
-  const isShown = button.getAttribute("aria-expanded") === "true";
-  for (const other of [$("show-curl"), $("show-python")]) other.setAttribute("aria-expanded", "false");
-  $("command").hidden = isShown;
-  button.setAttribute("aria-expanded", String(!isShown));
-  $("command").textContent = text;
-  if (isShown) return;
+const WRITERS = { "show-curl": writeCurl, "show-python": writePython };
+const isExpanded = (id) => $(id).getAttribute("aria-expanded") === "true";
+
+// Write the shown command anew: it is about the map that is shown.
+function keepCommand() {
+  const shown = Object.keys(WRITERS).find(isExpanded);
+  $("command").hidden = !shown;
+  $("command").textContent = shown ? WRITERS[shown](...currentExport()) : "";
+}
+
+// Show a command, or hide it; copy it where the browser lets a page copy.
+async function showCommand(wanted) {
+  for (const id of Object.keys(WRITERS)) $(id).setAttribute("aria-expanded", String(id === wanted && !isExpanded(id)));
+  keepCommand();
+  if (!isExpanded(wanted)) return;
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText($("command").textContent);
     announce("copied");
   } catch {
     announce("shown below the buttons");

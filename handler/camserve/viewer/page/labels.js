@@ -11,7 +11,8 @@ function classRow(prediction, isChosen, act) {
     probabilityBar(prediction),
   );
   row.addEventListener("change", () => act.choose(prediction.index));
-  row.addEventListener("pointerenter", () => act.preview(prediction.index));
+  // Not for a finger: the caption's height may change, and another row would lie under it.
+  row.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && act.preview(prediction.index));
   row.addEventListener("pointerleave", () => act.preview(null));
   return row;
 }

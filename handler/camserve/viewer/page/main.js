@@ -116,7 +116,7 @@ const exportName = () => leftMap().target.label.replace(/[^\p{L}\p{N}]+/gu, "-")
 async function savePicture() {
   const [left, right] = [layerOf(leftMap()), layerOf(rightMap())];
   const { input } = bookOf(state.photo, state);
-  save(await drawSaved(state.photo.file, input, left, right, state.split, $("grey").checked), `${exportName()}.png`);
+  save(await drawSaved(state.photo.file, input, left, right, state.split, isGrey(left.map)), `${exportName()}.png`);
 }
 
 function saveJson() {
@@ -126,8 +126,8 @@ function saveJson() {
 function closeOpened() {
   $("find").value = "";
   $("found").replaceChildren();
-  $("command").hidden = true;
-  for (const id of ["show-curl", "show-python"]) $(id).setAttribute("aria-expanded", "false");
+  for (const id of Object.keys(WRITERS)) $(id).setAttribute("aria-expanded", "false");
+  keepCommand();
 }
 
 function wireChoices() {
@@ -161,8 +161,7 @@ function wire() {
   document.addEventListener("keydown", (event) => event.key === "Escape" && closeOpened());
   $("save-picture").addEventListener("click", savePicture);
   $("save-json").addEventListener("click", saveJson);
-  $("show-curl").addEventListener("click", (event) => showCommand(writeCurl(...currentExport()), event.target));
-  $("show-python").addEventListener("click", (event) => showCommand(writePython(...currentExport()), event.target));
+  for (const id of Object.keys(WRITERS)) $(id).addEventListener("click", () => showCommand(id));
   $("token-form").addEventListener("submit", useToken);
   if (matchMedia("(max-width: 46rem)").matches) $("look").open = false;
 }

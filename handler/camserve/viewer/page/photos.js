@@ -31,10 +31,11 @@ function keepAnswer(book, view, answer, options) {
   });
 }
 
-// Return the largest scale among a book's maps of one method and layer: what "strong" is measured by.
-function strongestScale(book, map) {
+// Return a map's scale over the largest of its method and layer, 0 to 1; null where there is none to compare it with.
+function strengthOf(book, map) {
   const alike = [...book.maps.values()].filter(({ method, layer }) => method === map.method && layer === map.layer);
-  return Math.max(...alike.map(({ scale }) => scale), 0);
+  const strongest = Math.max(...alike.map(({ scale }) => scale), 0);
+  return alike.length > 1 && strongest > 0 ? map.scale / strongest : null;
 }
 
 function stripButton(photo, isCurrent, choose) {

@@ -23,14 +23,15 @@ const STATUS = {
   failed: "This map could not be computed.",
 };
 
-// Say how strong a map is beside the strongest of its photo, `strength` 0 to 1.
+// Say how strong a map is beside the strongest of its photo, `strength` 0 to 1; null: there is no other.
 function writeStrength(map, strength) {
   if (map.status !== "ok") return STATUS[map.status] ?? "";
   if (!map.grid) return "The answer was too long: its map was left out.";
-  const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
   const peak = `${writeNumber(map.scale)} ${unitOf(map)}`;
-  const place = strength < 1 ? `${Math.round(strength * 100)} % of the strongest map of this photo` : "no map is stronger";
-  return `${word} evidence: at most ${peak}, ${place}.`;
+  if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
+  const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
+  const share = strength < 1 ? `${Math.round(strength * 100)} % of the strongest map` : "the strongest map";
+  return `${word} evidence: up to ${peak}, ${share} of this photo.`;
 }
 
 function writeSpoken(map, input) {
@@ -47,10 +48,10 @@ function showLegend(layer) {
   $("ticks").replaceChildren(...legendTicks(layer.map).map((text) => element("span", { textContent: text })));
 }
 
-function showWarnings(warnings) {
+function showWarnings(warnings, evidence) {
   const codes = new Set();
   const once = warnings.filter(({ code }) => !codes.has(code) && codes.add(code));
-  $("warnings").replaceChildren(...once.map(writeWarning));
+  $("warnings").replaceChildren(...once.map((warning) => writeWarning(warning, evidence)));
 }
 
 function showChannels(map) {
