@@ -59,7 +59,9 @@ def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
     return {
         **card,
         "labels": [],
-        **({"heads": {name: {**head, "labels": []} for name, head in heads.items()}} if isinstance(heads, dict) else {}),
+        **(
+            {"heads": {name: {**head, "labels": []} for name, head in heads.items()}} if isinstance(heads, dict) else {}
+        ),
     }
 
 
@@ -79,7 +81,7 @@ def _escape_json(value: object) -> str:
 def _template() -> tuple[str, str, str, str]:
     """Return HTML with marks, style, script, and the policy that lets these two run and nothing else."""
     html, style = _read("page.html"), _read("page.css")
-    script = "".join(_read(f"{name}.js") for name in SCRIPTS)
+    script = re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS))  # without comments
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
         "img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "

@@ -119,7 +119,6 @@ class TorchServeHandler:
         model = self._pipeline.model
         return open_body(request, body, model.name, model.version, self._pipeline.settings.limits)
 
-
     def _card(self) -> dict[str, object]:
         pipeline = self._pipeline
         return describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)

@@ -29,7 +29,7 @@ function writePercent(share) {
   return percent > 0 && percent < 0.1 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
 }
 
-const writeNumber = (value) => String(Number(value.toPrecision(3)));
+const writeNumber = (value) => String(Number(value.toPrecision(3))).replace("-", "\u2212");
 
 // Return a prediction's probability, or its value and unit.
 function writeMeaning(prediction) {

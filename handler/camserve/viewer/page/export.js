@@ -25,7 +25,7 @@ function writeBelow(context, { layer, side }, top, width, draw) {
   const pad = size;
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textBaseline = "top";
-  const lines = breakLines(context, side + writeCaption(layer.map), width - 2 * pad);
+  const lines = breakLines(context, `${side}${writeCaption(layer.map)} · in ${unitOf(layer.map)}`, width - 2 * pad);
   let y = top + pad;
   if (draw) {
     context.fillStyle = "#1c1c1a";

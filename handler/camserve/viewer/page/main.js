@@ -99,9 +99,7 @@ function movePointer(event) {
   const place = pointerShare(event, $("stage"));
   if (right && event.buttons === 1) moveSplit(clamp(place[0], 0, 1));
   const map = right && place[0] >= state.split ? right : left;
-  const value = map && valueUnder(place, map, bookOf(state.photo, state).input);
-  $("under-pointer").textContent =
-    value === undefined ? "" : `here: ${writeNumber(value * map.scale)} ${unitOf(map)}`;
+  if (map) showValue(valueUnder(place, map, bookOf(state.photo, state).input), map);
 }
 
 function moveSplit(share) {
@@ -155,7 +153,7 @@ function wire() {
   $("swipe").addEventListener("input", (event) => moveSplit(event.target.value / 100));
   $("stage").addEventListener("pointermove", movePointer);
   $("stage").addEventListener("pointerdown", movePointer);
-  $("stage").addEventListener("pointerleave", () => { $("under-pointer").textContent = ""; });
+  $("stage").addEventListener("pointerleave", () => leftMap() && showValue(undefined, leftMap()));
   $("find").addEventListener("input", (event) =>
     showFound(cardHead().labels, event.target.value, (index) => { closeOpened(); choose(index); }));
   document.addEventListener("keydown", (event) => event.key === "Escape" && closeOpened());

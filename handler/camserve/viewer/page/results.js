@@ -2,8 +2,8 @@
 
 // Return the unit of a map's values.
 function unitOf(map) {
-  if ("value" in map.target) return map.target.unit ?? "";
-  if (typeof map.balance?.share_of_score !== "number") return "(the method's own unit)";
+  if ("value" in map.target) return map.target.unit ?? "the value's unit";
+  if (typeof map.balance?.share_of_score !== "number") return "the method's own unit";
   return map.contrast ? "points of score difference" : "points of score";
 }
 
@@ -40,11 +40,18 @@ function writeSpoken(map, input) {
   return `${label}: strongest ${strongestPlace(fieldOf(map, input.region), input.region, input)}`;
 }
 
+// Say what the map's value under the pointer is; undefined: in which unit values are.
+function showValue(value, map) {
+  const number = value === undefined ? "" : `here: ${writeNumber(value * map.scale)} `;
+  $("under-pointer").textContent = `${number || "in "}${unitOf(map)}`;
+}
+
 function showLegend(layer) {
   $("scale-row").hidden = !layer?.map.grid || layer.map.status !== "ok";
   if ($("scale-row").hidden) return;
   const canvas = $("legend");
   drawLegend(canvas.getContext("2d"), layer, 0, 0, canvas.width, canvas.height);
+  showValue(undefined, layer.map);
   $("ticks").replaceChildren(...legendTicks(layer.map).map((text) => element("span", { textContent: text })));
 }
 

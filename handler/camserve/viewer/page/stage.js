@@ -90,7 +90,7 @@ function drawLegend(context, layer, left, top, width, height) {
 // Return what stands at the ends and the middle of the legend.
 function legendTicks(map) {
   const values = map.evidence === "signed" ? [-map.scale, 0, map.scale] : [0, map.scale / 2, map.scale];
-  return values.map((value, at) => (at === 2 ? `${writeNumber(value)} ${unitOf(map)}` : writeNumber(value)));
+  return values.map(writeNumber);
 }
 
 // Return the share of the canvas at which the pointer is.
