@@ -56,10 +56,27 @@ def markup(build_once):
 
 
 @pytest.fixture(scope="module")
-def open_server(imagenet, markup, serve, tmp_path_factory):
+def heads(build_once):
+    """An archive of two outputs: classes, and quantities with units."""
+
+    def build(folder):
+        from output_archives import build_outputs
+
+        (folder / "color.txt").write_text("red\nblue\ngreen\n")
+        (folder / "size.txt").write_text("length\nweight\n")
+        size = {"select": "size", "task": "regression", "units": ["cm", "g"], "labels": "size.txt"}
+        both = {"color": {"select": "a", "labels": "color.txt"}, "size": size}
+        end = "{'a': scores[:, :3], 'size': scores[:, 4:] * 10}"
+        return build_outputs(folder, end, heads=both, name="heads")
+
+    return build_once("viewer-heads", build)
+
+
+@pytest.fixture(scope="module")
+def open_server(imagenet, markup, heads, serve, tmp_path_factory):
     """A server on loopback that asks for no token."""
     store = tmp_path_factory.mktemp("store")
-    archives = [Path(shutil.copy(archive, store)) for archive in (imagenet, markup)]
+    archives = [Path(shutil.copy(archive, store)) for archive in (imagenet, markup, heads)]
     with serve(*archives, disable_token_authorization="true") as running:
         yield running
 
@@ -295,6 +312,20 @@ def test_labels_and_file_names_are_text(visit, open_server, encoded, expect):
     expect(page.locator("#strip button")).to_have_count(2)
     assert page.title() == "markup · camserve"
     assert page.locator("main img, main script").count() == 0
+
+
+def test_each_output_has_its_own_classes_and_units(visit, open_server, encoded, expect):
+    page, seen = visit(f"{open_server.inference.url}/predictions/heads")
+    add(page, "plain.png", encoded(64, 64, color=(90, 200, 9)))
+    expect(page.locator("#classes label")).to_have_count(3)
+    page.locator("#head").select_option(label="size")
+    expect(page.locator("#classes label")).to_have_count(2)
+    for label, unit in (("weight", "g"), ("length", "cm")):
+        page.locator("#classes label").filter(has_text=label).click()
+        expect(page.locator("#caption")).to_contain_text(re.compile(rf"Why \u2068{label}\u2069 \(.* {unit}\)"))
+    page.locator("#rival").select_option(label="weight")
+    expect(page.locator("#caption")).to_contain_text("rather than \u2068weight\u2069")
+    assert len(posts(seen)) == 3
 
 
 def test_the_page_fits_a_phone(visit, url, coffee, expect):
