@@ -146,6 +146,14 @@ def ask(url, body, **options):
     return requests.post(url, files={"data": body}, data=options, timeout=60).json()
 
 
+def stage_uri(page):
+    return page.evaluate("() => document.getElementById('stage').toDataURL('image/png')")
+
+
+def open_uri(uri):
+    return Image.open(BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")
+
+
 def test_a_browser_gets_the_page_and_others_a_note(url):
     page = requests.get(url, headers=HTML, timeout=60)
     assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -199,8 +207,7 @@ def test_the_value_under_the_pointer_is_that_of_the_grid(coffee_shown, url, coff
 
 def test_what_the_model_never_saw_is_darker_and_the_map_is_coloured(coffee_shown, coffee):
     page, _ = coffee_shown
-    data = page.evaluate("() => document.getElementById('stage').toDataURL('image/png')")
-    shown = np.asarray(Image.open(BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB"), float)
+    shown = np.asarray(open_uri(stage_uri(page)), float)
     given = np.asarray(Image.open(BytesIO(coffee)).convert("RGB").resize(shown.shape[1::-1]), float)
     outside = slice(0, None), slice(0, int(shown.shape[1] * 0.15))
     assert shown[outside].mean() == pytest.approx(given[outside].mean() / 2, abs=3)
@@ -326,6 +333,41 @@ def test_each_output_has_its_own_classes_and_units(visit, open_server, encoded, 
     page.locator("#rival").select_option(label="weight")
     expect(page.locator("#caption")).to_contain_text("rather than \u2068weight\u2069")
     assert len(posts(seen)) == 3
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_is_shown_as_the_server_sees_it_or_not_at_all(visit, open_server, expect, kind, orientation):
+    address = f"{open_server.inference.url}/predictions/heads"
+    picture = Image.new("RGB", (96, 64), (20, 30, 200))
+    picture.paste((220, 30, 20), (0, 0, 48, 32))
+    page, _ = visit(address)
+    turned = turn(picture, kind, orientation)
+    add(page, f"turned.{kind}", turned, f"image/{kind.lower()}")
+    expect(page.locator("#strength")).not_to_be_empty()
+    page.locator("#opacity").fill("0")
+    (explanation,) = ask(address, turned, format="overlay", opacity="0")["explanations"]
+    seen = np.asarray(open_uri(explanation["images"]["overlay"]), float)
+    shown = np.asarray(open_uri(stage_uri(page)).resize(seen.shape[1::-1]), float)
+    hidden = page.locator("#warnings").get_by_text("This browser cannot show the photo")
+    expect(hidden).to_have_count(int(kind == "WEBP"))
+    assert np.abs((128 if kind == "WEBP" else seen) - shown).mean() < 10
+
+
+def test_a_webp_that_lies_upright_is_shown(visit, open_server, expect):
+    page, _ = visit(f"{open_server.inference.url}/predictions/heads")
+    add(page, "upright.webp", turn(Image.new("RGB", (96, 64), (20, 30, 200)), "WEBP", 1), "image/webp")
+    expect(page.locator("#strength")).not_to_be_empty()
+    page.locator("#opacity").fill("0")
+    assert np.asarray(open_uri(stage_uri(page)), float).mean((0, 1)) == pytest.approx([20, 30, 200], abs=6)
+
+
+def turn(picture, kind, orientation):
+    """Return the picture in a file whose EXIF names an orientation."""
+    body, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(body, kind, exif=exif)
+    return body.getvalue()
 
 
 def test_the_page_fits_a_phone(visit, url, coffee, expect):
@@ -471,6 +513,7 @@ def test_the_page_asks_for_a_token_and_forgets_it(visit, front, encoded, expect)
     expect(page.locator("#main")).to_be_hidden()
     page.locator("#token").fill("not-a-token-of-this-server")
     page.keyboard.press("Enter")
+    expect(page.locator("#token-refused")).to_be_visible()
     expect(page.locator("#token-refused")).to_contain_text("does not accept this token")
     page.locator("#token").fill(front.inference.token)
     page.keyboard.press("Enter")
@@ -482,6 +525,13 @@ def test_the_page_asks_for_a_token_and_forgets_it(visit, front, encoded, expect)
     assert front.inference.token not in page.content()
     assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
     assert not any(front.inference.token in asked.url for asked in seen.requests)
+    (front.folder / "clients" / front.inference.token).unlink()
+    page.get_by_text("why not", exact=True).click()
+    expect(page.locator("#token-refused")).to_be_visible()
+    (front.folder / "clients" / front.inference.token).touch()
+    page.locator("#token").fill(front.inference.token)
+    page.keyboard.press("Enter")
+    expect(page.locator("#caption")).to_contain_text("What speaks against")
     page.reload()
     expect(page.locator("#token-form")).to_be_visible()
 

@@ -19,7 +19,7 @@ from camserve.choices import PALETTES
 FOLDER = Path(__file__).parent / "page"
 # In the order in which they are run, as one module.
 SCRIPTS = (
-    *("elements", "maps", "stage", "advice", "requests", "labels"),
+    *("elements", "maps", "orientation", "stage", "advice", "requests", "labels"),
     *("results", "export", "photos", "state", "drawing", "main"),
 )
 HTML_TYPE = "text/html; charset=utf-8"

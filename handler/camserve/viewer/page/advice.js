@@ -31,11 +31,17 @@ const NOTHING = {
 
 function writeWarning({ code, message }, evidence) {
   const [meaning, advice] = (code === "NO_POSITIVE_EVIDENCE" && NOTHING[evidence]) || (ADVICE[code] ?? [message, ""]);
-  return element("li", { title: message }, element("strong", { textContent: meaning }), advice);
+  return Object.assign(writeNote([meaning, advice]), { title: message });
 }
+
+const NOT_SHOWN = ["This browser cannot show the photo as the server sees it.",
+  "The map is drawn on grey. Save the photo as JPEG or PNG to see both."];
+
+const writeNote = ([meaning, advice]) => element("li", {}, element("strong", { textContent: meaning }), advice);
 
 const REFUSALS = {
   413: "The photo is too large for this server. Make it smaller, or save it as JPEG, and try again.",
   404: "There is no such model at this address.",
 };
+const TOKEN_REFUSED = "The server does not accept this token: it is wrong, or has ended.";
 const UNREACHABLE = "The server does not answer.";

@@ -66,6 +66,7 @@ function drawAnswer(photo, book, left) {
   drawChoices(book);
   $("strength").textContent = left ? writeStrength(left.map, strengthOf(book, left.map)) : "";
   showWarnings([...(left?.map.warnings ?? []), ...book.warnings], left?.map.evidence);
+  if (photo.picture?.isBlank) $("warnings").append(writeNote(NOT_SHOWN));
   showChannels(left?.map);
   for (const button of $("exports").children) button.disabled = !left;
   if (left) keepCommand();

@@ -59,7 +59,7 @@ function drawDivider(canvas, split) {
 
 // Return a PNG of the photo with its map, or both maps, and below it what they are.
 async function drawSaved(file, input, left, right, split, grey) {
-  const photo = (await decodePhoto(file, SAVED_SIDE)) ?? blankPhoto(input, SAVED_SIDE);
+  const photo = fitPhoto(await decodePhoto(file, SAVED_SIDE), input, SAVED_SIDE);
   const canvas = element("canvas");
   drawStage(canvas, photo, input, left, right, split, grey);
   if (right) drawDivider(canvas, split);

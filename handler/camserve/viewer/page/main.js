@@ -35,10 +35,11 @@ function preview(index) {
   draw();
 }
 
-function askForToken(wasRefused) {
+function askForToken(refused) {
   $("main").hidden = true;
   $("token-form").hidden = false;
-  $("token-refused").hidden = !wasRefused;
+  $("token-refused").hidden = !refused;
+  $("token-refused").textContent = refused;
   $("token").focus();
 }
 
@@ -50,9 +51,7 @@ async function useToken(event) {
     const fresh = await readFacts();
     if (!facts) openModel(fresh);
   } catch (refusal) {
-    $("token-refused").textContent = refusal.needsToken ? "The server does not accept this token: it is wrong, or has ended."
-      : refusal.message;
-    return askForToken(true);
+    return askForToken(refusal.needsToken ? TOKEN_REFUSED : refusal.message);
   }
   $("token-form").hidden = true;
   $("main").hidden = false;
@@ -167,4 +166,4 @@ function wire() {
 wire();
 const embedded = parseOrNull($("facts").textContent);
 if (embedded) openModel(embedded);
-else askForToken(false);
+else askForToken("");

@@ -66,12 +66,12 @@ async function askServer(settings, headers, report = () => {}) {
   return tryOnce(settings, headers);
 }
 
-// Return the facts of the page that the server gives to those with a token.
+// Return the facts of the page that the server gives to those with a token. A page without any: the token is wrong.
 async function readFacts() {
   const page = await askServer({}, { Accept: "text/html" });
-  const [, after = ""] = page.split('id="facts">');
-  const facts = parseOrNull(after.split("<\/script>")[0]);
-  if (!facts) throw new Refusal("This server gives no page for the model.");
+  const [, after] = page.split('id="facts">');
+  const facts = parseOrNull(after?.split("<\/script>")[0]);
+  if (!facts) throw new Refusal("This server gives no page for the model.", { needsToken: after !== undefined });
   return facts;
 }
 

@@ -8,9 +8,10 @@ function scaleTo(side, { width, height }) {
   return clamp(1, Math.min(side, LEAST_SIDE) / longest, side / longest);
 }
 
-// Return the photo as a canvas of at most `side` pixels; null where the browser cannot decode it.
+// Return the photo as a canvas of at most `side` pixels; null where the browser cannot decode it, or turns it wrongly.
 async function decodePhoto(file, side) {
   try {
+    if (isTurned(new DataView(await file.arrayBuffer()))) return null;
     const bitmap = await createImageBitmap(file);
     const scale = scaleTo(side, bitmap);
     const canvas = element("canvas", {
@@ -28,7 +29,14 @@ async function decodePhoto(file, side) {
 // Return an empty canvas in the shape of a photo that this browser cannot show.
 function blankPhoto(input, side) {
   const scale = scaleTo(side, input);
-  return element("canvas", { width: Math.ceil(input.width * scale), height: Math.ceil(input.height * scale) });
+  const [width, height] = [input.width, input.height].map((length) => Math.ceil(length * scale));
+  return element("canvas", { width, height, isBlank: true });
+}
+
+// Return the photo if its shape is what the server saw, else an empty one: a browser may turn it otherwise.
+function fitPhoto(photo, input, side) {
+  const hasShape = photo && Math.abs(photo.width * input.height - photo.height * input.width) <= 2 * (input.width + input.height);
+  return hasShape ? photo : blankPhoto(input, side);
 }
 
 function scaleRegion(input, canvas) {

@@ -90,7 +90,7 @@ async function loadMaps(photo) {
   photo.picture ??= await decodePhoto(photo.file, STAGE_SIDE);
   if (photo === state.photo) draw();
   await need(photo, viewNow({ evidence: "for", contrast: null }), null);
-  photo.picture ??= blankPhoto(bookOf(photo, state).input, STAGE_SIDE);
+  photo.picture = fitPhoto(photo.picture, bookOf(photo, state).input, STAGE_SIDE);
   if (photo !== state.photo) return;
   chooseDefaults(photo);
   draw();
@@ -108,7 +108,7 @@ async function refresh() {
     await loadMaps(photo);
   } catch (refusal) {
     if (!(refusal instanceof Refusal)) throw refusal;
-    if (refusal.needsToken) return askForToken(token !== "");
+    if (refusal.needsToken) return askForToken(token ? TOKEN_REFUSED : "");
     if (turn === state.turn || photo !== state.photo) photo.refusal = refusal;
   }
   draw();
