@@ -40,8 +40,13 @@ function drawPicture(photo, book, left, right) {
   showLegend(left);
 }
 
+// Return what the two sides are: the legend is that of the left one alone.
 function sideNames(left, right) {
-  return left.target.index === right.target.index ? [left.method, right.method] : [left.target.label, right.target.label];
+  const isSameClass = left.target.index === right.target.index;
+  return [left, right].map((map) => {
+    const name = isSameClass ? map.method : isolate(map.target.label);
+    return map.status === "ok" ? `${name}, up to ${writeValue(map.scale, map)}` : `${name}: ${STATUS[map.status]}`;
+  });
 }
 
 function drawChoices(book) {

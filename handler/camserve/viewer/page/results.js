@@ -1,10 +1,18 @@
 // What stands beside the picture: caption, legend, strength, warnings, channels.
 
+const OWN_UNIT = "the method's own unit";
+
 // Return the unit of a map's values.
 function unitOf(map) {
   if ("value" in map.target) return map.target.unit ?? "the value's unit";
-  if (typeof map.balance?.share_of_score !== "number") return "the method's own unit";
+  if (typeof map.balance?.share_of_score !== "number") return OWN_UNIT;
   return map.contrast ? "points of score difference" : "points of score";
+}
+
+// Return a value of a map with its unit.
+function writeValue(value, map) {
+  const unit = unitOf(map);
+  return `${writeNumber(value)} ${unit === OWN_UNIT ? `in ${unit}` : unit}`;
 }
 
 function writeQuestion(map) {
@@ -27,7 +35,7 @@ const STATUS = {
 function writeStrength(map, strength) {
   if (map.status !== "ok") return STATUS[map.status] ?? "";
   if (!map.grid) return "The answer was too long: its map was left out.";
-  const peak = `${writeNumber(map.scale)} ${unitOf(map)}`;
+  const peak = writeValue(map.scale, map);
   if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
   const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
   const share = strength < 1 ? `${Math.round(strength * 100)} % of the strongest map` : "the strongest map";
@@ -42,8 +50,7 @@ function writeSpoken(map, input) {
 
 // Say what the map's value under the pointer is; undefined: in which unit values are.
 function showValue(value, map) {
-  const number = value === undefined ? "" : `here: ${writeNumber(value * map.scale)} `;
-  $("under-pointer").textContent = `${number || "in "}${unitOf(map)}`;
+  $("under-pointer").textContent = value === undefined ? `in ${unitOf(map)}` : `here: ${writeValue(value * map.scale, map)}`;
 }
 
 function showLegend(layer) {
