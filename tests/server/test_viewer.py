@@ -457,6 +457,20 @@ def test_several_photos_stay_in_the_strip(visit, url, coffee, chelsea, expect):
     expect(page.locator("#command")).to_contain_text("data=@chelsea.png")
 
 
+def test_probabilities_are_those_of_the_shown_photo(coffee_shown, url, coffee, expect):
+    """Also where another photo takes its place in the strip whose classes come in the same order."""
+    page, _ = coffee_shown
+    other = BytesIO()
+    Image.open(BytesIO(coffee)).point(lambda level: round(level * 0.97)).save(other, "PNG")
+    first, second = (ask(url, body)["predictions"] for body in (coffee, other.getvalue()))
+    assert [one["index"] for one in first] == [one["index"] for one in second]
+    wanted = [f"{one['probability']:.1%}".replace("%", " %") for one in second]
+    assert wanted != [f"{one['probability']:.1%}".replace("%", " %") for one in first]
+    add(page, "darker.png", other.getvalue())
+    expect(page.locator("#strip button").nth(0)).to_have_text("espresso")
+    expect(page.locator("#classes span")).to_have_text(wanted)
+
+
 def test_the_picture_and_the_json_are_saved(coffee_shown, expect):
     page, _ = coffee_shown
     with page.expect_download() as saved:

@@ -15,7 +15,7 @@ from camserve.viewer.page import FOLDER, SCRIPTS, render_page
 from test_docs import WARNINGS
 
 MOST_BYTES = 60_000  # without a model card
-MOST_LINES = 250
+MOST_LINES, MOST_CHARACTERS = 250, 120
 HOSTILE = "</script><script>alert(1)</script><!--<script>@STYLE@\u2028\ud800"
 
 
@@ -107,6 +107,8 @@ def test_every_script_is_run_and_none_is_too_long_to_be_read_at_once():
     files = sorted(FOLDER.glob("*.js"))
     assert {path.stem for path in files} == set(SCRIPTS)
     assert max(len(path.read_text().splitlines()) for path in files) <= MOST_LINES
+    lines = [line for path in FOLDER.iterdir() for line in path.read_text().splitlines()]
+    assert max(map(len, lines)) <= MOST_CHARACTERS
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: apt-get install nodejs")

@@ -12,7 +12,8 @@ const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => AGAI
 function layerOf(map) {
   if (!map) return null;
   const palette = PALETTE_OF[map.evidence]?.() ?? facts.palettes[$("palette").value];
-  const opacity = ($("opacity").value / 100) * (FAINTEST + (1 - FAINTEST) * (strengthOf(bookOf(state.photo, state), map) ?? 1));
+  const strength = strengthOf(bookOf(state.photo, state), map) ?? 1;
+  const opacity = ($("opacity").value / 100) * (FAINTEST + (1 - FAINTEST) * strength);
   return { map, table: colourTable(palette), opacity };
 }
 
@@ -24,7 +25,8 @@ function rightMap() {
 function showRefusal(text, canRetry = false, name = "") {
   const again = element("button", { type: "button", textContent: "try again" });
   again.addEventListener("click", refresh);
-  $("refused").replaceChildren(element("strong", {}, element("bdi", { textContent: name })), text, ...(canRetry ? [" ", again] : []));
+  const title = element("strong", {}, element("bdi", { textContent: name }));
+  $("refused").replaceChildren(title, text, ...(canRetry ? [" ", again] : []));
   $("refused").hidden = !text;
 }
 
@@ -67,7 +69,7 @@ function drawChoices(book) {
 function drawAnswer(photo, book, left) {
   $("answer").hidden = !book.predictions.length;
   if ($("answer").hidden) return;
-  showClasses(book.predictions, state.target, { photo: `${state.photos.indexOf(photo)} ${state.head}`, choose, preview });
+  showClasses(book.predictions, state.target, { book, choose, preview });
   drawChoices(book);
   $("strength").textContent = left ? writeStrength(left.map, strengthOf(book, left.map)) : "";
   showWarnings([...(left?.map.warnings ?? []), ...book.warnings], left?.map.evidence);

@@ -96,7 +96,8 @@ function writeCurl(file, options, hasToken) {
 
 function writePython(file, options, hasToken) {
   const headers = hasToken ? '\n    headers={"Authorization": f"Bearer {token}"},' : "";
-  const fields = Object.entries(options).map(([name, value]) => `        ${JSON.stringify(name)}: ${JSON.stringify(value)},`);
+  const quote = JSON.stringify;
+  const fields = Object.entries(options).map(([name, value]) => `        ${quote(name)}: ${quote(value)},`);
   return `import requests
 
 answer = requests.post(

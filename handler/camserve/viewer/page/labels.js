@@ -26,10 +26,10 @@ function probabilityBar(prediction) {
 // Show the classes in place, so that a row that has the focus keeps it.
 function showClasses(predictions, target, act) {
   const [place, key] = [$("classes"), predictions.map(({ index }) => index).join()];
-  if (place.dataset.key !== key || place.photo !== act.photo) {
+  if (place.dataset.key !== key || place.book !== act.book) {
     const hadFocus = place.contains(document.activeElement);
     place.replaceChildren(...predictions.map((prediction) => classRow(prediction, prediction.index === target, act)));
-    Object.assign(place, { photo: act.photo });
+    place.book = act.book;
     place.dataset.key = key;
     if (hadFocus) place.querySelector(":checked")?.focus();
   }

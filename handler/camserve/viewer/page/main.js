@@ -20,7 +20,11 @@ async function predictAll(photos) {
     showStrip(state.photos, state.photo, show);
   }
   for (const photo of photos) {
-    await Promise.resolve(need(photo, viewNow({ evidence: "for", contrast: null }), null)).catch((refusal) => { photo.refusal = refusal; });
+    try {
+      await need(photo, viewNow({ evidence: "for", contrast: null }), null);
+    } catch (refusal) {
+      photo.refusal = refusal;
+    }
     showStrip(state.photos, state.photo, show);
   }
 }

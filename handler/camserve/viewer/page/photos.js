@@ -25,7 +25,8 @@ function keepAnswer(book, view, answer, options) {
   }
   answer.explanations.forEach((explanation, number) => {
     const warnings = answer.warnings.filter((warning) => warning.explanation === number);
-    const map = { ...explanation, warnings, answer, options: { ...options, target: `index:${explanation.target.index}` } };
+    const own = { ...options, target: `index:${explanation.target.index}` }; // asks for this map alone
+    const map = { ...explanation, warnings, answer, options: own };
     book.maps.set(mapKey(view, map.target.index), map);
     if (!book.predictions.some(({ index }) => index === map.target.index)) book.predictions.push(map.target);
   });

@@ -35,7 +35,8 @@ function parseOrNull(text) {
 function refusalOf(status, text) {
   const body = parseOrNull(text);
   const needsToken = status === 401 || status === 403 || body?.type === "InvalidKeyException";
-  const message = body?.error?.message ?? REFUSALS[status] ?? body?.message ?? `The server answers with status ${status}.`;
+  const known = body?.error?.message ?? REFUSALS[status] ?? body?.message;
+  const message = known ?? `The server answers with status ${status}.`;
   return new Refusal(String(message), { needsToken, canRetry: TRY_AGAIN.has(status) });
 }
 

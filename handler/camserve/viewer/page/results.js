@@ -50,7 +50,8 @@ function writeSpoken(map, input) {
 
 // Say what the map's value under the pointer is; undefined: in which unit values are.
 function showValue(value, map) {
-  $("under-pointer").textContent = value === undefined ? `in ${unitOf(map)}` : `here: ${writeValue(value * map.scale, map)}`;
+  const text = value === undefined ? `in ${unitOf(map)}` : `here: ${writeValue(value * map.scale, map)}`;
+  $("under-pointer").textContent = text;
 }
 
 function showLegend(layer) {

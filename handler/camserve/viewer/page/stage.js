@@ -35,8 +35,9 @@ function blankPhoto(input, side) {
 
 // Return the photo if its shape is what the server saw, else an empty one: a browser may turn it otherwise.
 function fitPhoto(photo, input, side) {
-  const hasShape = photo && Math.abs(photo.width * input.height - photo.height * input.width) <= 2 * (input.width + input.height);
-  return hasShape ? photo : blankPhoto(input, side);
+  if (!photo) return blankPhoto(input, side);
+  const difference = Math.abs(photo.width * input.height - photo.height * input.width);
+  return difference <= 2 * (input.width + input.height) ? photo : blankPhoto(input, side);
 }
 
 function scaleRegion(input, canvas) {
