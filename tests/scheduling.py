@@ -19,6 +19,7 @@ FIRST = (
     "test_runtimes.py",
     "test_supervisor.py",
     "test_front.py",
+    "test_viewer.py",
     "test_monitoring.py",
     "test_prometheus.py",
     "faulty",

@@ -13,7 +13,7 @@ FLOORS = [
     "values strict files labels",
     "input_spec output_spec",
     "settings answer",
-    "intake network monitor",
+    "intake network monitor viewer",
     "attribution",
     "fast drift",
     "serving operate",

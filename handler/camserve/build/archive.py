@@ -65,6 +65,7 @@ SERVED = (
     "fast",
     "answer",
     "monitor",
+    "viewer",
     "serving",
 )
 EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it

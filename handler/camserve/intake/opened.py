@@ -28,7 +28,10 @@ from camserve.intake.containers import check_parts, has_many_scans, sniff
 from camserve.intake.exif import UPRIGHT, check_tags, read_orientation
 from camserve.settings import Limits
 
-HOW_TO_SEND = "send the picture as the body (curl -T photo.jpg URL) or as a form field (curl -F data=@photo.jpg URL)"
+HOW_TO_SEND = (
+    "send the picture as the body (curl -T photo.jpg URL) or as a form field (curl -F data=@photo.jpg URL); "
+    "a browser that opens /predictions/MODEL gets a page to try it"
+)
 
 MAX_ASPECT = 100  # longer side / shorter side
 # Each takes 16 bytes while a WebP is decoded, about as many in an AVIF, and there is no smaller way.

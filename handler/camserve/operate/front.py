@@ -22,10 +22,12 @@ from camserve.operate.endpoint import Endpoint
 from camserve.operate.ports import LOOPBACK, is_free
 from camserve.operate.server import STOP_SECONDS, Server
 from camserve.operate.shipped import CONFIG_FOLDER
+from camserve.viewer.page import render_page
 
 TEMPLATE = CONFIG_FOLDER / "proxy" / "nginx.conf"
 FOLDERS = ("clients", "draining", "ready", "tmp")
 ALL_READY = ".all"
+PAGE = "viewer.html"  # for browsers without a token
 WORKERS_USER = "nobody"  # of nginx, where it is started by root
 START_SECONDS = 10
 READY_SECONDS = 2.0  # between two looks at the workers
@@ -76,6 +78,9 @@ class Front:
     def _prepare_folder(self) -> None:
         for name in FOLDERS:
             (self.folder / name).mkdir(mode=0o711, parents=True, exist_ok=True)
+        page = self.folder / PAGE
+        page.write_bytes(render_page(None).body)
+        page.chmod(0o644)
         config = self.folder / "nginx.conf"
         config.unlink(missing_ok=True)
         (self.folder / "nginx.pid").unlink(missing_ok=True)
@@ -158,7 +163,8 @@ class Front:
             (self.folder / "clients" / self._token).unlink(missing_ok=True)
         for name in ("tmp", "ready"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        (self.folder / "nginx.conf").unlink(missing_ok=True)
+        for name in ("nginx.conf", PAGE):
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def find_nginx() -> str:

@@ -33,6 +33,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.serving.warm_up import time_slow_methods, warm_up
 from camserve.settings import Settings, load_settings
 from camserve.values import RawRequest, Response
+from camserve.viewer.page import HTML_TYPE, render_page
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,10 @@ class TorchServeHandler:
         headers = plain_headers(context.get_all_request_header(number))
         if is_describe_call(row, headers):
             return self._describe()
+        page = attempt(self._page) if wants_page(row, headers) else None
+        if isinstance(page, Response):
+            shown = page
+            return Envelope((), lambda _: shown)
         sent = attempt(read_row, row, headers, self._pipeline.settings.limits)
         opened = sent if isinstance(sent, RequestError) else attempt(self._envelope, number, sent, headers, context)
         if not isinstance(opened, RequestError):
@@ -103,13 +108,7 @@ class TorchServeHandler:
 
     def _describe(self) -> Envelope:
         """Return the model card as the answer; its join is guarded where it is called."""
-        pipeline = self._pipeline
-
-        def join(_: Sequence[Response]) -> Response:
-            described = describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
-            return Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
-
-        return Envelope((), join)
+        return Envelope((), lambda _: Response(HTTPStatus.OK, JSON_TYPE, write_json(self._card())))
 
     def _envelope(self, number: int, sent: SentRow, headers: Mapping[str, str], context: Any) -> Envelope:
         request = RawRequest(
@@ -125,6 +124,21 @@ class TorchServeHandler:
             return Envelope((request,), lambda answers: answers[0])
         model, limits = self._pipeline.model, self._pipeline.settings.limits
         return open_body(request, sent.body, model.name, model.version, limits, sent.binary)
+
+    def _card(self) -> dict[str, object]:
+        pipeline = self._pipeline
+        return describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
+
+    def _page(self) -> Response | None:
+        """Return the page for browsers, or nothing where it is longer than an answer may be."""
+        limit = self._pipeline.settings.limits.max_response_bytes
+        page = render_page(self._card(), limit)
+        return Response(HTTPStatus.OK, HTML_TYPE, page.body, page.headers) if len(page.body) <= limit else None
+
+
+def wants_page(row: Mapping[str, object], headers: Mapping[str, str]) -> bool:
+    """Whether a row is a browser's that opens the address: it sends nothing and names HTML. A method is never told."""
+    return not any(row.values()) and "text/html" in headers.get("accept", "").lower()
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:

@@ -1,0 +1,98 @@
+"""From the files of ``page/`` and a model card to one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from camserve.answer.render.palette import PALETTE_OF
+from camserve.choices import PALETTES
+
+FOLDER = Path(__file__).parent / "page"
+# In the order in which they are run, as one module.
+SCRIPTS = (
+    *("elements", "maps", "orientation", "stage", "advice", "requests", "labels"),
+    *("results", "export", "photos", "state", "drawing", "main"),
+)
+HTML_TYPE = "text/html; charset=utf-8"
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """One HTML page, UTF-8, and its content security policy."""
+
+    body: bytes
+    policy: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer that is this page."""
+        return {**HEADERS, "Content-Security-Policy": f"{self.policy}; frame-ancestors 'none'"}
+
+
+def render_page(card: Mapping[str, object] | None, limit: float = math.inf) -> Page:
+    """Return the page of the model that ``card`` describes, of at most ``limit`` bytes; longer lists of labels are cut.
+
+    None: a page without a model, which asks for a token and reads the card with it.
+    """
+    page = _fill(_facts(card))
+    return page if card is None or len(page.body) <= limit else _fill(_facts(_without_labels(card)))
+
+
+def _facts(card: Mapping[str, object] | None) -> dict[str, object] | None:
+    if card is None:
+        return None
+    return {"card": card, "palettes": {name: dataclasses.asdict(PALETTE_OF[name]) for name in (*PALETTES, "diverging")}}
+
+
+def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
+    heads = card.get("heads")
+    return {
+        **card,
+        "labels": [],
+        **(
+            {"heads": {name: {**head, "labels": []} for name, head in heads.items()}} if isinstance(heads, dict) else {}
+        ),
+    }
+
+
+def _fill(facts: Mapping[str, object] | None) -> Page:
+    html, style, script, policy = _template()
+    parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "FACTS": _escape_json(facts)}
+    body = re.sub("@([A-Z]+)@", lambda found: parts[found[1]], html)  # one pass: a label may be written like a mark
+    return Page(body.encode(), policy)
+
+
+def _escape_json(value: object) -> str:
+    """Write JSON that cannot end the element that holds it, and that UTF-8 can hold."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+@cache
+def _template() -> tuple[str, str, str, str]:
+    """Return HTML with marks, style, script, and the policy that lets these two run and nothing else."""
+    html, style = _read("page.html"), _read("page.css")
+    script = re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS))  # without comments
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
+        "img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+        "trusted-types 'none'"
+    )
+    return html, style, script, policy
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

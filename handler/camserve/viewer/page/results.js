@@ -1,0 +1,86 @@
+// What stands beside the picture: caption, legend, strength, warnings, channels.
+
+const OWN_UNIT = "the method's own unit";
+
+// Return the unit of a map's values.
+function unitOf(map) {
+  if ("value" in map.target) return map.target.unit ?? "the value's unit";
+  if (typeof map.balance?.share_of_score !== "number") return OWN_UNIT;
+  return map.contrast ? "points of score difference" : "points of score";
+}
+
+// Return a value of a map with its unit.
+function writeValue(value, map) {
+  const unit = unitOf(map);
+  return `${writeNumber(value)} ${unit === OWN_UNIT ? `in ${unit}` : unit}`;
+}
+
+function writeQuestion(map) {
+  const [label, rival] = [isolate(map.target.label), map.contrast && isolate(map.contrast.label)];
+  const meaning = `(${writeMeaning(map.target)})`;
+  if (rival) return `Why ${label} ${meaning} rather than ${rival}: red speaks for ${label}, blue for ${rival}`;
+  if (map.evidence === "against") return `What speaks against ${label} ${meaning}`;
+  return `Why ${label} ${meaning}`;
+}
+
+const writeCaption = (map) => `${writeQuestion(map)} · ${map.method} · ${isolate(map.layer)}`;
+
+const STATUS = {
+  blank: "There is no evidence of this kind: the map is empty.",
+  skipped: "The server left this map out.",
+  failed: "This map could not be computed.",
+};
+
+// Say how strong a map is beside the strongest of its photo, `strength` 0 to 1; null: there is no other.
+function writeStrength(map, strength) {
+  if (map.status !== "ok") return STATUS[map.status] ?? "";
+  if (!map.grid) return "The answer was too long: its map was left out.";
+  const peak = writeValue(map.scale, map);
+  if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
+  const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
+  const share = strength < 1 ? `${Math.round(strength * 100)} % of the strongest map` : "the strongest map";
+  return `${word} evidence: up to ${peak}, ${share} of this photo.`;
+}
+
+function writeSpoken(map, input) {
+  const label = isolate(map.target.label);
+  if (map.status !== "ok" || !map.grid) return `${label}: ${STATUS[map.status] ?? "no map"}`;
+  return `${label}: strongest ${strongestPlace(fieldOf(map, input.region), input.region, input)}`;
+}
+
+// Say what the map's value under the pointer is; undefined: in which unit values are.
+function showValue(value, map) {
+  const text = value === undefined ? `in ${unitOf(map)}` : `here: ${writeValue(value * map.scale, map)}`;
+  $("under-pointer").textContent = text;
+}
+
+function showLegend(layer) {
+  $("scale-row").hidden = !layer?.map.grid || layer.map.status !== "ok";
+  if ($("scale-row").hidden) return;
+  const canvas = $("legend");
+  drawLegend(canvas.getContext("2d"), layer, 0, 0, canvas.width, canvas.height);
+  showValue(undefined, layer.map);
+  $("ticks").replaceChildren(...legendTicks(layer.map).map((text) => element("span", { textContent: text })));
+}
+
+function showWarnings(warnings, evidence) {
+  const codes = new Set();
+  const once = warnings.filter(({ code }) => !codes.has(code) && codes.add(code));
+  $("warnings").replaceChildren(...once.map((warning) => writeWarning(warning, evidence)));
+}
+
+function showChannels(map) {
+  const rows = map?.channels ?? [];
+  $("channels-part").hidden = rows.length === 0;
+  $("channels").replaceChildren(
+    ...rows.map(({ channel, contribution, share }) =>
+      element(
+        "tr",
+        {},
+        ...[String(channel), writeNumber(contribution), writePercent(share)].map((text) =>
+          element("td", { textContent: text }),
+        ),
+      ),
+    ),
+  );
+}
