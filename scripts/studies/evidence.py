@@ -25,7 +25,16 @@ from strength_measure import Strengths, measure_strengths
 PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
 RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
 PHOTOS = "imagenet-val-500"
-METHODS = ("gradcam", "gradcam+", "gradcam-", "hirescam", "layercam", "xgradcam", "gradcam++", "eigengradcam")
+METHODS: tuple[str, ...] = (
+    "gradcam",
+    "gradcam+",
+    "gradcam-",
+    "hirescam",
+    "layercam",
+    "xgradcam",
+    "gradcam++",
+    "eigengradcam",
+)
 METHODS += ("eigencam", "reciprocam", "gradient", "input_x_gradient", "guided_backprop", "guided_gradcam")
 
 TEXT = """# What maps are worth, measured

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta, rankdata
 
 from camserve.build.measure_methods import FLAGGED, PREDICTED
 from camserve.serving.pipeline import Pipeline
@@ -18,6 +17,7 @@ from labelled_photos import Photos
 ABSENT = 4  # classes a photo
 TOP = 5
 BATCH = 8  # photos
+Z = 1.96  # of 95 %
 
 Explanation = dict[str, Any]  # of an answer, with "mass", "positive" and "weak" beside what it has
 
@@ -34,14 +34,15 @@ class Strengths:
     def warned(self, group: str) -> str:
         """Return the share of a group that has the warning, with its interval, in per cent."""
         weak = [explanation["weak"] for explanation in getattr(self, group)]
-        low, high = clopper_pearson(sum(weak), len(weak))
+        low, high = wilson(sum(weak), len(weak))
         return f"{np.mean(weak):.1%} [{low:.1%} {high:.1%}]"
 
     def separation(self, what: str) -> float:
         """Return the area under the curve of a number that shall be larger for right classes than for absent ones."""
-        right, absent = ([explanation[what] for explanation in group] for group in (self.right, self.absent))
-        ranks = rankdata([*right, *absent])[: len(right)].sum()
-        return float((ranks - len(right) * (len(right) + 1) / 2) / (len(right) * len(absent)))
+        right = np.array([explanation[what] for explanation in self.right])
+        absent = np.sort([explanation[what] for explanation in self.absent])
+        below = np.searchsorted(absent, right, "left") + np.searchsorted(absent, right, "right")
+        return float(below.mean() / 2 / len(absent))
 
     @property
     def limit_of_all(self) -> float:
@@ -50,11 +51,12 @@ class Strengths:
         return (strong + PREDICTED) / 2
 
 
-def clopper_pearson(count: int, total: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share."""
-    low = 0.0 if count == 0 else float(beta.ppf(0.025, count, total - count + 1))
-    high = 1.0 if count == total else float(beta.ppf(0.975, count + 1, total - count))
-    return low, high
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927)."""
+    share, spread = count / total, Z**2 / total
+    middle = share + spread / 2
+    half = Z * ((share * (1 - share) + spread / 4) / total) ** 0.5
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def measure_strengths(pipeline: Pipeline, photos: Photos) -> Strengths:

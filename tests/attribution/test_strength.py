@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camserve.answer.predictions import RowScores
-from camserve.labels import Labels
 from camserve.measures import MethodMeasure
-from camserve.output_spec import OutputSpec, line_up
 from camserve.values import RawRequest
 from colour_pipeline import build
+from score_rows import row_of
 
 MEASURES = {"photos": 2, "usual_gap": 0.5, "methods": {"gradcam": {"usual_mass": 1.0, "weak_below": 0.6}}}
 COLOUR = (51, 204, 102)  # red 0.2, green 0.8, blue 0.4: a map's mass is its channel's mean
@@ -87,17 +85,10 @@ def test_weak_evidence_is_drawn_weak(ask):
     assert none < 5  # what JPEG changes
 
 
-def row(scores):
-    (head,) = line_up((OutputSpec(),), [Labels([str(number) for number in range(len(scores))])])
-    scores = np.array(scores, np.float32)
-    probabilities = np.exp(scores) / np.exp(scores).sum()
-    return RowScores(scores, probabilities, np.argsort(-scores), head)
-
-
 def test_of_two_classes_that_are_as_likely_neither_is_far_below_the_other():
-    assert row([2.0, 1.9]).rise(1, usual_gap=4.0) == pytest.approx(0.975, abs=1e-3)
-    assert row([4.0, -4.0]).rise(1, usual_gap=4.0) == 0
-    assert row([1.0, 1.0]).rise(1, usual_gap=0.0) == 1
+    assert row_of([2.0, 1.9]).rise(1, usual_gap=4.0) == pytest.approx(0.975, abs=1e-3)
+    assert row_of([4.0, -4.0]).rise(1, usual_gap=4.0) == 0
+    assert row_of([1.0, 1.0]).rise(1, usual_gap=0.0) == 1
 
 
 def test_a_limit_that_was_not_found_makes_nothing_weak():
