@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.ablationcam import ablationcam
+from camserve.attribution.methods.attention import attention
 from camserve.attribution.methods.cam import cam
 from camserve.attribution.methods.eigencam import eigencam, eigengradcam, orientation
 from camserve.attribution.methods.excitation import cmwp
@@ -71,6 +72,7 @@ METHODS: Mapping[str, Method] = {
     "eigencam": Method(
         eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", gradients=False, notes=orientation
     ),
+    "attention": Method(attention, "Chefer et al. 2021, arXiv:2103.15679", "1 tail backward"),
     "ablationcam": Method(
         ablationcam,
         "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
