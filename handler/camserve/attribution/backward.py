@@ -91,6 +91,8 @@ class AutogradBackward:
 
         ConfigError: no gradient reaches the layer. OutOfTime: between two passes.
         """
+        if not run.scores.requires_grad:
+            raise _independent(run)
         if objectives.per_row(len(run.scores)) == 1:
             return on_grid(pull_back(run, objectives.weights.to(run.scores)[None])[0], run.layer)
         # Rows do not mix, so one backward pass serves one objective of every row at once.
@@ -122,8 +124,6 @@ def pull_back(run: Run, weights: Tensor) -> Tensor:
     ConfigError: no gradient reaches the layer.
     """
     run.check_time()
-    if not run.scores.requires_grad:
-        raise _independent(run)
     several = len(weights) > 1  # batching asks more of the operators than one gradient does
     try:
         (gradient,) = torch.autograd.grad(

@@ -54,9 +54,10 @@ class LayerOutput:
     def pull_back(self, weights: Tensor) -> None:
         """Run one backward pass of the weighted (N, C) scores to the layer, for what watches its operators.
 
-        ConfigError: the scores have no graph, so that nothing would be seen. OutOfTime.
+        None is run where a shortcut left no graph: it knows every operator of the tail. OutOfTime.
         """
-        pull_back(self._run, weights.to(self._run.scores)[None])
+        if self._run.scores.requires_grad:
+            pull_back(self._run, weights.to(self._run.scores)[None])
 
     def mean_gradients(self, objectives: Objectives) -> Tensor:
         """Return the mean of ``gradients`` over the positions, (T, K) float32; errors as there."""
