@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from camserve.build.archive import build_archive
-from camserve.build.measure_methods import _absent, _correlate, _redraw
-from camserve.build.recipe import load_recipe
+from camserve.build.measure_methods import _absent, _correlate, _describe, _redraw
 from camserve.build.unpack import open_archive, read_contents
 from camserve.cli import main
+from camserve.measures import Measures, MethodMeasure
 from camserve.values import Explanation, RawRequest
-from conftest import RECIPE
 from input_archives import build_means
 from score_rows import row_of
 
@@ -85,12 +83,14 @@ def test_without_a_photo_nothing_is_said_of_strength(tmp_path):
     assert measures.methods["gradcam"].random_weights is not None
 
 
-def test_what_the_builder_says_of_its_limit(tmp_path, one_process):
-    lines = []
-    build_archive(load_recipe(RECIPE), tmp_path, lines.append)
-    (said,) = [line for line in lines if "strength" in line]
+def test_what_the_builder_says_of_its_limit(imagenet, measures):
+    settings = read_contents(imagenet).settings
+    said, blind = _describe(settings, measures, True)
     assert "from 2 photos: up to 84% of predicted classes may lie below it (95 % interval)" in said
-    assert any("FAILS_SANITY_CHECK" in line and "layercam" in line for line in lines)
+    assert "layercam" in blind
+    assert "FAILS_SANITY_CHECK" in blind
+    nothing = list(_describe(settings, Measures(methods={"gradcam": MethodMeasure()}), False))
+    assert [line.split(" is said")[0] for line in nothing] == ["no WEAK_EVIDENCE", "no FAILS_SANITY_CHECK"]
 
 
 def test_only_the_last_layer_is_drawn_and_without_a_row_for_each_class_nothing_is():
