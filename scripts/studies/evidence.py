@@ -81,8 +81,8 @@ photos whose boxes cover at most half of the centre crop. The floors count: obje
 
 Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike:
 Grad-CAM points worse than the centre of the picture. Ask for `layercam`, `hirescam` or `attention`, which weigh each
-position by itself and cost the same one pass of the tail. `attention` traces the attention of the tail alone, which is
-the last block: through all twelve blocks, as in the paper, it pointed no better (.66 to .67 on 64 of these photos).
+position by itself and cost the same one pass of the tail. `attention` traces the attention of the tail alone, here the
+last block's.
 """
 
 
@@ -116,21 +116,19 @@ def write_page(folder: Path, backbone: Path | None) -> None:
         kept=KEPT,
         sanity=sanity_table(measures),
     )
-    PAGE.write_text(
-        text + HEADING + (kept_tokens() if backbone is None else tokens(folder, backbone)), encoding="utf-8"
-    )
+    PAGE.write_text(text + (kept_tokens() if backbone is None else tokens(folder, backbone)), encoding="utf-8")
     say(f"wrote {PAGE}")
 
 
 def kept_tokens() -> str:
-    """Return the page's last section."""
-    return PAGE.read_text(encoding="utf-8").partition(HEADING)[2]
+    """Return the page's last section; "" where it has none."""
+    return "".join(PAGE.read_text(encoding="utf-8").partition(HEADING)[1:])
 
 
 def tokens(folder: Path, backbone: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
         found = measure_tokens(folder / PHOTOS, backbone, Path(work), PHOTO, say)
-    return tokens_text(found)
+    return HEADING + tokens_text(found)
 
 
 def tokens_text(found: Pointing) -> str:
