@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "handler"
 FLOORS = [
     "errors warning_codes choices",
     "values strict files labels",
-    "input_spec output_spec",
+    "input_spec output_spec measures",
     "settings answer",
     "intake network monitor viewer",
     "attribution",

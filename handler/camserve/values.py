@@ -190,6 +190,8 @@ class Explanation:
     contrast: Prediction | None = None
     grid: np.ndarray | None = None  # (h, w) float32: 0..1, or -1..1 when signed
     scale: float = 0.0  # grid * scale is the raw map
+    strength: float | None = None  # 0..1, of what a predicted class usually has; None: not known
+    shown: float = 1.0  # by which the drawn map is fainter: weak evidence is drawn weak
     compat: str | None = None  # the grid is what this library returns, at the input's resolution
     boxes: tuple[Box, ...] = ()  # in the uploaded picture's pixels
     images: Mapping[str, str] = field(default_factory=dict)  # format -> data URI

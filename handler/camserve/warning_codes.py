@@ -28,7 +28,13 @@ NO_TIME_TO_DRAW = AnswerWarning(
 )
 FAILS_SANITY_CHECK = AnswerWarning(
     "FAILS_SANITY_CHECK",
-    "this method hardly depends on the class or the weights (Adebayo et al. 2018): it shows edges, not evidence",
+    "on this network the method hardly depends on the classifier's weights (Adebayo et al. 2018): it shows where "
+    "something is, not evidence for the class",
+)
+WEAK_EVIDENCE = AnswerWarning(
+    "WEAK_EVIDENCE",
+    "there is far less evidence for this class than a predicted one usually has: it is hardly in the picture, and the "
+    "pattern of its map, which is drawn weak, says little; ask for target=predicted, or top:5",
 )
 SATURATED_SOFTMAX = AnswerWarning(
     "SATURATED_SOFTMAX", "the probability is as good as 1 and tells no more; the map is of the score before softmax"

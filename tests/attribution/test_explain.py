@@ -35,13 +35,14 @@ class Pooled(nn.Module):
         return self.head(self.coarse(self.fine(pixels)).mean(dim=(2, 3)))
 
 
-def build(weight, mean=0.0, methods=("gradcam",)):
+def build(weight, mean=0.0, methods=("gradcam",), **changes):
     settings = load_settings(
         {
             "model": {"factory": "tests:Pooled"},
             "input": {"resize": [SIDE, SIDE], "crop": None, "mean": [mean] * 3, "std": [1, 1, 1]},
             "layers": [{"name": "coarse", "grid": [4, 4]}, {"name": "fine", "grid": [8, 8]}],
             "methods": list(methods),
+            **changes,
         }
     )
     network = Pooled(weight).eval()
@@ -94,9 +95,29 @@ def test_two_negatives_that_make_evidence_are_a_warning(photo):
     assert codes == ["DOUBLE_NEGATIVE"]
 
 
-def test_a_method_that_fails_the_sanity_check_is_a_warning(photo):
-    _, codes = explain(build(EYE, methods=["gradcam", "eigencam"]), photo, method="eigencam")
-    assert "FAILS_SANITY_CHECK" in codes
+@pytest.mark.parametrize(("correlation", "fails"), [(0.92, True), (0.11, False), (None, False)])
+def test_a_method_whose_maps_stay_as_they_are_under_random_weights_is_a_warning(photo, correlation, fails):
+    measures = {"methods": {"gradcam": {"random_weights": correlation}}}
+    for layer in ("coarse", "fine"):
+        _, codes = explain(build(EYE, measures=measures), photo, layer=layer)
+        assert ("FAILS_SANITY_CHECK" in codes) == fails
+
+
+@pytest.mark.parametrize(("usual", "codes"), [(0.2, ["DOUBLE_NEGATIVE"]), (0.9, ["DOUBLE_NEGATIVE"]), (1.0, [])])
+def test_a_network_whose_maps_are_always_double_negative_has_no_such_warning(photo, usual, codes):
+    measures = {"methods": {"gradcam": {"double_negative": usual}}}
+    assert explain(build((-np.eye(3)).tolist(), mean=1.0, measures=measures), photo)[1] == codes
+
+
+@pytest.mark.parametrize("evidence", ["for", "against", "signed"])
+def test_the_evidence_of_negative_weights_is_signed_and_not_blank_behind_a_relu(photo, evidence):
+    weight = [[1.0, -2.0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+    (explanation,), codes = explain(
+        build(weight, methods=["gradcam", "gradcam-"]), photo, method="gradcam-", target="red", evidence=evidence
+    )
+    assert (explanation["status"], explanation["evidence"], codes) == ("ok", "signed", [])
+    assert np.array(explanation["grid"]).max() == -1
+    assert explanation["scale"] == pytest.approx(2 * 120 / 255 / 16, rel=1e-3)
 
 
 def test_channels_are_named_strongest_first(photo):

@@ -35,9 +35,13 @@ BY_PIXEL = {"gradient", "input_x_gradient", "smoothgrad", "integrated_gradients"
 BY_PIXEL |= {"guided_backprop", "deconvnet", "guided_gradcam"}
 # A method of two halves: what the negated functional gives in one, the other gives negated.
 HALVES = {"gradcam+": "gradcam-", "gradcam-": "gradcam+"}
-UNEVEN = {"layercam", "gradcam++", "scorecam", "guided_backprop", "deconvnet", "guided_gradcam", *HALVES}
+UNEVEN = {"layercam", "gradcam++", "scorecam", "guided_backprop", "deconvnet", "guided_gradcam", "attention", *HALVES}
 CLASS_AGNOSTIC = {"eigencam"}
-HOMES = {"cam": pooled, "vit_reciprocam": tokens}  # the network that a method is tried on; else ``deep``
+HOMES = {
+    "cam": pooled,
+    "vit_reciprocam": tokens,
+    "attention": tokens,
+}  # the network that a method is tried on; else ``deep``
 
 PAIRS = ((2, 0), (0, 1), (2, 3), (1, 1), (0, 4))
 
@@ -141,7 +145,7 @@ def silent(name: str) -> Small:
     """The method's own network with a layer that gives nothing."""
     small = home(name)
     # A token is never silent: there it is the classifier that hears nothing.
-    quiet = "heads.head.weight" if name == "vit_reciprocam" else small.layer.name
+    quiet = "heads.head.weight" if HOMES.get(name) is tokens else small.layer.name
     with torch.no_grad():
         for key, value in small.network.named_parameters():
             if key.startswith(quiet):

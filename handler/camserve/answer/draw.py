@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from camserve.answer.compat import pytorch_grad_cam_view
@@ -15,6 +16,7 @@ from camserve.errors import TooMuchWork
 from camserve.values import Answer, Explanation, Options, Response, clip_box
 from camserve.warning_codes import NO_TIME_TO_DRAW
 
+TINY = 1e-6  # nothing is drawn that is so faint
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 
 
@@ -93,7 +95,7 @@ def _scene(answer: Answer, explanation: Explanation, most: int) -> Scene:
     return Scene(
         picture.image,
         region,
-        explanation.grid,
+        explanation.grid if explanation.compat is not None else explanation.grid * np.float32(explanation.shown),
         options.palette,
         options.opacity,
         size,
@@ -106,4 +108,6 @@ def _caption(explanation: Explanation) -> str:
     """Return what the value 1 of the drawn map stands for."""
     if explanation.compat is not None:
         return explanation.compat  # its maps have lost their scale
-    return "blank" if explanation.status == "blank" else f"1 = {explanation.scale:.3g}"
+    if explanation.status == "blank":
+        return "blank"
+    return f"{'weak: ' if explanation.shown < 1 else ''}1 = {explanation.scale / max(explanation.shown, TINY):.3g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,18 @@ class RowScores:
     def top(self, count: int) -> tuple[Prediction, ...]:
         """Return the ``count`` most probable classes."""
         return tuple(self.prediction(int(index)) for index in self.order[:count])
+
+    @cached_property
+    def gap(self) -> float:
+        """How far the best score lies above the mean of all others; 0: there are none."""
+        count = len(self.scores)
+        best = float(self.scores[self.best])
+        return 0.0 if count < 2 else best - (float(self.scores.sum(dtype=np.float64)) - best) / (count - 1)
+
+    def rise(self, index: int, usual_gap: float) -> float:
+        """Return how near a class's score comes to the best, 0..1; 0: by ``usual_gap`` below, or as all others are."""
+        below = float(self.scores[self.best] - self.scores[index])
+        return max(0.0, 1 - below / (max(self.gap, usual_gap) or math.inf))
 
     def targets(self, options: Options) -> tuple[Target, ...]:
         """Return the classes that the options ask about, each once."""

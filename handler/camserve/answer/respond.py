@@ -15,7 +15,7 @@ from camserve.errors import RequestError
 from camserve.values import Answer, Explanation, Prediction, Response, significant
 from camserve.warning_codes import WITHOUT_GRIDS, WITHOUT_PICTURES, AnswerWarning
 
-KEPT_FIELDS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "boxes", "balance")
+KEPT_FIELDS = ("status", "method", "layer", "evidence", "target", "contrast", "scale", "strength", "boxes", "balance")
 GRID_DIGITS = 4
 COMPAT_DIGITS = 7  # who compares with another library compares to 1e-6
 
@@ -164,6 +164,7 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
         "contrast": None if contrast is None else _prediction(contrast),
         "grid": None if explanation.grid is None else round_all(explanation.grid, digits),
         "scale": significant(explanation.scale),
+        "strength": None if explanation.strength is None else round(explanation.strength, 4),
         "boxes": [[_pixel(side) for side in box] for box in explanation.boxes],
         "images": dict(explanation.images),
         "balance": _rounded(explanation.balance),

@@ -94,14 +94,14 @@ class AutogradBackward:
         if not run.scores.requires_grad:
             raise _independent(run)
         if objectives.per_row(len(run.scores)) == 1:
-            return on_grid(_pull_back(run, objectives.weights.to(run.scores)[None])[0], run.layer)
+            return on_grid(pull_back(run, objectives.weights.to(run.scores)[None])[0], run.layer)
         # Rows do not mix, so one backward pass serves one objective of every row at once.
-        order = _turns(objectives.rows)
+        order = objectives.order
         turns = torch.tensor(order, device=objectives.device)
         weights = run.scores.new_zeros((max(order) + 1, *run.scores.shape))
         weights[turns, objectives.row_index] = objectives.weights.to(weights)
         parts = torch.split(weights, max(1, ROWS_AT_ONCE // len(run.scores)))
-        found = torch.cat([_pull_back(run, part) for part in parts])[turns, objectives.row_index]
+        found = torch.cat([pull_back(run, part) for part in parts])[turns, objectives.row_index]
         return on_grid(found, run.layer)
 
     def mean_gradients(self, run: Run, objectives: Objectives) -> Tensor:
@@ -118,18 +118,11 @@ class AutogradBackward:
             raise ConfigError(f"the tail after '{run.layer.name}' cannot be run again: {error}") from None
 
 
-def _turns(rows: Sequence[int]) -> list[int]:
-    """Return for each objective how many objectives of the same row stand before it."""
-    counts: dict[int, int] = {}
-    turns = []
-    for row in rows:
-        turns.append(counts.get(row, 0))
-        counts[row] = turns[-1] + 1
-    return turns
+def pull_back(run: Run, weights: Tensor) -> Tensor:
+    """Return d (weights . scores) / d output, (S, *output.shape), for weights (S, N, C); the graph is kept.
 
-
-def _pull_back(run: Run, weights: Tensor) -> Tensor:
-    """Return d (weights . scores) / d output, (S, *output.shape), for weights (S, N, C); the graph is kept."""
+    ConfigError: no gradient reaches the layer.
+    """
     run.check_time()
     several = len(weights) > 1  # batching asks more of the operators than one gradient does
     try:
@@ -144,7 +137,7 @@ def _pull_back(run: Run, weights: Tensor) -> Tensor:
     except RuntimeError:  # an operator that takes one gradient only, or too little memory
         if not several:
             raise
-        return torch.cat([_pull_back(run, weight[None]) for weight in weights])
+        return torch.cat([pull_back(run, weight[None]) for weight in weights])
     if gradient is None:
         raise _independent(run)
     return gradient if several else gradient[None]

@@ -25,6 +25,7 @@ from camserve.warning_codes import (
     NO_POSITIVE_EVIDENCE,
     OUT_OF_TIME,
     SATURATED_SOFTMAX,
+    WEAK_EVIDENCE,
     AnswerWarning,
     warn_double_negative,
     warn_partial_evidence,
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 TOP_CHANNELS = 10
 SATURATED = 0.9999  # a probability above which it no longer tells scores apart
 ENOUGH = 0.95  # of the scores' variance that passes the layers; below, a map says that it is of a part
-MUCH_DOUBLE_NEGATIVE = 0.3  # of the mass of the positive map
 
 
 def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) -> list[Explanation]:
@@ -123,7 +123,11 @@ def _explanation(
 ) -> Explanation:
     if not math.isfinite(normalised.total):
         return request.without_map("failed", EXPLANATION_FAILED)
+    strength = None if request.rise is None else request.measure.strength(normalised.mass, request.rise)
+    fading = 1.0 if normalised.blank else request.measure.fading(strength)
     warnings = _warnings(request, normalised, details, method)
+    if fading < 1:
+        warnings.append(WEAK_EVIDENCE)
     kept = {
         name: value for name, value in details.items() if name not in ("signs", "channels") or name in request.details
     }
@@ -131,6 +135,8 @@ def _explanation(
         request.without_map("blank" if normalised.blank else "ok", *warnings),
         grid=normalised.grid,
         scale=normalised.scale,
+        strength=strength,
+        shown=fading,
         balance={"positive": normalised.positive, "negative": normalised.negative, "share_of_score": share},
         details=kept,
     )
@@ -140,14 +146,14 @@ def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], 
     warnings = []
     if normalised.blank:
         warnings.append(NO_POSITIVE_EVIDENCE)
-    if not method.sane:
+    if not request.measure.sane:
         warnings.append(FAILS_SANITY_CHECK)
     probability = request.target.prediction.probability
     if probability is not None and probability > SATURATED:
         warnings.append(SATURATED_SOFTMAX)
     if request.source.share < ENOUGH:
         warnings.append(warn_partial_evidence(request.source.share))
-    if method.weighted and (double := _double_negative(details.get("signs"))) > MUCH_DOUBLE_NEGATIVE:
+    if method.weighted and (double := _double_negative(details.get("signs"))) > request.measure.much_double_negative:
         warnings.append(warn_double_negative(double))
     return warnings
 

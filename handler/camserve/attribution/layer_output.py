@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from camserve.attribution.backward import Backward, Run
+from camserve.attribution.backward import Backward, Run, pull_back
 from camserve.attribution.linear_head import LinearHead
 from camserve.attribution.objectives import Objectives
 
@@ -50,6 +50,14 @@ class LayerOutput:
         ConfigError: no gradient reaches the layer. OutOfTime: between two passes.
         """
         return _find(self._gradients, objectives, lambda: self._backward.gradients(self._run, objectives))
+
+    def pull_back(self, weights: Tensor) -> None:
+        """Run one backward pass of the weighted (N, C) scores to the layer, for what watches its operators.
+
+        None is run where a shortcut left no graph: it knows every operator of the tail. OutOfTime.
+        """
+        if self._run.scores.requires_grad:
+            pull_back(self._run, weights.to(self._run.scores)[None])
 
     def mean_gradients(self, objectives: Objectives) -> Tensor:
         """Return the mean of ``gradients`` over the positions, (T, K) float32; errors as there."""

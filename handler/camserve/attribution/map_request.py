@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from camserve.answer.predictions import RowScores
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Terms
+from camserve.measures import Measures, MethodMeasure
 from camserve.values import Explanation, MapSource, Options, Prediction, Target
 from camserve.warning_codes import AnswerWarning
+
+NOT_MEASURED = MethodMeasure()
+NO_MEASURES = Measures()
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class MapRequest:
     evidence: str
     details: frozenset[str] = frozenset()
     until: float = math.inf  # time.monotonic() after which no pass is begun for it
+    rise: float | None = None  # of the target's score towards the best; None: its strength cannot be said
+    measure: MethodMeasure = NOT_MEASURED
     start: int = 0  # the column of the head's first score among those of all heads
 
     @property
@@ -47,8 +53,14 @@ def map_requests(
     source: MapSource,
     until: float = math.inf,
     spare_until: float = math.inf,
+    measures: Measures = NO_MEASURES,
+    is_usual: bool = True,
 ) -> list[MapRequest]:
-    """Return the maps that one row asks for, read at ``source``; those of slow methods end at ``spare_until`` too."""
+    """Return the maps that one row asks for, read at ``source``; those of slow methods end at ``spare_until`` too.
+
+    ``is_usual`` says whether ``measures`` were made at this source, of this head and context: a strength needs that.
+    """
+    gap = measures.usual_gap if is_usual else None
     return [
         MapRequest(
             row,
@@ -56,11 +68,20 @@ def map_requests(
             scores.contrast(options, target),
             method,
             source,
-            options.evidence,
+            METHODS[method].evidence or options.evidence,
             options.details,
             min(until, spare_until) if METHODS[method].slow else until,
+            _rise(scores, options, target, gap),
+            measures.methods.get(method, NOT_MEASURED),
             scores.head.start,
         )
         for method in options.methods
         for target in scores.targets(options)
     ]
+
+
+def _rise(scores: RowScores, options: Options, target: Target, gap: float | None) -> float | None:
+    """Return the rise of the target's score; None where no strength is meant: of a contrast, or of what is against."""
+    if gap is None or scores.probabilities is None or options.contrast is not None or options.evidence == "against":
+        return None
+    return scores.rise(target.prediction.index, gap)

@@ -18,6 +18,7 @@ class Map(NamedTuple):
     positive: float  # share of the signed map's mass above 0
     negative: float  # and below
     total: float  # sum of the signed map
+    mass: float  # of its positive part
 
     @property
     def blank(self) -> bool:
@@ -47,6 +48,7 @@ def normalise_maps(signed: np.ndarray, evidence: Sequence[str]) -> list[Map]:
             positive / (positive + negative or 1.0),
             negative / (positive + negative or 1.0),
             positive - negative,
+            positive,
         )
         for grid, scale, (positive, negative) in zip(grids, scales.tolist(), masses)
     ]

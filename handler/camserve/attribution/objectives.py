@@ -75,6 +75,23 @@ class Objectives:
         in_order = not rest and list(self.rows) == [row for row in range(count) for _ in range(share)]
         return share if in_order else 0
 
+    @cached_property
+    def order(self) -> list[int]:
+        """How many objectives of the same row stand before each, T."""
+        counts: dict[int, int] = {}
+        order = []
+        for row in self.rows:
+            order.append(counts.get(row, 0))
+            counts[row] = order[-1] + 1
+        return order
+
+    def turns(self) -> list[list[int]]:
+        """Return the numbers of the objectives, in groups that hold one of a row at most."""
+        return [
+            [number for number, place in enumerate(self.order) if place == turn]
+            for turn in range(max(self.order, default=-1) + 1)
+        ]
+
     def values(self, scores: Tensor) -> Tensor:
         """Return the value (T,) of each objective for scores (N, C)."""
         return (self.signs * scores[self.row_index].gather(1, self.classes)).sum(dim=1)

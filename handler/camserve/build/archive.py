@@ -12,24 +12,25 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 import camserve
 from camserve.answer.respond import word_meaning
-from camserve.build.check import check_recipe, multiply_limits
+from camserve.build.check import check_expected, check_recipe, multiply_limits
 from camserve.build.examine import examine
 from camserve.build.geometry import input_spec
 from camserve.build.gradients import choose_runtime
 from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
+from camserve.build.measure_methods import measure_methods
 from camserve.build.output import Meaning
 from camserve.build.pack import pack_archive, settings_block, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
-from camserve.build.samples import PATTERN, pixels_to_try, stage_samples
+from camserve.build.samples import NOISE, PATTERN, pixels_to_try, stage_samples
 from camserve.build.stage_network import stage_network
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
@@ -40,7 +41,7 @@ from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
 from camserve.serving.batch import Classifier, check_contexts
-from camserve.serving.load import load_pipeline
+from camserve.serving.load import load_classifier, load_pipeline
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import write_seal
 from camserve.serving.selftest import record_answers, usual_options, write_answers
@@ -58,6 +59,7 @@ SERVED = (
     "labels",
     "input_spec",
     "output_spec",
+    "measures",
     "settings",
     "intake",
     "network",
@@ -68,7 +70,6 @@ SERVED = (
     "viewer",
     "serving",
 )
-EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
 
 
 def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bool = True) -> Path:
@@ -82,8 +83,11 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         content = Path(name) / "content"
         _stage_code(recipe, content, report)
-        settings, classifier = _stage_model(recipe, content, report)
+        settings, pixels, loaded = _stage_model(recipe, content, report)
         device = torch.device("cpu")
+        classifier = loaded or load_classifier(content, settings, device)
+        measures = measure_methods(content, settings, classifier, pixels, PATTERN not in settings.samples, report)
+        settings = dataclasses.replace(settings, measures=measures)
         _try_samples(
             content, load_pipeline(content, settings, recipe.name, recipe.version, device, classifier), recipe, report
         )
@@ -152,8 +156,8 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
 
 
-def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Settings, Classifier | None]:
-    """Write network, labels and settings; return the settings, and the network as served where it is loaded already."""
+def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Settings, Tensor, Classifier | None]:
+    """Write network, labels and settings; return the settings, the samples' pixels, and the network if it is loaded."""
     if recipe.score is not None:
         check_contexts(recipe.methods)
     geometry = input_spec(recipe.preprocess)
@@ -186,7 +190,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Setti
     settings = dataclasses.replace(settings, runtime=runtime)
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
-    return load_settings(settings_block(settings)), classifier
+    return load_settings(settings_block(settings)), pixels[NOISE:], classifier
 
 
 def _write_settings(content: Path, settings: Settings, recipe: Recipe) -> None:
@@ -221,7 +225,7 @@ def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Prog
     heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
-        _check_expected(recipe, sample, best)
+        check_expected(recipe, sample, best)
         for method, head in itertools.product(settings.methods, heads):
             row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True, **head})
             explanations = json.loads(pipeline.answer([row])[0].body)["explanations"]
@@ -231,19 +235,3 @@ def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Prog
                 raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
         report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
     write_answers(answers, options, content)
-
-
-def _check_expected(recipe: Recipe, sample: str, best: dict[str, Any]) -> None:
-    expected = recipe.expect.get(Path(sample).name)
-    if expected is None:
-        return
-    kind = "value" if "value" in best else "probability"
-    number = getattr(expected, kind)
-    if number is None:
-        raise ConfigError(f"expect: {Path(sample).name} needs a {kind}")
-    tolerance = EXPECTED_TOLERANCE * (abs(number) if kind == "value" else 1)
-    if best["label"] != expected.label or abs(best[kind] - number) > tolerance:
-        raise ConfigError(
-            f"{sample}: {best['label']} {word_meaning(best, 3)}, not {expected.label} {number:.3f} as expected; are "
-            "preprocess and labels those of the weights?"
-        )

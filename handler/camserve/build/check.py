@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from camserve.answer.respond import word_meaning
 from camserve.attribution.methods import METHODS
 from camserve.build.convert import is_program
 from camserve.build.geometry import input_spec
@@ -25,6 +26,7 @@ from camserve.settings import Limits, ModelSpec, Settings
 from camserve.values import Layer, RawRequest
 
 RESPONSE_BYTES = 6_500_000  # TorchServe's max_response_size is 6,553,500, which headers share
+EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -99,3 +101,20 @@ def _check_defaults(recipe: Recipe, names: Sequence[str]) -> None:
         OptionSchema(settings, heads).options(RawRequest())
     except RequestError as error:
         raise ConfigError(f"defaults: {error}") from None
+
+
+def check_expected(recipe: Recipe, sample: str, best: Mapping[str, Any]) -> None:
+    """Refuse an archive whose written prediction of a sample is not what the recipe expects. ConfigError."""
+    expected = recipe.expect.get(Path(sample).name)
+    if expected is None:
+        return
+    kind = "value" if "value" in best else "probability"
+    number = getattr(expected, kind)
+    if number is None:
+        raise ConfigError(f"expect: {Path(sample).name} needs a {kind}")
+    tolerance = EXPECTED_TOLERANCE * (abs(number) if kind == "value" else 1)
+    if best["label"] != expected.label or abs(best[kind] - number) > tolerance:
+        raise ConfigError(
+            f"{sample}: {best['label']} {word_meaning(best, 3)}, not {expected.label} {number:.3f} as expected; are "
+            "preprocess and labels those of the weights?"
+        )

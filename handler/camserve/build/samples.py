@@ -19,6 +19,7 @@ from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
 from camserve.settings import Limits
 
+NOISE = 2  # pictures that come before the samples
 PATTERN = "samples/pattern.png"  # of an archive without a photo
 
 
@@ -48,7 +49,7 @@ def pixels_to_try(
 
     ConfigError: a sample is no picture that would be accepted.
     """
-    noise = torch.randn(2, *spec.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(NOISE, *spec.shape, generator=torch.Generator().manual_seed(0))
     photos = [_accept(content, sample, spec, limits, transform) for sample in samples]
     return torch.cat([noise, normalise(photos, spec, torch.device("cpu"))]).contiguous()
 

@@ -45,6 +45,7 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "outputs": [dataclasses.asdict(output) for output in settings.outputs],
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": list(settings.methods),
+        "measures": dataclasses.asdict(settings.measures),
         "input": dataclasses.asdict(settings.input),
         "defaults": dataclasses.asdict(settings.defaults),
         "samples": list(settings.samples),

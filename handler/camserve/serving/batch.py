@@ -115,13 +115,20 @@ class BatchRunner:
         return explanations
 
     def _map_requests(self, requests: Sequence[Request], rows: Sequence[RowScores]) -> list[MapRequest]:
-        source = self._settings.map_source
+        source, usual = self._settings.map_source, self._settings.map_source()
         return [
             map_request
             for number, (request, row) in enumerate(zip(requests, rows))
             if row.finite and request.options.explain is not False
             for map_request in map_requests(
-                number, row, request.options, source(request.options.layers), request.until, request.spare_until
+                number,
+                row,
+                request.options,
+                source(request.options.layers),
+                request.until,
+                request.spare_until,
+                self._settings.measures,
+                self._is_usual(request) and source(request.options.layers) == usual,
             )
         ]
 

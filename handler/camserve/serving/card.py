@@ -27,7 +27,7 @@ def describe_model(
         **({"heads": {head.spec.name: _describe_head(head) for head in heads}} if len(heads) > 1 else {}),
         **({"takes_context": True} if settings.score else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
-        "methods": _describe_methods(settings.methods),
+        "methods": _describe_methods(settings),
         "input": dataclasses.asdict(settings.input),
         "options": list(PARSERS),
         "defaults": dataclasses.asdict(settings.defaults),
@@ -40,5 +40,13 @@ def _describe_head(head: Head) -> dict[str, object]:
     return {"task": head.spec.task, "labels": list(head.labels), **units}
 
 
-def _describe_methods(names: Sequence[str]) -> dict[str, dict[str, object]]:
-    return {name: {"source": METHODS[name].source, "passes": METHODS[name].passes} for name in names}
+def _describe_methods(settings: Settings) -> dict[str, dict[str, object]]:
+    measures = settings.measures.methods
+    return {
+        name: {
+            "source": METHODS[name].source,
+            "passes": METHODS[name].passes,
+            "measured": dataclasses.asdict(measures[name]) if name in measures else None,
+        }
+        for name in settings.methods
+    }

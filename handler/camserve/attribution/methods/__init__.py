@@ -14,6 +14,7 @@ from torch import Tensor
 
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods.ablationcam import ablationcam
+from camserve.attribution.methods.attention import attention
 from camserve.attribution.methods.cam import cam
 from camserve.attribution.methods.eigencam import eigencam, eigengradcam, orientation
 from camserve.attribution.methods.excitation import cmwp
@@ -36,7 +37,7 @@ class Method:
     run: Callable[[LayerOutput, Objectives], Tensor]
     source: str
     passes: str  # what one target costs beyond the prediction's own forward pass
-    sane: bool = True  # passes the model randomisation test of Adebayo et al. 2018, arXiv:1810.03292
+    evidence: str | None = None  # the only kind that its map can show; None: the one that is asked for
     tape: bool = False  # runs the tail again: needs Capture.forward(pixels, tape=True)
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
     weighted: bool = False  # channel weight times activation, so that two negatives make evidence
@@ -55,7 +56,13 @@ METHODS: Mapping[str, Method] = {
         gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", "1 tail backward", weighted=True, complete=True
     ),
     "gradcam+": Method(gradcam_plus, "Selvaraju et al. 2017, positive weights only", "1 tail backward", weighted=True),
-    "gradcam-": Method(gradcam_minus, "Selvaraju et al. 2017, negative weights only", "1 tail backward", weighted=True),
+    "gradcam-": Method(
+        gradcam_minus,
+        "Selvaraju et al. 2017, negative weights only",
+        "1 tail backward",
+        evidence="signed",
+        weighted=True,
+    ),
     "hirescam": Method(hirescam, "Draelos and Carin 2020, arXiv:2011.08891", "1 tail backward", complete=True),
     "layercam": Method(layercam, "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943", "1 tail backward"),
     "xgradcam": Method(xgradcam, "Fu et al. 2020, arXiv:2008.02312", "1 tail backward"),
@@ -63,8 +70,9 @@ METHODS: Mapping[str, Method] = {
     "eigengradcam": Method(eigengradcam, "Gildenblat 2020, after arXiv:2008.00299", "1 tail backward"),
     "cam": Method(cam, "Zhou et al. 2016, arXiv:1512.04150", "none"),
     "eigencam": Method(
-        eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", sane=False, gradients=False, notes=orientation
+        eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", gradients=False, notes=orientation
     ),
+    "attention": Method(attention, "Chefer et al. 2021, arXiv:2103.15679", "1 tail backward"),
     "ablationcam": Method(
         ablationcam,
         "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
@@ -86,13 +94,11 @@ METHODS: Mapping[str, Method] = {
         input_x_gradient, "Shrikumar et al. 2016, arXiv:1605.01713", "1 forward, 1 backward", reruns=True
     ),
     "guided_backprop": Method(
-        guided_backprop, "Springenberg et al. 2015, arXiv:1412.6806", "1 forward, 1 backward", sane=False, reruns=True
+        guided_backprop, "Springenberg et al. 2015, arXiv:1412.6806", "1 forward, 1 backward", reruns=True
     ),
-    "deconvnet": Method(
-        deconvnet, "Zeiler and Fergus 2014, arXiv:1311.2901", "1 forward, 1 backward", sane=False, reruns=True
-    ),
+    "deconvnet": Method(deconvnet, "Zeiler and Fergus 2014, arXiv:1311.2901", "1 forward, 1 backward", reruns=True),
     "guided_gradcam": Method(
-        guided_gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", "1 forward, 1 backward", sane=False, reruns=True
+        guided_gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", "1 forward, 1 backward", reruns=True
     ),
     "smoothgrad": Method(smoothgrad, "Smilkov et al. 2017, arXiv:1706.03825", "25 forward, 25 backward", reruns=True),
     "integrated_gradients": Method(

