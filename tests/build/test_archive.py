@@ -90,8 +90,8 @@ def test_the_archive_carries_what_serving_needs_and_nothing_else(unpacked):
     assert code == {"camserve/__init__.py"} | {
         path.relative_to(package).as_posix()
         for name in SERVED
-        for path in [package / "camserve" / f"{name}.py", *(package / "camserve" / name).rglob("*.py")]
-        if path.is_file()
+        for path in [package / "camserve" / f"{name}.py", *(package / "camserve" / name).rglob("*")]
+        if path.is_file() and path.suffix != ".pyc"
     }
     manifest = json.loads((unpacked / "MAR-INF/MANIFEST.json").read_text())
     assert manifest["model"]["handler"] == "gradcam_handler.py"

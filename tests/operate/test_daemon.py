@@ -58,7 +58,8 @@ def ended(daemon):
 
 
 def test_the_end_of_an_orphan_is_known_and_its_children_end_with_it(adopt):
-    daemon, child = adopt("sys.exit(7)")
+    # Once it is an orphan: until then its parent could ask how it ended.
+    daemon, child = adopt("parent = os.getppid()\nwhile os.getppid() == parent: time.sleep(0.01)\nsys.exit(7)")
     assert ended(daemon) == 7
     assert child.is_running()
     daemon.stop(10)

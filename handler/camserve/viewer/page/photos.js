@@ -32,8 +32,9 @@ function keepAnswer(book, view, answer, options) {
   });
 }
 
-// Return a map's scale over the largest of its method and layer, 0 to 1; null where there is none to compare it with.
+// Return the answer's strength, or a map's scale over the largest of its method and layer, 0 to 1; null: neither is known.
 function strengthOf(book, map) {
+  if (typeof map.strength === "number") return map.strength;
   const alike = [...book.maps.values()].filter(({ method, layer }) => method === map.method && layer === map.layer);
   const strongest = Math.max(...alike.map(({ scale }) => scale), 0);
   return alike.length > 1 && strongest > 0 ? map.scale / strongest : null;

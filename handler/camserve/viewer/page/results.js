@@ -31,14 +31,16 @@ const STATUS = {
   failed: "This map could not be computed.",
 };
 
-// Say how strong a map is beside the strongest of its photo, `strength` 0 to 1; null: there is no other.
+// Say how strong a map is, `strength` 0 to 1, beside predicted classes or the strongest map of its photo; null: unknown.
 function writeStrength(map, strength) {
   if (map.status !== "ok") return STATUS[map.status] ?? "";
   if (!map.grid) return "The answer was too long: its map was left out.";
   const peak = writeValue(map.scale, map);
   if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
   const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
-  const share = strength < 1 ? `${Math.round(strength * 100)} % of the strongest map` : "the strongest map";
+  const percent = `${Math.round(strength * 100)} %`;
+  if (typeof map.strength === "number") return `${word} evidence: up to ${peak}, ${percent} of what a predicted class has.`;
+  const share = strength < 1 ? `${percent} of the strongest map` : "the strongest map";
   return `${word} evidence: up to ${peak}, ${share} of this photo.`;
 }
 
