@@ -210,6 +210,12 @@ def test_a_server_that_does_not_know_our_metrics_says_so_once_and_serves(store, 
         log = (server.folder / "logs" / "model_log.log").read_text()
         assert log.count("does not declare cam_audit_dropped_total") == 1
         assert read(server, "one") == {}
+        # camserve sets what TorchServe's own handlers set.
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while len(gauges := read(server, "one", r"(?:Handler|Prediction)Time")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert {name for name, _ in gauges} == {"HandlerTime", "PredictionTime"}
+        assert min(gauges.values()) > 0
 
 
 def test_metrics_of_ones_own_are_kept_beside_ours(store, serve, tmp_path, capsys):
