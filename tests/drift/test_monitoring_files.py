@@ -156,6 +156,9 @@ def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
             "ts_metrics: {}\nmodel_metrics: {counter: [{name: cam_batches_total, unit: Count, dimensions: [Level]}]}",
             "own.yaml: cam_batches_total has other dimensions than ModelVersion, ModelName, Level: leave it out",
         ),
+        ("ts_metrics: {}\nmodel_metrics: [1]", "own.yaml: model_metrics must hold lists of {name, unit, dimensions}"),
+        ("ts_metrics: {}\nmodel_metrics: {gauge: [{name: a}]}", "own.yaml: model_metrics must hold lists of"),
+        ("ts_metrics: {}\nmodel_metrics: {gauge: 3}", "own.yaml: model_metrics must hold lists of"),
         (None, "No such file"),
     ],
 )

@@ -205,7 +205,7 @@ def test_nothing_that_a_caller_sends_moves_a_counter(monitored):
 
 
 def test_a_server_that_does_not_know_our_metrics_says_so_once_and_serves(store, serve):
-    with serve(store["one"], metrics_config=str(STANDARD)) as server:
+    with serve(store["one"], metrics_config=str(STANDARD), model_metrics_auto_detect="true") as server:
         assert send(server, "one", [photo(3)] * 3) == [200] * 3
         log = (server.folder / "logs" / "model_log.log").read_text()
         assert log.count("does not declare cam_audit_dropped_total") == 1
