@@ -147,6 +147,13 @@ def test_series_are_few_and_carry_the_model(monitored):
     assert "cat" not in {label for _, own in series for _, label in own}
 
 
+def test_the_model_card_knows_the_baseline(monitored):
+    side = monitored.management
+    answer = requests.get(f"{side.url}/models/one?customized=true", headers=side.headers, timeout=60)
+    made = answer.json()[0]["customizedMetadata"]["baseline"]
+    assert made == {"images": 500, "date": "2026-01-01", "signals_off": []}
+
+
 def test_counts_survive_a_killed_worker(monitored):
     count = answered(monitored, "one") + 3
     send(monitored, "one", [photo(1)] * 3)

@@ -106,7 +106,8 @@ class TorchServeHandler:
         pipeline = self._pipeline
 
         def join(_: Sequence[Response]) -> Response:
-            described = describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
+            seconds, baseline = pipeline.pace.seconds, pipeline.monitor.baseline
+            described = describe_model(pipeline.model, pipeline.heads, pipeline.settings, seconds, baseline)
             return Response(HTTPStatus.OK, JSON_TYPE, write_json(described))
 
         return Envelope((), join)
