@@ -38,6 +38,22 @@ def test_the_written_files_are_those_that_the_table_gives():
         assert (ROOT / path).read_text() == content, f"{path}: run scripts/monitoring"
 
 
+def test_the_runbook_is_html_of_the_page():
+    text = "**Do** *this*: `a<b` & [read](sources.md#x), [see](https://a.example/b)."
+    page = writer().make_runbook(f"## Setup\n\nno\n\n## Runbook\n\n### BlankMaps\n\n{text}\n")
+    written = "<p><b>Do</b> <i>this</i>: <code>a&lt;b</code> &amp; read (docs/sources.md), "
+    assert f'<h2 id="blankmaps">BlankMaps</h2>\n{written}<a href="https://a.example/b">see</a>.</p>' in page
+    assert "Setup" not in page
+    assert "{{" not in (FOLDER / "consoles" / "runbook.html").read_text()  # Prometheus would compute it
+
+
+@pytest.mark.parametrize("service", ["prometheus", "alertmanager"])
+def test_the_command_in_the_head_of_a_file_has_the_containers_flags(service):
+    contained = yaml.safe_load((FOLDER / "compose.yml").read_text())["services"][service]["command"]
+    written = re.search(r"#   \w.*\n#     .*\n", (FOLDER / f"{service}.yml").read_text())[0]
+    assert set(re.findall(r"--[\w.-]+(?==)", written)) == {flag.partition("=")[0] for flag in contained}
+
+
 def drawn():
     """Counts of features with many bins, few, an empty one, two, and of classes, which have no order."""
     random = np.random.default_rng(5)
@@ -95,7 +111,8 @@ def test_every_alert_is_fired_by_promtools_tests_and_says_what_to_do(name):
     assert f'{{alertname="{name}"}}' in fired
     said = ALERTS[name]["annotations"]
     assert "Likeliest cause: " in said["description"]
-    assert said["runbook"] == f"docs/monitoring.md#{name.lower()}"
+    assert said["runbook_url"] == f"{{{{ $externalURL }}}}/consoles/runbook.html#{name.lower()}"
+    assert f'<h2 id="{name.lower()}">{name}</h2>' in (FOLDER / "consoles" / "runbook.html").read_text()
     named = f"{said['summary']} {said['description']} {ALERTS[name]['labels'].get('feature')}"
     assert "feature" in named or "Feature" in named
     assert f"### {name}\n" in (ROOT / "docs" / "monitoring.md").read_text()
@@ -139,6 +156,9 @@ def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
             "ts_metrics: {}\nmodel_metrics: {counter: [{name: cam_batches_total, unit: Count, dimensions: [Level]}]}",
             "own.yaml: cam_batches_total has other dimensions than ModelVersion, ModelName, Level: leave it out",
         ),
+        ("ts_metrics: {}\nmodel_metrics: [1]", "own.yaml: model_metrics must hold lists of {name, unit, dimensions}"),
+        ("ts_metrics: {}\nmodel_metrics: {gauge: [{name: a}]}", "own.yaml: model_metrics must hold lists of"),
+        ("ts_metrics: {}\nmodel_metrics: {gauge: 3}", "own.yaml: model_metrics must hold lists of"),
         (None, "No such file"),
     ],
 )

@@ -210,6 +210,11 @@ def test_the_report_of_values_shows_them_in_the_place_of_probabilities(baseline,
     assert describe_best(shown[0]) == "weight 2.5 kg"
 
 
+def test_the_panel_of_classes_says_that_the_signal_is_off(baseline, records):
+    shown = Traffic(records[:50], replace(baseline, classes=ClassBins((), (1000,))))
+    assert "off: no class is frequent in the baseline" in str(PANELS["Classes against the baseline"](shown).to_dict())
+
+
 @pytest.fixture(scope="module")
 def page(baseline, records):
     return write_report(records, baseline, "m 1", read_time("2027-01-15T12:00"))

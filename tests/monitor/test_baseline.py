@@ -4,6 +4,8 @@ import json
 import os
 import types
 import zipfile
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,9 @@ from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Bins, Provenance, load_baseline, read_baseline
 from camserve.monitor.binning import Binning
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import OF_QUANTITIES, SIGNALS
 from camserve.monitor.views import Predictions
+from camserve.serving.card import describe_model
 from camserve.values import RawRequest
 from monitoring_parts import PHOTOS, collect, random_rows
 from synthetic_photos import photo, write_photos
@@ -64,6 +67,13 @@ def test_thresholds_hold_what_they_promise(baseline):
     assert baseline.shares["atc"] == pytest.approx(baseline.accuracy.accuracy, abs=1e-9)
     assert baseline.shares["low_confidence"] == pytest.approx(1 - baseline.accuracy.accuracy, abs=1e-9)
     assert np.array(baseline.heatmap).sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_low_confidence_needs_labels_or_a_limit(baseline):
+    unlabelled = replace(baseline, accuracy=None)
+    assert "low_confidence" in baseline.possible_flags(None)
+    assert "low_confidence" not in unlabelled.possible_flags(None)
+    assert "low_confidence" in unlabelled.possible_flags(0.5)
 
 
 def test_the_same_photos_give_the_same_archive(folder, with_baseline, tmp_path):
@@ -134,11 +144,12 @@ def test_too_few_photos_are_refused(bare, tmp_path, capsys):
 
 @pytest.mark.server  # 500 photos take their time
 @pytest.mark.skipif(not os.environ.get("CAMSERVE_DATA"), reason="CAMSERVE_DATA names no folder of ImageNet photos")
-def test_a_baseline_of_real_photos(imagenet, tmp_path):
+def test_a_baseline_of_real_photos(imagenet, tmp_path, capsys):
     data = Path(os.environ["CAMSERVE_DATA"]) / "imagenet-val-500"
     out = tmp_path / "imagenet.mar"
     asked = ["--images", str(data / "images"), "--labels", str(data / "labels.csv"), "--out", str(out)]
     assert main(["baseline", str(imagenet), *asked]) == 0
+    assert '"signals_off": ["class"]' in capsys.readouterr().out
     with open_archive(out) as pipeline:
         baseline = pipeline.monitor.baseline
         (answer,) = pipeline.answer([RawRequest(photo(1))])
@@ -191,6 +202,28 @@ def test_a_blank_map_costs_the_least_baseline_no_signal():
     assert set(made.signals) == set(SIGNALS)
     assert sum(made.signals["area"].counts) == LEAST_IMAGES - 1
     assert made.shares["blank"] == 1 / LEAST_IMAGES
+
+
+def test_a_signal_that_is_off_is_named(baseline):
+    assert baseline.signals_off == []
+    rare = replace(baseline, classes=class_bins(np.arange(PHOTOS)))
+    assert rare.signals_off == ["class"]
+    blank = replace(rare, signals={name: bins for name, bins in baseline.signals.items() if name != "area"})
+    assert blank.signals_off == ["area", "class"]
+    quantities = {name: baseline.signals[name] for name in OF_QUANTITIES if name != "border"}
+    assert replace(rare, signals=quantities, unusual=None).signals_off == ["border"]
+
+
+def test_the_command_and_the_card_name_a_signal_that_is_off(folder, bare, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("camserve.build.baseline.FEWEST_OF_A_CLASS", PHOTOS)  # as if no class came often
+    out = tmp_path / "rare.mar"
+    assert main(["baseline", str(bare), "--images", str(folder / "photos"), "--out", str(out), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["signals_off"] == ["class"]
+    assert "the signal class is off: no class was predicted 5 times among every second photo" in printed.err
+    with open_archive(out) as pipeline:
+        seen = describe_model(pipeline.model, pipeline.heads, pipeline.settings, baseline=pipeline.monitor.baseline)
+    assert seen["baseline"] == {"images": PHOTOS, "date": date.today().isoformat(), "signals_off": ["class"]}
 
 
 def test_classes_that_were_frequent_by_luck_do_not_drift_when_they_are_counted_again():

@@ -59,7 +59,7 @@ def ended(daemon):
 
 def test_the_end_of_an_orphan_is_known_and_its_children_end_with_it(adopt):
     # Once it is an orphan: until then its parent could ask how it ended.
-    daemon, child = adopt("parent = os.getppid()\nwhile os.getppid() == parent: time.sleep(0.01)\nsys.exit(7)")
+    daemon, child = adopt("while os.getppid() == parent: time.sleep(0.01)\nsys.exit(7)", "parent = os.getppid()")
     assert ended(daemon) == 7
     assert child.is_running()
     daemon.stop(10)

@@ -27,3 +27,10 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         yield browser
         browser.close()
+
+
+def playwright_timeout():
+    """Return the error of what did not happen in time."""
+    from playwright import sync_api
+
+    return sync_api.TimeoutError

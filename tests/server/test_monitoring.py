@@ -147,6 +147,13 @@ def test_series_are_few_and_carry_the_model(monitored):
     assert "cat" not in {label for _, own in series for _, label in own}
 
 
+def test_the_model_card_knows_the_baseline(monitored):
+    side = monitored.management
+    answer = requests.get(f"{side.url}/models/one?customized=true", headers=side.headers, timeout=60)
+    made = answer.json()[0]["customizedMetadata"]["baseline"]
+    assert made == {"images": 500, "date": "2026-01-01", "signals_off": []}
+
+
 def test_counts_survive_a_killed_worker(monitored):
     count = answered(monitored, "one") + 3
     send(monitored, "one", [photo(1)] * 3)
@@ -205,11 +212,17 @@ def test_nothing_that_a_caller_sends_moves_a_counter(monitored):
 
 
 def test_a_server_that_does_not_know_our_metrics_says_so_once_and_serves(store, serve):
-    with serve(store["one"], metrics_config=str(STANDARD)) as server:
+    with serve(store["one"], metrics_config=str(STANDARD), model_metrics_auto_detect="true") as server:
         assert send(server, "one", [photo(3)] * 3) == [200] * 3
         log = (server.folder / "logs" / "model_log.log").read_text()
         assert log.count("does not declare cam_audit_dropped_total") == 1
         assert read(server, "one") == {}
+        # camserve sets what TorchServe's own handlers set.
+        deadline = time.monotonic() + FLUSH_SECONDS
+        while len(gauges := read(server, "one", r"(?:Handler|Prediction)Time")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert {name for name, _ in gauges} == {"HandlerTime", "PredictionTime"}
+        assert min(gauges.values()) > 0
 
 
 def test_metrics_of_ones_own_are_kept_beside_ours(store, serve, tmp_path, capsys):

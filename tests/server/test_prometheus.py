@@ -1,19 +1,16 @@
-"""A real TorchServe, scraped by a real Prometheus: a planted shift raises the right alert and no other."""
+"""A real TorchServe, scraped by a real Prometheus: a planted shift raises the right alert and no other, and is sent."""
 
 import json
-import re
 import shutil
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 import torch
-import yaml
+from alert_chain import ALERTMANAGER, FOLDER, LOOPBACK, receive, run_alertmanager, run_prometheus
 from PIL import Image
 
 from camserve.build.archive import build_archive
@@ -35,8 +32,6 @@ pytestmark = [
     ),
 ]
 
-FOLDER = Path(__file__).parents[2] / "config" / "monitoring"
-LOOPBACK = "127.0.0.1"
 PATIENCE = 90  # seconds
 CLIENTS = 8
 CLEAN, SHIFTED = 240, 300  # requests
@@ -107,54 +102,29 @@ def served(archive, serve):
         yield running
 
 
-def hurried(text):
-    """Make minutes of the hours in the rules, and seconds of the minutes that an alert waits."""
-    text = re.sub(r"for: \d+m", "for: 2s", text)
-    for long, short in (
-        ("[1h]", "[1m]"),
-        ("[24h]", "[2m]"),
-        ("[24h] offset 15m", "[2m] offset 1m"),
-        ("[15m]", "[1m]"),
-        ("[2m]", "[40s]"),
-    ):
-        text = text.replace(long, short)
-    return text
-
-
 @pytest.fixture(scope="module")
 def board():
     return EvidencePage(ALARM_WINDOWS)
 
 
 @pytest.fixture(scope="module")
-def prometheus(served, board, next_ports, tmp_path_factory):
-    """Scrape every second, with the shipped rules in a hurry; the address."""
+def ports(next_ports):
+    """A port for each part of the chain."""
+    first = next_ports()
+    return {part: first + at for at, part in enumerate(("prometheus", "watch", "alertmanager", "receiver"))}
+
+
+@pytest.fixture(scope="module")
+def prometheus(served, board, ports, tmp_path_factory):
+    """The URL of a Prometheus that has the reference."""
+    watch = serve_page(board, ports["watch"])
+    targets = {"torchserve": served.metrics_url.split("/")[2], "camserve-watch": f"{LOOPBACK}:{ports['watch']}"}
     folder = tmp_path_factory.mktemp("prometheus")
-    port = next_ports()
-    watch = serve_page(board, port + 1)
-    for name in ("rules.yml", "signals.yml"):
-        (folder / name).write_text(hurried((FOLDER / name).read_text()))
-    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    targets = {"torchserve": served.metrics_url.split("/")[2], "camserve-watch": f"{LOOPBACK}:{port + 1}"}
-    for job in config["scrape_configs"]:
-        job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = f"{LOOPBACK}:{port}"
-    flags = [f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
-    flags += [f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([shutil.which("prometheus"), *flags], stdout=log, stderr=log)
-    try:
-        until(
-            lambda: query(f"http://{address}", "cam_ref_count and on () cam_bin_total"), "Prometheus has the reference"
-        )
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(30)
-        watch.shutdown()
-        watch.server_close()
+    with run_prometheus(folder, ports["prometheus"], targets, ports["alertmanager"]) as url:
+        until(lambda: query(url, "cam_ref_count and on () cam_bin_total"), "Prometheus has the reference")
+        yield url
+    watch.shutdown()
+    watch.server_close()
 
 
 def until(holds, what):
@@ -247,3 +217,24 @@ def check_history(url, started):
 
 def test_the_metrics_port_tells_the_reference_that_prometheus_tells(served, prometheus):
     assert references(read_counts(served.metrics_url)) == references(read_counts(prometheus))
+
+
+@pytest.mark.skipif(
+    ALERTMANAGER is None, reason="alertmanager is not installed: apt-get install prometheus-alertmanager"
+)
+def test_the_alert_reaches_a_receiver_with_a_link_that_opens(served, prometheus, ports, tmp_path):
+    random = np.random.default_rng(2)
+    with (
+        receive(ports["receiver"]) as receiver,
+        run_alertmanager(tmp_path, ports["alertmanager"], ports["receiver"]),
+    ):
+        send(served, [photo(random, MOVED)[0] for _ in range(SHIFTED)])
+        until(lambda: "ExplanationDrift" in receiver.firing(), "the receiver gets the alert")
+    message = receiver.messages[0]
+    assert (message["receiver"], message["groupLabels"]) == ("team", {"ModelName": "spots", "ModelVersion": "1.0"})
+    said = receiver.firing()["ExplanationDrift"]["annotations"]
+    assert "spots 1.0 looks elsewhere" in said["summary"]
+    assert said["runbook_url"].startswith(prometheus)
+    page = requests.get(said["runbook_url"], timeout=10)
+    assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert f'id="{said["runbook_url"].partition("#")[2]}">ExplanationDrift<' in page.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 
 import camserve
+from camserve.build.truth import read_labels
 from camserve.build.unpack import open_archive, read_contents
-from camserve.errors import CamserveError, ConfigError, RequestError, quote
-from camserve.labels import BY_INDEX, Labels
+from camserve.errors import CamserveError, ConfigError, RequestError
 from camserve.monitor.baseline import Accuracy, Baseline, Bins, ClassBins, Provenance, Unusual
 from camserve.monitor.measure import MeasuredRows
 from camserve.monitor.recorder import Finished
-from camserve.monitor.signals import NAMES, SIGNALS
+from camserve.monitor.signals import CLASS, NAMES, SIGNALS
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Progress, RawRequest
 
@@ -26,6 +25,8 @@ LEAST_IMAGES = 500
 ADVISED_IMAGES = 2000
 LEAST_VALUES = 100  # of one signal: maps are fewer than photos where some are blank or not requested
 FEWEST_OF_A_CLASS = 5  # the usual least count of a chi-square bin
+TOO_FEW_VALUES = f"fewer than {LEAST_VALUES} photos have it"
+TOO_FEW_OF_A_CLASS = f"no class was predicted {FEWEST_OF_A_CLASS} times among every second photo; take more photos"
 TOP_CLASSES = 14  # with one bin of their own; all others share one
 UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
@@ -67,9 +68,12 @@ def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str
         correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.heads[0].labels))
         if labels is not None and not correct:
             raise ConfigError(f"{labels} names none of the photos in {folder}")
-        return make_baseline(
+        baseline = make_baseline(
             batches, correct, _provenance(pipeline, batches, date), pipeline.settings.monitoring.low_confidence
         )
+    for name in baseline.signals_off:
+        report(f"the signal {name} is off: {TOO_FEW_OF_A_CLASS if name == CLASS else TOO_FEW_VALUES}")
+    return baseline
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -120,30 +124,6 @@ def _provenance(pipeline: Pipeline, batches: Sequence[MeasuredRows], date: str) 
     return Provenance(
         pipeline.settings.model.sha256, map_filter.layer, map_filter.usual.methods[0], *versions, date, count
     )
-
-
-def read_labels(path: Path, labels: Labels) -> dict[str, int]:
-    """Return class indices by file name from a CSV of file and class_index, or of file and label.
-
-    ConfigError: a column is missing, or a class is unknown.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            rows = list(csv.DictReader(opened))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    column = next((name for name in ("class_index", "label") if rows and name in rows[0]), None)
-    if column is None or "file" not in rows[0]:
-        raise ConfigError(f"{path} must have the columns file and class_index, or file and label")
-    return {row["file"]: _class_index(row, column, labels, path) for row in rows}
-
-
-def _class_index(row: Mapping[str, str], column: str, labels: Labels, path: Path) -> int:
-    named = row[column] or ""
-    try:
-        return labels.find(f"{BY_INDEX}{named}" if column == "class_index" else named)
-    except CamserveError as error:
-        raise ConfigError(f"{path}: {quote(row['file'])}: {error}") from None
 
 
 def make_baseline(

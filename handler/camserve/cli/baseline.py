@@ -43,6 +43,7 @@ def summarize(baseline: Baseline) -> dict[str, object]:
     return {
         "images": baseline.provenance.images,
         "signals": len(baseline.signals),
+        "signals_off": baseline.signals_off,
         "accuracy": None if accuracy is None else round(accuracy.accuracy, 4),
         "atc_threshold": None if accuracy is None else round(accuracy.threshold, 4),
         **{f"{name}_share": round(share, 4) for name, share in baseline.shares.items()},

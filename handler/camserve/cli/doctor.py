@@ -9,6 +9,7 @@ from pathlib import Path
 
 from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError, printable
+from camserve.operate.doctor.declared import check_declared
 from camserve.operate.doctor.files import check_model, check_properties, read_properties
 from camserve.operate.doctor.findings import UNSAFE, Finding
 from camserve.operate.doctor.front import check_front
@@ -52,6 +53,7 @@ def _findings(args: argparse.Namespace) -> list[Finding]:
     findings: list[Finding] = []
     if args.config:
         findings += check_properties(read_properties(args.config), str(args.config))
+        findings += check_declared(args.config)
     if args.archive:
         findings += check_model(read_contents(args.archive).config, f"{args.archive}: model-config.yaml")
     if args.url:

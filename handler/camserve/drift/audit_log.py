@@ -14,8 +14,10 @@ from camserve.errors import ConfigError
 from camserve.monitor.audit_record import SAMPLED, AuditRecord, read_record
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.binning import class_labels
+from camserve.monitor.signals import CLASS
 
-CLASSES = "class"  # the feature whose bins are classes
+CLASSES = CLASS  # the feature whose bins are classes
+NO_CLASSES = "off: no class is frequent in the baseline"
 CLASSES_CAUSE = ("predictions", "another mix of subjects")  # its family and the likeliest cause of its drift
 
 

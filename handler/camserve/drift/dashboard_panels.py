@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from camserve.drift.audit_log import CLASSES
+from camserve.drift.audit_log import CLASSES, NO_CLASSES
 from camserve.drift.statistics import PSI_ALARM, Z_ALARM
 from camserve.monitor.series import QUANTILES
 
@@ -116,6 +116,7 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             },
             "percentunit",
             instant=True,
+            defaults={"noValue": f"no requests, or {NO_CLASSES}"},
         ),
     ),
     "Explanations": (

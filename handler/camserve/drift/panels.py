@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 import camserve.drift.charts as charts
-from camserve.drift.audit_log import CLASSES, class_names
+from camserve.drift.audit_log import CLASSES, NO_CLASSES, class_names
 from camserve.drift.charts import PERCENT
 from camserve.drift.counts import aligned
 from camserve.drift.statistics import ALARM_WINDOWS, Z_ALARM, estimated_accuracy
@@ -119,7 +119,7 @@ def draw_classes(traffic: Traffic) -> Chart:
     """Shares of the baseline's commonest classes."""
     names = class_names(traffic.baseline)
     if not traffic.baseline.classes.top:
-        return draw_nothing()
+        return draw_nothing(NO_CLASSES if CLASSES in traffic.baseline.signals_off else "no data")
     pairs = [(traffic.live[CLASSES].get(name, 0.0), traffic.reference[CLASSES].get(name, 0.0)) for name in names]
     live, reference = (np.array(counts) / max(sum(counts), 1) for counts in zip(*pairs))
     series = {"live": live.tolist(), "baseline": reference.tolist()}

@@ -51,9 +51,9 @@ def make_theme(dark: bool) -> Json:
     }
 
 
-def draw_nothing() -> Chart:
-    """Say in the place of a chart that there is nothing to draw."""
-    return resize_chart(alt.Chart(alt.Data(values=[{"text": "no data"}])).mark_text(fontSize=13).encode(text="text:N"))
+def draw_nothing(reason: str = "no data") -> Chart:
+    """Say in the place of a chart why there is nothing to draw."""
+    return resize_chart(alt.Chart(alt.Data(values=[{"text": reason}])).mark_text(fontSize=13).encode(text="text:N"))
 
 
 def resize_chart(chart: Chart, height: int = HEIGHT) -> Chart:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 from camserve.errors import ConfigError
 from camserve.files import sha256
 from camserve.monitor.measure import MapFilter
-from camserve.monitor.signals import SIGNALS
+from camserve.monitor.signals import CLASS, NAMES, OF_QUANTITIES, SIGNALS
 from camserve.monitor.views import Predictions
 from camserve.settings import Settings
 from camserve.strict import read
@@ -85,6 +85,13 @@ class Baseline:
     accuracy: Optional[Accuracy] = None  # noqa: UP045
     heatmap: tuple[tuple[float, ...], ...] = ()  # the mean of the maps, each divided by its sum
     schema: int = SCHEMA
+
+    @property
+    def signals_off(self) -> list[str]:
+        """The signals of such a model that are not compared, because the reference holds too little of them."""
+        names = OF_QUANTITIES if self.unusual is None else (*NAMES, CLASS)
+        compared = {*self.signals, *([CLASS] if self.classes.top else [])}
+        return [name for name in names if name not in compared]
 
     def flags(self, predictions: Predictions, row: int, best: int, low_confidence: float | None) -> list[str]:
         """Return what one row, whose largest score is that of ``best``, is: ood, low_confidence, atc.

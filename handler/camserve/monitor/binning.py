@@ -8,7 +8,7 @@ import numpy as np
 
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.series import Key
-from camserve.monitor.signals import NAMES, SIGNALS
+from camserve.monitor.signals import CLASS, NAMES, SIGNALS
 
 
 class Binning:
@@ -30,7 +30,7 @@ class Binning:
     def keys(self) -> list[Key]:
         """The series of the bins, in the order of ``count``."""
         labels = [(name, f"b{number}") for name, edges in self.edges.items() for number in range(len(edges) + 1)]
-        labels += [("class", label) for label in class_labels(self._top.tolist())]
+        labels += [(CLASS, label) for label in class_labels(self._top.tolist())]
         return [("cam_bin_total", label) for label in labels]
 
     def count(self, signals: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from camserve.monitor.baseline import Baseline
 from camserve.monitor.binning import Binning, class_labels
 from camserve.monitor.recorder import Finished
 from camserve.monitor.series import FIXED, Key, Sink
-from camserve.monitor.signals import NAMES
+from camserve.monitor.signals import CLASS, NAMES
 from camserve.monitor.totals import Counts, Times
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _emit_reference(sink: Sink, baseline: Baseline) -> None:
             sink.gauge("cam_ref_count", (name, f"b{number}"), count)
             sink.gauge("cam_ref_mean", (name, f"b{number}"), mean)
     for label, count in zip(class_labels(baseline.classes.top), baseline.classes.counts):
-        sink.gauge("cam_ref_count", ("class", label), count)
+        sink.gauge("cam_ref_count", (CLASS, label), count)
     values = {"images": baseline.provenance.images, **baseline.shares}
     if baseline.accuracy is not None:
         values["accuracy"] = baseline.accuracy.accuracy

@@ -169,6 +169,7 @@ SIGNALS: Mapping[str, Signal] = {
     ),
 }
 
+CLASS = "class"  # the predicted class: a signal without an order, and so not of the table
 NAMES = tuple(SIGNALS)
 OF_QUANTITIES = tuple(name for name, signal in SIGNALS.items() if signal.family != "predictions")
 COLUMNS = {

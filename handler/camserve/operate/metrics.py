@@ -10,7 +10,7 @@ import yaml
 
 from camserve.errors import ConfigError
 from camserve.operate.doctor.files import read_properties
-from camserve.operate.shipped import SHIPPED_CONFIG
+from camserve.operate.shipped import SHIPPED_CONFIG, SHIPPED_METRICS
 
 PREFIX = "cam_"  # of camserve's own metrics
 
@@ -34,6 +34,22 @@ def join_metrics(own: Mapping[str, Any], shipped: Mapping[str, Any], name: str) 
     return {**own, "model_metrics": joined}
 
 
+def find_undeclared(own: Mapping[str, Any]) -> list[str]:
+    """Return the names of camserve's metrics that a metrics file's block lacks or declares otherwise."""
+    known = _declarations(own)
+    shipped = _declarations(read_metrics(SHIPPED_METRICS))
+    return [name for name, declared in shipped.items() if name.startswith(PREFIX) and known.get(name) != declared]
+
+
+def _declarations(block: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return the kind and the dimensions of a block's model metrics, by name."""
+    return {
+        metric["name"]: (kind, tuple(metric["dimensions"]))
+        for kind, metrics in (block.get("model_metrics") or {}).items()
+        for metric in metrics or []
+    }
+
+
 def read_metrics(path: Path) -> dict[str, Any]:
     """Return the block of a metrics.yaml. ConfigError: there is no such file, or it declares no metrics."""
     try:
@@ -42,6 +58,12 @@ def read_metrics(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(block, dict) or "ts_metrics" not in block:
         raise ConfigError(f"{path} is no TorchServe metrics.yaml: it has no 'ts_metrics'")
+    try:
+        _declarations(block)
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: model_metrics must hold lists of {{name, unit, dimensions}} under counter, gauge or histogram"
+        ) from None
     return block
 
 

@@ -9,14 +9,19 @@ from collections.abc import Sequence
 from camserve.answer.respond import ModelName
 from camserve.attribution.methods import METHODS
 from camserve.intake.option_parsers import PARSERS
+from camserve.monitor.baseline import Baseline
 from camserve.output_spec import Head
 from camserve.settings import Settings
 
 
 def describe_model(
-    model: ModelName, heads: Sequence[Head], settings: Settings, batch_seconds: float = math.inf
+    model: ModelName,
+    heads: Sequence[Head],
+    settings: Settings,
+    batch_seconds: float = math.inf,
+    baseline: Baseline | None = None,
 ) -> dict[str, object]:
-    """Return the model's classes, layers, methods, input, options and limits, as JSON values.
+    """Return the model's classes, layers, methods, input, options, limits and baseline, as JSON values.
 
     ``batch_seconds`` is the time that a batch has on this machine, inf where nobody waits.
     """
@@ -32,7 +37,13 @@ def describe_model(
         "options": list(PARSERS),
         "defaults": dataclasses.asdict(settings.defaults),
         "limits": {**dataclasses.asdict(settings.limits), "answer_ms": answer_ms},
+        "baseline": None if baseline is None else _describe_baseline(baseline),
     }
+
+
+def _describe_baseline(baseline: Baseline) -> dict[str, object]:
+    made = baseline.provenance
+    return {"images": made.images, "date": made.date, "signals_off": baseline.signals_off}
 
 
 def _describe_head(head: Head) -> dict[str, object]:

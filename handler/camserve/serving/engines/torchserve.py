@@ -20,7 +20,7 @@ from camserve.monitor.signals import NAMES, OF_QUANTITIES
 from camserve.serving.card import describe_model
 from camserve.serving.engines.envelope import Envelope
 from camserve.serving.engines.kserve import open_body
-from camserve.serving.engines.metrics import TorchServeSink
+from camserve.serving.engines.metrics import HandlerTime, TorchServeSink
 from camserve.serving.engines.rows import SentRow, read_row
 from camserve.serving.engines.service_envelopes import step_around_envelopes
 from camserve.serving.engines.v2 import LENGTH_HEADER, is_v2, refuse_v2
@@ -127,7 +127,8 @@ class TorchServeHandler:
 
     def _card(self) -> dict[str, object]:
         pipeline = self._pipeline
-        return describe_model(pipeline.model, pipeline.heads, pipeline.settings, pipeline.pace.seconds)
+        seconds, baseline = pipeline.pace.seconds, pipeline.monitor.baseline
+        return describe_model(pipeline.model, pipeline.heads, pipeline.settings, seconds, baseline)
 
     def _page(self) -> Response | None:
         """Return the page for browsers, or nothing where it is longer than an answer may be."""
@@ -183,9 +184,11 @@ def device_of(gpu: object) -> torch.device:
 
 def _recorders(pipeline: Pipeline, context: Any) -> list[Recorder]:
     model, monitor = pipeline.model, pipeline.monitor
-    sink = TorchServeSink(context.metrics, context.metrics.model_name or model.name, model.version)
+    name = context.metrics.model_name or model.name
+    sink = TorchServeSink(context.metrics, name, model.version)
     spec, names = pipeline.settings.monitoring, OF_QUANTITIES if pipeline.heads[0].spec.is_quantity else NAMES
-    return live_recorders(spec, monitor.baseline, sink, dataclasses.asdict(model), monitor.selftest_ok, names)
+    recorders = live_recorders(spec, monitor.baseline, sink, dataclasses.asdict(model), monitor.selftest_ok, names)
+    return [*recorders, HandlerTime(context.metrics, name)] if spec.enabled else recorders
 
 
 def _send(response: Response, number: int, context: Any) -> None:

@@ -19,7 +19,7 @@ const ADVICE = {
     "Compare the photo with what you know; whoever runs the model can set the depth."],
   DOUBLE_NEGATIVE: ["Much of this map is made by two negative numbers: evidence in name only.",
     "Compare it with the method hirescam."],
-  WEAK_EVIDENCE: ["There is far less evidence for this class than a predicted one usually has: it is hardly in the photo.",
+  WEAK_EVIDENCE: ["There is far less evidence for this class than a predicted one has: it is hardly in the photo.",
     "Take nothing from the pattern of this map; look at the classes that were predicted."],
   PARTIAL_EVIDENCE: ["The map shows only a part of what decides the score.",
     "Do not take empty places for unimportant: what passes the model elsewhere is not on the map."],

@@ -32,7 +32,7 @@ function keepAnswer(book, view, answer, options) {
   });
 }
 
-// Return the answer's strength, or a map's scale over the largest of its method and layer, 0 to 1; null: neither is known.
+// Return a map's strength, or its scale over the largest of its method and layer, 0 to 1; null: neither is known.
 function strengthOf(book, map) {
   if (typeof map.strength === "number") return map.strength;
   const alike = [...book.maps.values()].filter(({ method, layer }) => method === map.method && layer === map.layer);

@@ -31,7 +31,7 @@ const STATUS = {
   failed: "This map could not be computed.",
 };
 
-// Say how strong a map is, `strength` 0 to 1, beside predicted classes or the strongest map of its photo; null: unknown.
+// Say how strong a map is, `strength` 0 to 1, beside predicted classes or the maps of its photo; null: unknown.
 function writeStrength(map, strength) {
   if (map.status !== "ok") return STATUS[map.status] ?? "";
   if (!map.grid) return "The answer was too long: its map was left out.";
@@ -39,9 +39,9 @@ function writeStrength(map, strength) {
   if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
   const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
   const percent = `${Math.round(strength * 100)} %`;
-  if (typeof map.strength === "number") return `${word} evidence: up to ${peak}, ${percent} of what a predicted class has.`;
-  const share = strength < 1 ? `${percent} of the strongest map` : "the strongest map";
-  return `${word} evidence: up to ${peak}, ${share} of this photo.`;
+  const ofMaps = strength < 1 ? `${percent} of the strongest map of this photo` : "the strongest map of this photo";
+  const share = typeof map.strength === "number" ? `${percent} of what a predicted class has` : ofMaps;
+  return `${word} evidence: up to ${peak}, ${share}.`;
 }
 
 function writeSpoken(map, input) {
