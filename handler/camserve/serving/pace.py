@@ -12,7 +12,7 @@ LEAST_SECONDS = 1.0  # of a batch, where the archive says nothing
 BATCHES = 3  # as many times as long as a full batch of small pictures took
 MAPS = 1.5  # as many times as long as a map by the slowest method took
 OF_TIMEOUT = 2 / 3  # of the time after which the server ends a worker
-LARGE_PICTURES = 1 / 2  # of a batch's time, within which decoding a large one may begin
+LARGE_PICTURES = 1 / 4  # of a batch's time, within which decoding a large one may begin
 
 
 class Pace:
