@@ -13,11 +13,12 @@ class AnswerWarning:
     message: str
 
 
-NO_POSITIVE_EVIDENCE = AnswerWarning(
-    "NO_POSITIVE_EVIDENCE",
-    "nothing at this layer speaks for the target: the map is all zero; ask for evidence=against to see what speaks "
-    "against it, or evidence=signed for both",
-)
+NOTHING_FOUND = {  # evidence -> what its absence means, and what to do
+    "for": "nothing at this layer speaks for the target: the map is all zero; ask for evidence=against to see what "
+    "speaks against it, or evidence=signed for both",
+    "against": "nothing at this layer speaks against the target: the map is all zero; ask for evidence=for",
+    "signed": "nothing at this layer changes the target's score: the map is all zero; ask for another layer or method",
+}
 EXPLANATION_FAILED = AnswerWarning("EXPLANATION_FAILED", "this map could not be computed; the prediction stands")
 OUT_OF_TIME = AnswerWarning(
     "OUT_OF_TIME", "this map was given up when its time was over; the prediction stands: ask for a cheaper method"
@@ -54,6 +55,11 @@ OUT_OF_DISTRIBUTION = AnswerWarning(
 LOW_CONFIDENCE = AnswerWarning(
     "LOW_CONFIDENCE", "the best class has so little probability that answers like this one are often wrong"
 )
+
+
+def warn_blank(evidence: str) -> AnswerWarning:
+    """Return the warning for a map that is all zero, by the ``evidence`` that it was to show."""
+    return AnswerWarning("NO_POSITIVE_EVIDENCE", NOTHING_FOUND[evidence])
 
 
 def warn_guessed_depth(bits: int) -> AnswerWarning:

@@ -103,8 +103,14 @@ def test_evidence_that_is_not_there_is_said_not_hidden(pipeline, photo):
     assert np.array(explanation["grid"]).sum() == 0
     assert explanation["balance"]["positive"] == 0
     assert [(one["code"], one["explanation"]) for one in answer["warnings"]] == [("NO_POSITIVE_EVIDENCE", 0)]
+    assert "speaks for the target" in answer["warnings"][0]["message"]
     ((_, against),) = ask(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "against"}))
     assert against["explanations"][0]["status"] == "ok"
+    pipeline.network.head.weight.data *= -1
+    ((_, nothing),) = ask(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "against"}))
+    assert nothing["explanations"][0]["status"] == "blank"
+    assert "speaks against the target" in nothing["warnings"][0]["message"]
+    pipeline.network.head.weight.data *= -1
     ((_, signed),) = ask(pipeline, RawRequest(photo(50, 60, 70), {"evidence": "signed"}))
     assert np.array(signed["explanations"][0]["grid"]).min() == -1
 

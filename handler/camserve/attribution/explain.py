@@ -22,11 +22,11 @@ from camserve.values import Explanation, MapSource
 from camserve.warning_codes import (
     EXPLANATION_FAILED,
     FAILS_SANITY_CHECK,
-    NO_POSITIVE_EVIDENCE,
     OUT_OF_TIME,
     SATURATED_SOFTMAX,
     WEAK_EVIDENCE,
     AnswerWarning,
+    warn_blank,
     warn_double_negative,
     warn_partial_evidence,
 )
@@ -145,7 +145,7 @@ def _explanation(
 def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], method: Method) -> list[AnswerWarning]:
     warnings = []
     if normalised.blank:
-        warnings.append(NO_POSITIVE_EVIDENCE)
+        warnings.append(warn_blank(request.evidence))
     if not request.measure.sane:
         warnings.append(FAILS_SANITY_CHECK)
     probability = request.target.prediction.probability
