@@ -12,7 +12,7 @@ from camserve.intake.decode import most_memory
 from camserve.operate.doctor.findings import ADVICE, Finding
 from camserve.settings import Limits
 
-MOST_WAIT = 5.0  # seconds that a request may have to wait behind others
+MOST_WAIT = 20.0  # seconds that a request may have to wait behind others
 SERVER_BYTES = 6_553_500  # max_request_size and max_response_size of TorchServe
 SHARE = 0.5  # of the machine's memory, for pictures
 
