@@ -2,7 +2,9 @@
 
 import json
 import signal
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -82,17 +84,30 @@ def test_one_failed_start_does_not_block_the_next_in_its_folder(supervise, fault
         assert running.status is None
 
 
-def test_a_temporary_folder_goes_with_the_server_and_stays_with_its_failure(supervise, faulty_archive, tmp_path):
-    with supervise(None, faulty_archive, TMPDIR=str(tmp_path)) as running:
+@pytest.fixture
+def short_path():
+    """A folder in which a server's sockets still find room for their names."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_a_folder_whose_path_is_too_long_is_refused_at_once(supervise, faulty_archive, tmp_path):
+    with supervise(tmp_path / ("long" * 20), faulty_archive) as running:
+        assert running.end() == 1
+    assert "is too long for the sockets in it" in running.lines[-1]
+
+
+def test_a_temporary_folder_goes_with_the_server_and_stays_with_its_failure(supervise, faulty_archive, short_path):
+    with supervise(None, faulty_archive, TMPDIR=str(short_path)) as running:
         running.until("/predictions/faulty")
         running.signal(signal.SIGTERM)
         running.end()
-    assert list(tmp_path.iterdir()) == []
-    with supervise(None, faulty_archive, TMPDIR=str(tmp_path)) as running:
+    assert list(short_path.iterdir()) == []
+    with supervise(None, faulty_archive, TMPDIR=str(short_path)) as running:
         running.until("/predictions/faulty")
         running.java().kill()
         running.end()
-    (folder,) = tmp_path.iterdir()
+    (folder,) = short_path.iterdir()
     assert running.lines[-1].endswith(f"logs in {folder}")
     assert not (folder / "tmp").exists()
 

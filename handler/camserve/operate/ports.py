@@ -1,8 +1,10 @@
-"""The loopback ports of a server: inference, management, metrics, and gRPC for the first two."""
+"""The loopback ports of a server: inference, management, metrics, and gRPC for the first two; and its sockets."""
 
 from __future__ import annotations
 
+import os
 import socket
+from pathlib import Path
 
 from camserve.errors import ConfigError
 from camserve.values import Progress
@@ -10,6 +12,7 @@ from camserve.values import Progress
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 8080
 PORTS_NEEDED = 5
+SOCKET_PATH = 107  # bytes that the name of a Unix socket may have
 
 
 def choose_port(wanted: int | None, report: Progress) -> int:
@@ -50,3 +53,10 @@ def addresses(port: int) -> dict[str, str]:
         "grpc_inference_port": str(port + 3),
         "grpc_management_port": str(port + 4),
     }
+
+
+def check_socket_folder(folder: Path) -> None:
+    """Refuse a folder whose path leaves no room for the names of workers' sockets (ConfigError)."""
+    most = SOCKET_PATH - len("/.ts.sock.65535")
+    if len(os.fsencode(folder.absolute())) > most:
+        raise ConfigError(f"{folder} is too long for the sockets in it ({most} bytes at most): name a shorter --folder")

@@ -23,7 +23,7 @@ from camserve.operate.doctor.files import read_properties
 from camserve.operate.endpoint import Endpoint
 from camserve.operate.java import find_java
 from camserve.operate.metrics import find_metrics
-from camserve.operate.ports import LOOPBACK, addresses
+from camserve.operate.ports import LOOPBACK, addresses, check_socket_folder
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
 
@@ -103,6 +103,7 @@ class Server:
 
     def _prepare_folder(self) -> None:
         """Write the configuration; leave nothing of an earlier start but its logs. ConfigError: a server runs here."""
+        check_socket_folder(self._temporary)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._pid_file.is_file() and _is_torchserve(self.pid):
             raise ConfigError(f"a server runs in {self.folder} already (process {self.pid}): name another --folder")
