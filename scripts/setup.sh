@@ -34,34 +34,25 @@ set_up() {
   echo "$wanted" > .venv/installed
 }
 
-# KServe's client asks for other versions of our own packages, so it lives beside them.
-set_up_kserve() {
-  local wanted="kserve==0.21.0"
-  [ "$(cat .venv-kserve/installed 2>/dev/null)" = "$wanted" ] && return
-  if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; then
-    say "no KServe client for $(.venv/bin/python --version): it needs Python 3.10 to 3.13, and its test is left out"
+# set_up_beside FOLDER NEWEST REQUIREMENT...: other projects' packages, which ask for other versions of our own, in an
+# environment beside ours; NEWEST is the last minor version of Python 3 that they know.
+set_up_beside() {
+  local folder="$1" newest="$2"; shift 2
+  [ "$(cat "$folder/installed" 2>/dev/null)" = "$*" ] && return
+  if ! .venv/bin/python -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, $newest))"; then
+    say "no $* for $(.venv/bin/python --version): Python 3.10 to 3.$newest is needed, and the tests of it are left out"
     return 1
   fi
-  say "making .venv-kserve with $wanted"
-  .venv/bin/python -m venv .venv-kserve
-  .venv-kserve/bin/python -m pip install --disable-pip-version-check --quiet "$wanted" || fail "KServe's client could not be installed"
-  echo "$wanted" > .venv-kserve/installed
+  say "making $folder with $*"
+  .venv/bin/python -m venv "$folder"
+  "$folder/bin/python" -m pip install --disable-pip-version-check --quiet "$@" || fail "$* could not be installed"
+  echo "$*" > "$folder/installed"
 }
 
+set_up_kserve() { set_up_beside .venv-kserve 13 kserve==0.21.0; }
+
 # Clients of other projects, and schemathesis, which tries the description of the routes.
-set_up_clients() {
-  local wanted="tritonclient[http]==2.73.0 mlserver==1.7.1 schemathesis==4.32.5"
-  [ "$(cat .venv-clients/installed 2>/dev/null)" = "$wanted" ] && return
-  if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; then
-    say "no MLServer for $(.venv/bin/python --version): it needs Python 3.10 to 3.12, and the tests of clients are left out"
-    return 1
-  fi
-  say "making .venv-clients with $wanted"
-  .venv/bin/python -m venv .venv-clients
-  # shellcheck disable=SC2086
-  .venv-clients/bin/python -m pip install --disable-pip-version-check --quiet $wanted || fail "the clients could not be installed"
-  echo "$wanted" > .venv-clients/installed
-}
+set_up_clients() { set_up_beside .venv-clients 12 "tritonclient[http]==2.73.0" mlserver==1.7.1 schemathesis==4.32.5; }
 
 set_up_newman() {
   local wanted="newman@6.2.2"

@@ -1,4 +1,6 @@
-"""A mark for tests of the front."""
+"""A mark for tests of the front, and a front that runs while a block does."""
+
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,3 +17,13 @@ def reason():
 
 
 needs_nginx = pytest.mark.skipif(bool(reason()), reason=reason())
+
+
+@contextmanager
+def started(front):
+    """Start a front, and stop it after the block."""
+    try:
+        front.start()
+        yield front
+    finally:
+        front.stop()

@@ -8,7 +8,7 @@ import faulty_network as faults
 import pytest
 import requests
 from faulty_client import picture
-from nginx_needed import needs_nginx
+from nginx_needed import needs_nginx, started
 from test_unsafe import copy_changed, renumber
 
 from camserve.operate.front import SERVER_PROPERTIES, Front
@@ -31,12 +31,8 @@ def served(faulty_archive, open_folder, next_ports):
 
 @pytest.fixture(scope="module")
 def front(served, next_ports):
-    running = Front(served, next_ports())
-    try:
-        running.start()
+    with started(Front(served, next_ports())) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 from faulty_client import RECOVERY_SECONDS, picture
-from nginx_needed import needs_nginx
+from nginx_needed import needs_nginx, started
 from operating_page import commands, run
 from PIL import Image
 
@@ -48,12 +48,9 @@ def served(faulty_archive, open_folder, next_ports):
 
 @pytest.fixture(scope="module")
 def front(served, next_ports):
-    running = Front(served, next_ports(), [ORIGIN], Limits(IDLE_SECONDS, 2, CLIENT_REQUESTS))
-    try:
-        running.start()
+    limits = Limits(IDLE_SECONDS, 2, CLIENT_REQUESTS)
+    with started(Front(served, next_ports(), [ORIGIN], limits)) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 from browser_needed import chromium, needs_chromium, playwright_timeout
-from nginx_needed import needs_nginx
+from nginx_needed import needs_nginx, started
 from PIL import Image
 
 from camserve.build.archive import build_archive
@@ -522,13 +522,9 @@ def test_a_server_that_does_not_answer_is_asked_again(visit, url, coffee, expect
 
 @pytest.fixture(scope="module")
 def front(markup, open_folder, next_ports):
-    with Server([markup], open_folder(), next_ports(), **SERVER_PROPERTIES) as server:
-        running = Front(server, next_ports())
-        try:
-            running.start()
-            yield running
-        finally:
-            running.stop()
+    server = Server([markup], open_folder(), next_ports(), **SERVER_PROPERTIES)
+    with server, started(Front(server, next_ports())) as running:
+        yield running
 
 
 @needs_nginx

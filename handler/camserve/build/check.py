@@ -20,12 +20,12 @@ from camserve.input_spec import InputSpec
 from camserve.intake.decode import most_memory
 from camserve.intake.options import OptionSchema
 from camserve.labels import Labels
+from camserve.operate.doctor.rules import ANSWER_BYTES
 from camserve.output_spec import OutputSpec, line_up
 from camserve.serving.pace import OF_TIMEOUT
 from camserve.settings import Limits, ModelSpec, Settings
 from camserve.values import Layer, RawRequest
 
-RESPONSE_BYTES = 6_500_000  # TorchServe's max_response_size is 6,553,500, which headers share
 EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
 
 
@@ -54,9 +54,9 @@ def multiply_limits(limits: Limits, server: Mapping[str, Any]) -> str:
             f"limits.answer_ms {limits.answer_ms} is more than two thirds of serving.responseTimeout, {timeout:g} s, "
             "after which the server ends the worker: lower one or raise the other"
         )
-    if limits.max_response_bytes > RESPONSE_BYTES:
+    if limits.max_response_bytes > ANSWER_BYTES:
         raise ConfigError(
-            f"limits.max_response_bytes {limits.max_response_bytes} is above the {RESPONSE_BYTES} that TorchServe "
+            f"limits.max_response_bytes {limits.max_response_bytes} is above the {ANSWER_BYTES} that TorchServe "
             "passes on: a longer answer ends the worker"
         )
     time = "what suits the machine" if limits.answer_ms is None else f"{limits.answer_ms} ms"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from itertools import islice
 
 from camserve.errors import BadImage, UnsupportedFormat
@@ -83,14 +84,6 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end + 4
 
 
-def _png_parts(data: bytes) -> int:
-    return sum(1 for _ in islice(png_chunks(data), MAX_PARTS + 1))
-
-
-def _webp_parts(data: bytes) -> int:
-    return sum(1 for _ in islice(riff_chunks(data), MAX_PARTS + 1))
-
-
 def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Walk over a WebP's chunks, as ``png_chunks`` does."""
     at = 12
@@ -115,8 +108,11 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def has_many_scans(kind: str, data: bytes) -> bool:
     """Whether a picture is a JPEG of several scans, whose decoder holds every coefficient until the last."""
-    scans = (None for marker, _, _ in jpeg_segments(data) if marker == START_OF_SCAN) if kind == "JPEG" else iter(())
-    return next(scans, True) is None and next(scans, True) is None
+    return kind == "JPEG" and sum(marker == START_OF_SCAN for marker, _, _ in jpeg_segments(data)) > 1
+
+
+def _count(walk: Callable[[bytes], Iterator[object]], data: bytes) -> int:
+    return sum(1 for _ in islice(walk(data), MAX_PARTS + 1))
 
 
 def _jpeg_parts(data: bytes) -> int:
@@ -132,27 +128,33 @@ def _jpeg_parts(data: bytes) -> int:
     return parts
 
 
+def read_number(data: bytes, at: int, length: int) -> int:
+    """Return a number of a TIFF file or of a block of EXIF, in the byte order that it begins with."""
+    return int.from_bytes(data[at : at + length], "little" if data[:2] == b"II" else "big")
+
+
+def read_tags(data: bytes, table: int) -> Iterator[tuple[int, int, int, int]]:
+    """Walk over a table of tags: tag, type, number of values, and where the value, or its address, stands."""
+    stop = table + 2 + 12 * read_number(data, table, 2)
+    for at in range(table + 2, min(stop, len(data)), 12):
+        yield read_number(data, at, 2), read_number(data, at + 2, 2), read_number(data, at + 4, 4), at + 8
+
+
 def count_tags(data: bytes) -> int | None:
     """Count the tags of a TIFF file's first page, or of a block of EXIF, and its strips or tiles.
 
     None: many of them name the same bytes. Pillow reads every tag of a table: many that name the same megabytes would
     take hours, or the memory.
     """
-
-    def number(at: int, length: int) -> int:
-        return int.from_bytes(data[at : at + length], "little" if data[:2] == b"II" else "big")
-
-    tables, parts, tag_bytes = [number(4, 4)], 0, 0
+    tables, parts, tag_bytes = [read_number(data, 4, 4)], 0, 0
     while tables and parts <= MAX_PARTS:
         table = tables.pop()
-        tags = number(table, 2)
-        parts += 1 + tags
-        for at in range(table + 2, table + 2 + 12 * min(tags, MAX_PARTS), 12):
-            tag, values = number(at, 2), number(at + 4, 4)
-            size = values * TIFF_TYPE_BYTES.get(number(at + 2, 2), 0)
-            tag_bytes += max(0, min(size, len(data) - number(at + 8, 4))) if size > 4 else 0
+        parts += 1 + read_number(data, table, 2)
+        for tag, kind, values, at in islice(read_tags(data, table), MAX_PARTS):
+            size = values * TIFF_TYPE_BYTES.get(kind, 0)
+            tag_bytes += max(0, min(size, len(data) - read_number(data, at, 4))) if size > 4 else 0
             parts += values if tag in TIFF_PLACES else 0
-            tables += [number(at + 8, 4)] if tag in TIFF_TABLES else []
+            tables += [read_number(data, at, 4)] if tag in TIFF_TABLES else []
     return parts if tag_bytes <= MAX_TAG_BYTES * len(data) else None
 
 
@@ -184,9 +186,9 @@ def _gif_table(flags: bytes) -> int:
 
 
 COUNT_PARTS: Mapping[str, Callable[[bytes], int]] = {
-    "PNG": _png_parts,
+    "PNG": partial(_count, png_chunks),
     "JPEG": _jpeg_parts,
     "GIF": _gif_blocks,
-    "WEBP": _webp_parts,
+    "WEBP": partial(_count, riff_chunks),
     "TIFF": _tiff_parts,
 }

@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from camserve.errors import BadImage
-from camserve.intake.containers import START_OF_SCAN, count_tags, jpeg_segments, png_chunks, riff_chunks
+from camserve.intake.containers import (
+    START_OF_SCAN,
+    count_tags,
+    jpeg_segments,
+    png_chunks,
+    read_number,
+    read_tags,
+    riff_chunks,
+)
 
 EXIF_MARK, MULTI_PICTURE_MARK = b"Exif\0\0", b"MPF\0"
 APP1, APP2 = 0xE1, 0xE2
 ORIENTATION = 0x0112
 UPRIGHT = 1
-BYTE_ORDERS = {b"II*\0": True, b"MM\0*": False}  # whether the lowest byte comes first
+TIFF_MARKS = (b"II*\0", b"MM\0*")
 LONG = 4  # a type of tags; the usual one of an orientation is SHORT
 
 
@@ -67,16 +75,10 @@ BLOCKS: Mapping[str, Callable[[bytes], Iterator[bytes]]] = {
 
 
 def _orientation(block: bytes) -> int:
-    lowest_first = BYTE_ORDERS.get(block[:4])
-    if lowest_first is None:
+    if not block.startswith(TIFF_MARKS):
         return UPRIGHT
-
-    def number(at: int, length: int) -> int:
-        return int.from_bytes(block[at : at + length], "little" if lowest_first else "big")
-
-    table = number(4, 4)
     found = UPRIGHT
-    for at in range(table + 2, min(table + 2 + 12 * number(table, 2), len(block)), 12):
-        if number(at, 2) == ORIENTATION:
-            found = number(at + 8, 4 if number(at + 2, 2) == LONG else 2)
+    for tag, kind, _, at in read_tags(block, read_number(block, 4, 4)):
+        if tag == ORIENTATION:
+            found = read_number(block, at, 4 if kind == LONG else 2)
     return found if 1 <= found <= 8 else UPRIGHT

@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 
 from PIL import Image, ImageFile
@@ -68,7 +69,7 @@ class OpenedPicture:
     wanted: tuple[int, int] | None  # of a JPEG: how many pixels across and down are worth decoding, before rotation
     pixels: int  # that will be decoded
 
-    @property
+    @cached_property  # whether there are many scans takes a walk over the file
     def weight(self) -> int:
         """How many bytes decoding will hold at most, the picture's RGB copy included."""
         own = BYTES_OF_MODES.get(self.mode, 4)

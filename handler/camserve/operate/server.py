@@ -29,7 +29,8 @@ from camserve.values import Progress
 
 START_SECONDS = 180
 STOP_SECONDS = 30
-DEFAULT_RESPONSE_SECONDS, DEFAULT_REQUEST_BYTES = 120, 6_553_500  # TorchServe's own
+DEFAULT_RESPONSE_SECONDS = 120  # TorchServe's own
+DEFAULT_BYTES = 6_553_500  # its max_request_size and max_response_size
 JAVA_CLASS = "org.pytorch.serve.ModelServer"
 
 
@@ -192,7 +193,7 @@ class Server:
     @property
     def request_bytes(self) -> int:
         """The largest request that is accepted."""
-        return int(self._properties.get("max_request_size", DEFAULT_REQUEST_BYTES))
+        return int(self._properties.get("max_request_size", DEFAULT_BYTES))
 
     @property
     def inference(self) -> Endpoint:

@@ -10,10 +10,10 @@ import psutil
 
 from camserve.intake.decode import most_memory
 from camserve.operate.doctor.findings import ADVICE, Finding
+from camserve.operate.server import DEFAULT_BYTES
 from camserve.settings import Limits
 
 MOST_WAIT = 20.0  # seconds that a request may have to wait behind others
-SERVER_BYTES = 6_553_500  # max_request_size and max_response_size of TorchServe
 SHARE = 0.5  # of the machine's memory, for pictures
 
 
@@ -42,10 +42,10 @@ def check_limits(described: Mapping[str, Any], where: str, memory: int | None = 
             "limits: {answer_ms: 2500}  or without the slow methods",
         )
     for name, server in (("max_response_bytes", "max_response_size"), ("max_bytes", "max_request_size")):
-        if getattr(limits, name) > SERVER_BYTES:
+        if getattr(limits, name) > DEFAULT_BYTES:
             yield Finding(
                 ADVICE,
                 where,
-                f"limits.{name} is {getattr(limits, name)}, beyond TorchServe's own {server} of {SERVER_BYTES}",
+                f"limits.{name} is {getattr(limits, name)}, beyond TorchServe's own {server} of {DEFAULT_BYTES}",
                 f"{server}={getattr(limits, name) + 100_000}",
             )

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from camserve.operate.doctor.findings import ADVICE, UNSAFE
 
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "GITHUB_TOKEN")
-ANSWER_BYTES = 6_500_000
+ANSWER_BYTES = 6_500_000  # of an answer, in TorchServe's max_response_size of 6,553,500, which headers share
 SECRETS_LINE = "blacklist_env_vars=(?i).*(secret|token|passw|credential|api_?key|access_key|private).*"
 
 
