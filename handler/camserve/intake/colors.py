@@ -64,10 +64,11 @@ def to_rgb(image: Image.Image, depth: Depth) -> Image.Image:
     """Convert any mode to RGB: deep greys are scaled by their depth, transparency is laid on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()  # the opened file holds on to its decoder, a WebP's to two more pictures
-    flat = Image.new("RGB", image.size)
+    flat = Image.new("RGB", image.size, "white")
     for top in range(0, image.height, BAND):  # a second whole copy could be hundreds of megabytes
         box = (0, top, image.width, min(top + BAND, image.height))
-        flat.paste(_flatten(image.crop(box), depth), box)
+        band = _eight_bits(image.crop(box), depth)
+        flat.paste(band, box, band if band.mode == "RGBA" else None)
     return flat
 
 
@@ -83,14 +84,11 @@ def for_network(image: Image.Image, rgb: Image.Image, color: str, depth: Depth) 
     return rgb
 
 
-def _flatten(image: Image.Image, depth: Depth) -> Image.Image:
+def _eight_bits(image: Image.Image, depth: Depth) -> Image.Image:
     if is_deep(image):
         # Pillow would clip these to 8 bits instead of scaling them.
         return Image.fromarray((_scale(image, depth) + 0.5).astype(np.uint8)).convert("RGB")
-    if is_transparent(image):
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image.convert("RGBA" if is_transparent(image) else "RGB")
 
 
 def _scale(image: Image.Image, depth: Depth) -> np.ndarray:
