@@ -16,7 +16,7 @@ from camserve.errors import ConfigError
 pytestmark = pytest.mark.server
 
 SETTINGS = {
-    "body": {"service_envelope": "body"},
+    "body": {"service_envelope": "body", "decode_input_request": "true"},  # as image_classifier needs it
     "json": {"service_envelope": "json"},
     "kserve": {"service_envelope": "kserve", "decode_input_request": "false"},
     "kservev2": {"enable_envvars_config": "true"},  # and the environment says which

@@ -224,3 +224,25 @@ def test_the_limit_of_a_body_follows_that_of_a_picture(handler, ask, encoded):
     text = base64.b64encode(encoded(16, 16, color=(1, 2, 3))).decode()
     fits, long = ask(({"body": json.dumps({"data": text})}, REST), ({"body": json.dumps({"data": "A" * 70_000})}, REST))
     assert (fits.status, long.status) == (200, 413)
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2", "single"])
+def test_long_lists_in_the_bodies_of_a_batch_are_not_in_memory_together(ask, text, protocol):
+    long = [str(number % 1000) for number in range(100_000)]  # 6 MB, parsed
+    body = {
+        "v1": {"instances": [{"data": text}], "target": long},
+        "v2": {
+            "inputs": [{"name": "a", "datatype": "BYTES", "shape": [1], "data": [text]}],
+            "parameters": {"target": long},
+        },
+        "single": {"data": text, "target": long},
+    }[protocol]
+    rows = [({"body": bytearray(json.dumps(body).encode())}, REST) for _ in range(8)]
+    tracemalloc.start()
+    answers = ask(*rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 15e6
+    for answer in answers:
+        assert answer.status == 400
+        assert "too many entries" in answer.body.decode()

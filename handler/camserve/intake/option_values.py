@@ -37,10 +37,15 @@ def decode_value(value: object, name: str) -> object:
     return value
 
 
+def cut(value: object) -> object:
+    """Return a list with no more entries than it takes to refuse it: the bodies of a batch wait together."""
+    return value[: MOST_ENTRIES + 1] if isinstance(value, list) else value
+
+
 def _check_length(value: object, name: str) -> None:
     entries = value if isinstance(value, list) else [value]
     if len(entries) > MOST_ENTRIES:
-        raise BadOption(f"option {quote(name)} has {len(entries)} entries; the limit is {MOST_ENTRIES}")
+        raise BadOption(f"option {quote(name)} has too many entries; the limit is {MOST_ENTRIES}")
     for entry in entries:
         if isinstance(entry, (str, bytes, bytearray)) and len(entry) > LONGEST_TEXT:
             raise BadOption(f"option {quote(name)} has {len(entry)} characters; the limit is {LONGEST_TEXT}")

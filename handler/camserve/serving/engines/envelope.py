@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from camserve.errors import BadJson, quote
+from camserve.intake.option_values import cut
 from camserve.values import RawRequest, Response
 
 IMAGE_KEYS = ("data", "image", "body", "b64")
@@ -22,12 +23,17 @@ class Envelope:
 
 def split_image(fields: Mapping[str, object]) -> tuple[object, dict[str, object]]:
     """Part a body's picture from its options; a picture may be wrapped as {"b64": text}."""
-    options = dict(fields)
+    options = cut_lists(fields)
     images = {key: options.pop(key) for key in IMAGE_KEYS if key in options}
     if len(images) > 1:
         raise BadJson(f"there are pictures in {' and '.join(images)}: send one, under one name")
     image = next(iter(images.values()), None)
     return (image.get("b64") if isinstance(image, Mapping) else image), options
+
+
+def cut_lists(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return fields whose lists are cut where they are longer than any option may be."""
+    return {name: cut(value) for name, value in fields.items()}
 
 
 def require_list(value: object, name: str, limit: int) -> list[Any]:

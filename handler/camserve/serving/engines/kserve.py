@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from camserve.answer.respond import parse_json, shrink_to_limit, write_json
 from camserve.choices import JSON_TYPE
-from camserve.serving.engines.envelope import Envelope, joint_status, require_list, split_image, without_accept
+from camserve.serving.engines.envelope import (
+    Envelope,
+    cut_lists,
+    joint_status,
+    require_list,
+    split_image,
+    without_accept,
+)
 from camserve.serving.engines.v2 import is_v2, open_v2
 from camserve.settings import Limits
 from camserve.values import RawRequest, Response
@@ -26,7 +33,7 @@ def open_body(
 
 
 def _open_v1(row: RawRequest, body: Mapping[str, object], limits: Limits) -> Envelope:
-    shared = {name: value for name, value in body.items() if name not in ("instances", "signature_name")}
+    shared = cut_lists({name: value for name, value in body.items() if name not in ("instances", "signature_name")})
     bare = without_accept(row)
     requests = []
     for instance in require_list(body["instances"], "instances", limits.max_instances):

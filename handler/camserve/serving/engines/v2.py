@@ -10,6 +10,7 @@ from camserve.answer.respond import parse_json, refuse, shrink_to_limit, write_j
 from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, BadOption, RequestError, nearest, quote, unknown_choice
 from camserve.intake.option_parsers import PARSERS
+from camserve.intake.option_values import cut
 from camserve.serving.engines.envelope import Envelope, joint_status, require_list, without_accept
 from camserve.serving.engines.outputs import OUTPUTS, build_output
 from camserve.serving.engines.tensors import BinaryData, read_pictures
@@ -162,7 +163,7 @@ class _Parameters:
             raise BadJson("'parameters' must be an object of options")
         for name, value in found.items():
             if name in PARSERS:
-                self.options[name] = value
+                self.options[name] = cut(value)
             elif name in PROTOCOL:
                 self.protocol[name] = value
             else:
