@@ -1,5 +1,6 @@
 """Models that come, go and change their version under traffic, through the front."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -9,14 +10,23 @@ import pytest
 import requests
 from faulty_client import picture
 from nginx_needed import needs_nginx, started
+from PIL import Image
 from test_unsafe import copy_changed, renumber
 
+import hostile
 from camserve.operate.front import SERVER_PROPERTIES, Front
 from camserve.operate.server import Server
 
 pytestmark = [pytest.mark.server, needs_nginx]
 
 FINE, SLOW = picture(faults.FINE), picture(faults.SLOW)
+HOSTILE = [make() for make in (*hostile.SIZE_BOMBS.values(), *hostile.TIME_BOMBS.values())]
+LARGE = hostile.encode(Image.new("RGBA", (5_000, 5_000)), "PNG")
+HOSTILE += [
+    *hostile.mutated(50, 7),
+    hostile.heavy_scans(5_000, 5_000),
+    LARGE,
+]
 CLIENTS = 4
 ANSWER_SECONDS = 17 + 5  # what the front waits for TorchServe, and some more
 
@@ -57,9 +67,12 @@ def ask(front, body=FINE):
 
 @pytest.fixture
 def traffic(front):
-    """Ask on and on while a block runs."""
+    """Ask on and on while a block runs, with good pictures or with given bodies."""
 
     class Traffic:
+        def __init__(self, *bodies):
+            self._bodies = bodies or (FINE,)
+
         def __enter__(self):
             self.seen = [[] for _ in range(CLIENTS)]
             self._over = Event()
@@ -69,8 +82,9 @@ def traffic(front):
             return self
 
         def _ask(self, seen):
+            bodies = itertools.cycle(self._bodies)
             while not self._over.is_set():
-                seen.append(ask(front))
+                seen.append(ask(front, next(bodies)))
 
         def wait(self, more):
             """Wait until each client has so many more answers; from two on, what was under way is answered."""
@@ -96,16 +110,19 @@ def traffic(front):
     return Traffic
 
 
-def test_a_version_is_changed_and_no_request_is_lost(traffic, manage):
+@pytest.mark.parametrize("beside", [[FINE], HOSTILE], ids=["good", "hostile"])
+def test_a_version_is_changed_and_no_request_is_lost(traffic, manage, beside):
     """Register, make it the default, wait for what the old one holds, remove."""
-    with traffic() as running:
+    with traffic(*beside) as others, traffic() as running:
         for version, old, archive in (("2.0", "1.0", "second.mar"), ("1.0", "2.0", "faulty.mar")):
             manage("POST", "/models", url=archive, initial_workers=1, synchronous="true")
             manage("PUT", f"/models/faulty/{version}/set-default")
             running.wait(2)
+            others.wait(2)
             manage("DELETE", f"/models/faulty/{old}")
             running.wait(3)
     assert running.statuses == {200}
+    assert others.statuses <= {200, 400, 413, 415, 503}
     assert running.versions == {"1.0", "2.0"}
 
 

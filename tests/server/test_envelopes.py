@@ -16,8 +16,9 @@ from camserve.errors import ConfigError
 pytestmark = pytest.mark.server
 
 SETTINGS = {
-    "body": {"service_envelope": "body", "decode_input_request": "true"},  # as image_classifier needs it
-    "json": {"service_envelope": "json"},
+    # The stock handler leaves it to TorchServe to parse JSON.
+    "body": {"service_envelope": "body", "decode_input_request": "true"},
+    "json": {"service_envelope": "json", "decode_input_request": "true"},
     "kserve": {"service_envelope": "kserve", "decode_input_request": "false"},
     "kservev2": {"enable_envvars_config": "true"},  # and the environment says which
 }
