@@ -110,7 +110,10 @@ def traffic(front):
     return Traffic
 
 
-@pytest.mark.parametrize("beside", [[FINE], HOSTILE], ids=["good", "hostile"])
+beside_others = pytest.mark.parametrize("beside", [[FINE], HOSTILE], ids=["good", "hostile"])
+
+
+@beside_others
 def test_a_version_is_changed_and_no_request_is_lost(traffic, manage, beside):
     """Register, make it the default, wait for what the old one holds, remove."""
     with traffic(*beside) as others, traffic() as running:
@@ -126,19 +129,22 @@ def test_a_version_is_changed_and_no_request_is_lost(traffic, manage, beside):
     assert running.versions == {"1.0", "2.0"}
 
 
-def test_a_drained_model_is_unregistered_and_no_request_is_lost(front, traffic, manage):
+@beside_others
+def test_a_drained_model_is_unregistered_and_no_request_is_lost(front, traffic, manage, beside):
     draining = front.folder / "draining" / "faulty"
-    with ThreadPoolExecutor(CLIENTS) as pool, traffic() as running:
+    with ThreadPoolExecutor(CLIENTS) as pool, traffic(*beside) as others, traffic() as running:
         waiting = [pool.submit(ask, front, SLOW) for _ in range(CLIENTS)]
         time.sleep(1)
         draining.touch()
         assert {call.result()[0] for call in waiting} <= {200, 503}
         running.wait(2)
+        others.wait(2)
         manage("DELETE", "/models/faulty/1.0")
         manage("POST", "/models", url="faulty.mar", initial_workers=1, synchronous="true")
         draining.unlink()
         running.wait(3)
     assert running.statuses == {200, 503}
+    assert others.statuses <= {200, 400, 413, 415, 503}
     assert {seen[-1][0] for seen in running.seen} == {200}
 
 
