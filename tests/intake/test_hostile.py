@@ -25,6 +25,7 @@ from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.output_spec import line_up
 from camserve.serving.batch import Classifier
+from camserve.serving.engines.answering import Answering
 from camserve.serving.engines.torchserve import TorchServeHandler
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import Limits, load_settings
@@ -225,7 +226,7 @@ def test_fuzzed_options_are_valid_or_refused(schema, fields, headers, path):
 def handle(pipeline):
     """Call the handler as TorchServe does: rows and headers in; statuses, headers and bodies out."""
     handler = TorchServeHandler()
-    handler._pipeline = pipeline
+    handler._answering = Answering(pipeline)
 
     def handle(*rows):
         processors = [RequestProcessor(dict(headers)) for _, headers in rows]

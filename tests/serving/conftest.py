@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from as_torchserve import context_of
+from camserve.serving.engines.answering import Answering
 from camserve.serving.engines.torchserve import TorchServeHandler
 from colour_pipeline import build
 
@@ -13,7 +14,7 @@ from colour_pipeline import build
 @pytest.fixture
 def handler():
     handler = TorchServeHandler()
-    handler._pipeline = build()
+    handler._answering = Answering(build())
     return handler
 
 

@@ -219,8 +219,8 @@ def test_asynchronous_communication_is_refused_at_load(tmp_path):
 
 
 def test_the_limit_of_a_body_follows_that_of_a_picture(handler, ask, encoded):
-    settings = handler._pipeline.settings
-    handler._pipeline.settings = replace(settings, limits=replace(settings.limits, max_bytes=1_000))
+    settings = handler._answering.pipeline.settings
+    handler._answering.pipeline.settings = replace(settings, limits=replace(settings.limits, max_bytes=1_000))
     text = base64.b64encode(encoded(16, 16, color=(1, 2, 3))).decode()
     fits, long = ask(({"body": json.dumps({"data": text})}, REST), ({"body": json.dumps({"data": "A" * 70_000})}, REST))
     assert (fits.status, long.status) == (200, 413)

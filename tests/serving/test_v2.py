@@ -299,8 +299,8 @@ def test_broken_binary_data_are_refused(ask, colours, name):
 
 @pytest.mark.parametrize("in_binary", [False, True])
 def test_answers_stay_within_their_size_and_say_what_was_left_out(handler, infer, ask, text, in_binary):
-    limits = replace(handler._pipeline.settings.limits, max_response_bytes=2_000)
-    handler._pipeline.settings = replace(handler._pipeline.settings, limits=limits)
+    limits = replace(handler._answering.pipeline.settings.limits, max_response_bytes=2_000)
+    handler._answering.pipeline.settings = replace(handler._answering.pipeline.settings, limits=limits)
     body = {
         "inputs": [tensor(*[text] * 16)],
         "outputs": [{"name": "grid"}, {"name": "indices"}],
