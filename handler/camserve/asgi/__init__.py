@@ -1,0 +1,1 @@
+"""Archives served by one process without TorchServe: an ASGI application, and uvicorn to run it."""

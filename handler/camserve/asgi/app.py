@@ -1,0 +1,172 @@
+"""The routes of TorchServe's inference side and of the front, as one ASGI application."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import re
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from camserve.asgi.batches import Batches
+from camserve.asgi.metrics import Metrics
+from camserve.asgi.received import fields_of, plain_headers, read_body
+from camserve.asgi.refusals import Refused
+from camserve.choices import JSON_TYPE
+from camserve.serving.engines.answering import ReceivedRow, wants_page
+from camserve.viewer.page import HTML_TYPE, render_page
+
+BAD_PATH = re.compile(r"[\x00-\x1f\x7f\\]|//|/\.\.?(/|$)")
+MODEL = r"(?P<model>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
+ASKED = (  # path -> model, version, what follows it, and whether an explanation is asked for by the route
+    re.compile(rf"/(?P<verb>predictions|explanations)/{MODEL}(/(?P<version>[^/]+)(?P<rest>/.*)?)?"),
+    re.compile(rf"/v1/models/{MODEL}:(?P<verb>predict|explain)"),
+    re.compile(rf"/v2/models/{MODEL}(/versions/(?P<version>[^/]+))?/(?P<verb>infer|explain)"),
+)
+READY = re.compile(rf"/v2/models/{MODEL}/ready")
+EXPLAINING = ("explanations", "explain")
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model and its queue."""
+
+    version: str
+    batches: Batches
+
+
+class App:
+    """Answers requests for some models; everything but health wants the token."""
+
+    def __init__(self, models: Mapping[str, Served], token: str, most_bytes: int, metrics: Metrics) -> None:
+        """Serve ``models`` by name; a body may have ``most_bytes``."""
+        self._models = models
+        self._token = token
+        self._most_bytes = most_bytes
+        self._metrics = metrics
+
+    def asgi(self) -> Starlette:
+        """Return the application; queues run while it does."""
+        methods = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+        return Starlette(routes=[Route("/{path:path}", _guarded(self._route), methods=methods)], lifespan=self._running)
+
+    @contextlib.asynccontextmanager
+    async def _running(self, _app: Starlette) -> AsyncIterator[None]:
+        for served in self._models.values():
+            served.batches.start()
+        yield
+        for served in self._models.values():
+            await served.batches.stop()
+
+    async def _route(self, request: Request, request_id: str) -> Response:
+        path = request.scope["path"]
+        if BAD_PATH.search(path):
+            raise Refused("bad_path", "control characters, dots, backslashes and empty parts may not stand in a path")
+        if (health := self._health(path)) is not None:
+            if request.method != "GET":
+                raise Refused("wrong_method", "send GET")
+            return health
+        if path == "/metrics":
+            self._check_token(request)
+            return Response(self._metrics.page(), media_type=METRICS_TYPE)
+        for form in ASKED:
+            if found := form.fullmatch(path):
+                return await self._ask(request, request_id, found)
+        raise Refused(
+            "no_such_route",
+            "ask /predictions/MODEL, /explanations/MODEL, /v1/models/MODEL:predict, :explain, or "
+            "/v2/models/MODEL/infer, explain",
+        )
+
+    def _health(self, path: str) -> Response | None:
+        """Return the answer to a question for health, which needs no token."""
+        stuck = [name for name, served in self._models.items() if served.batches.is_stuck]
+        if path in ("/ping", "/v2/health/live"):
+            return _json('{"status": "Unhealthy"}', 500) if stuck else _json('{"status": "Healthy"}')
+        if path == "/v2/health/ready":
+            return _ready(not stuck)
+        if found := READY.fullmatch(path):
+            return _ready(found["model"] in self._models and found["model"] not in stuck)
+        return None
+
+    async def _ask(self, request: Request, request_id: str, asked: re.Match[str]) -> Response:
+        parts = asked.groupdict()
+        if request.method not in ("POST", "PUT", "GET"):
+            raise Refused("wrong_method", "send POST or PUT")
+        if request.url.query:
+            raise Refused(
+                "query_string",
+                "options do not stand after a question mark: send them as headers (x-camserve-target: tabby), form "
+                "fields, JSON keys or path pairs",
+            )
+        if request.method == "GET" and not self._is_let_in(request) and _names_html(request):
+            return _page_without_model()
+        self._check_token(request)
+        served = self._find(parts["model"], parts.get("version"))
+        row = await self._receive(request, request_id, parts)
+        if request.method == "GET" and not wants_page(row):
+            raise Refused("wrong_method", "send POST or PUT")
+        answer = await served.batches.answer(row)
+        headers = {**answer.headers, "X-Request-Id": request_id}
+        if answer.status == 503:
+            headers["Retry-After"] = "1"
+        return Response(answer.body, answer.status, headers, answer.content_type)
+
+    async def _receive(self, request: Request, request_id: str, parts: Mapping[str, str | None]) -> ReceivedRow:
+        headers = plain_headers(request)
+        headers["explain"] = str(parts["verb"] in EXPLAINING)
+        headers["url_path"] = (parts.get("rest") or "").removeprefix("/")
+        body = await read_body(request, self._most_bytes)
+        return ReceivedRow(fields_of(body, headers), headers, request_id)
+
+    def _find(self, name: str | None, version: str | None) -> Served:
+        served = self._models.get(name or "")
+        if served is None:
+            raise Refused("no_such_model", f"the models here are: {', '.join(self._models)}")
+        if version is not None and version != served.version:
+            raise Refused("no_such_model", f"{name} is served in version {served.version} alone")
+        return served
+
+    def _check_token(self, request: Request) -> None:
+        if not self._is_let_in(request):
+            raise Refused("no_token", "send a valid token: Authorization: Bearer TOKEN")
+
+    def _is_let_in(self, request: Request) -> bool:
+        sent = request.headers.get("authorization", "")
+        return hmac.compare_digest(sent.encode(), f"Bearer {self._token}".encode())
+
+
+def _guarded(route: Callable[[Request, str], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def guarded(request: Request) -> Response:
+        request_id = str(uuid.uuid4())
+        try:
+            return await route(request, request_id)
+        except Refused as refused:
+            return refused.response(request_id)
+
+    return guarded
+
+
+def _names_html(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "").lower()
+
+
+def _page_without_model() -> Response:
+    """The page asks for a token and reads the model with it: it holds nothing of any model."""
+    page = render_page(None)
+    return Response(page.body, 200, {**page.headers, "Cache-Control": "no-cache"}, HTML_TYPE)
+
+
+def _ready(ready: bool) -> Response:
+    return _json('{"ready": true}') if ready else _json('{"ready": false}', 503)
+
+
+def _json(text: str, status: int = 200) -> Response:
+    return Response(text, status, media_type=JSON_TYPE)
