@@ -23,7 +23,7 @@ from camserve.operate.doctor.files import read_properties
 from camserve.operate.endpoint import Endpoint
 from camserve.operate.java import find_java
 from camserve.operate.metrics import find_metrics
-from camserve.operate.ports import LOOPBACK, addresses, check_socket_folder
+from camserve.operate.ports import LOOPBACK, METRICS_OFFSET, addresses, check_socket_folder
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
 
@@ -208,7 +208,7 @@ class Server:
     @property
     def metrics_url(self) -> str:
         """The address that Prometheus scrapes."""
-        return f"http://{LOOPBACK}:{self._port + 2}/metrics"
+        return f"http://{LOOPBACK}:{self._port + METRICS_OFFSET}/metrics"
 
     def _token(self, side: str) -> str:
         path = self.folder / "key_file.json"
