@@ -87,7 +87,8 @@ class Front:
         if launch([self._program, "-c", str(config), "-p", str(self.folder)], log, self.folder):
             raise ConfigError(f"nginx does not start: {last_lines(log)}")
         self._daemon = Daemon(_read_pid(self.folder / "nginx.pid"))
-        self._token = add_client(self.folder, FOREVER_SECONDS)
+        if self._tokens is None:
+            self._token = add_client(self.folder, FOREVER_SECONDS)
         self.look()
         self._check_reach()
 
@@ -130,8 +131,8 @@ class Front:
 
     @property
     def inference(self) -> Endpoint:
-        """The address for clients, with a token that lives as long as this front."""
-        return Endpoint(f"http://{join_address(self._host, self._port)}", self._token)
+        """The address for clients, with a token that lives as long as this front unless a folder holds the tokens."""
+        return Endpoint(f"http://{join_address(self._host, self._port)}", self._token or "TOKEN")
 
     def look(self) -> None:
         """Every few seconds, note which models are ready, and delete the tokens that have ended."""

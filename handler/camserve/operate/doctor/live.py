@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import psutil
 import requests
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, describe_silence
 from camserve.operate.doctor.files import check_model
 from camserve.operate.doctor.findings import ADVICE, UNSAFE, Finding
 from camserve.operate.doctor.limits import check_limits
@@ -100,4 +100,4 @@ def _ask(method: str, url: str, token: str) -> requests.Response:
     try:
         return requests.request(method, url, headers=headers, timeout=SECONDS)
     except requests.RequestException as error:
-        raise ConfigError(f"nothing answers at {url} ({type(error).__name__})") from None
+        raise ConfigError(describe_silence(url, error)) from None
