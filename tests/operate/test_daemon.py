@@ -105,7 +105,7 @@ launch([sys.executable, "-c", sys.argv[2], "", "time.sleep(600)"], log, log.pare
 daemon = Daemon(int(log.read_text().split()[0]))
 print(log.read_text(), flush=True)
 sys.stdin.read()
-daemon._guardian.release()
+daemon.leave()
 """
 
 
@@ -128,7 +128,7 @@ def test_a_daemon_ends_with_the_command_that_was_killed(command):
     assert psutil.wait_procs(below, timeout=30)[1] == []
 
 
-def test_a_daemon_that_was_released_goes_on(command):
+def test_a_daemon_that_is_left_goes_on(command):
     process, below = command
     process.stdin.close()
     assert process.wait(30) == 0

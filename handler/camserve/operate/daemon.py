@@ -47,6 +47,10 @@ class Daemon:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def leave(self) -> None:
+        """Let the process go on when this one has ended; it ends with it otherwise, however that comes."""
+        self._guardian.release()
+
     def stop(self, seconds: float) -> None:
         """End the process and all that it started, by SIGKILL what has not ended after ``seconds``."""
         if self._is_stopped:
