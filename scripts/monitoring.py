@@ -1,4 +1,4 @@
-"""Write the rules and the dashboard that follow from the table of signals, and the page that alerts link to."""
+"""Write what follows from the table of signals: rules, dashboard, both as Kubernetes objects, and the runbook."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import html
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from camserve.drift.dashboard import make_dashboard, make_signal_rules
 
 FOLDER = Path("config/monitoring")
+OBJECTS = Path("config/kubernetes/monitoring")
 NOTE = "# Written by scripts/monitoring from handler/camserve/monitor/signals.py.\n"
 PAGE = Path("docs/monitoring.md")
 RUNBOOK = """<!doctype html>
@@ -51,11 +54,31 @@ def _format_block(block: str) -> str:
     return f"<p>{text}</p>"
 
 
+def make_rule_object(signals: dict[str, Any], rules: dict[str, Any]) -> str:
+    """Return the PrometheusRule that holds the groups of two files of rules."""
+    groups = [*signals["groups"], *rules["groups"]]
+    header = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "camserve"}}
+    written = yaml.safe_dump({**header, "spec": {"groups": groups}}, sort_keys=False, width=140)
+    return f"# Written by scripts/monitoring from {FOLDER}/signals.yml and rules.yml.\n{written}"
+
+
+def make_dashboard_object(dashboard: str) -> str:
+    """Return the ConfigMap in which Grafana's sidecar finds the dashboard."""
+    metadata = {"name": "camserve-dashboard", "labels": {"grafana_dashboard": "1"}}
+    header = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}, sort_keys=False)
+    data = textwrap.indent(dashboard, "    ")
+    return f"# Written by scripts/monitoring.\n{header}data:\n  camserve.json: |\n{data}"
+
+
 def files() -> dict[Path, str]:
-    rules = yaml.safe_dump(make_signal_rules(), sort_keys=False, width=140)
+    rules = make_signal_rules()
+    dashboard = json.dumps(make_dashboard(), indent=1) + "\n"
+    alerts = yaml.safe_load((FOLDER / "rules.yml").read_text(encoding="utf-8"))
     return {
-        FOLDER / "signals.yml": NOTE + rules,
-        FOLDER / "grafana" / "dashboards" / "camserve.json": json.dumps(make_dashboard(), indent=1) + "\n",
+        FOLDER / "signals.yml": NOTE + yaml.safe_dump(rules, sort_keys=False, width=140),
+        FOLDER / "grafana" / "dashboards" / "camserve.json": dashboard,
+        OBJECTS / "rules.yaml": make_rule_object(rules, alerts),
+        OBJECTS / "dashboard.yaml": make_dashboard_object(dashboard),
         FOLDER / "consoles" / "runbook.html": make_runbook(PAGE.read_text(encoding="utf-8")),
     }
 

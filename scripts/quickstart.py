@@ -59,6 +59,7 @@ def show(keep: bool, wanted_port: int | None) -> None:
     if not keep:
         server.stop()
         return
+    server.leave()
     print(f"\nThe server is running (logs in {server.folder}). Try:")
     picture, target = "-H 'accept: image/jpeg' -o why.jpg", "-H 'x-camserve-target: Egyptian cat'"
     for photo, options in ((photos[0], ()), (photos[1], (picture,)), (photos[1], (target,))):

@@ -28,6 +28,15 @@ Value = TypeVar("Value")
 LINE_LIMIT = 200  # characters of another library's message that an error of ours repeats
 TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # torch underlines its advice
 QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log may repeat
+# What libraries say of a connection that fails, and the next step.
+SILENCE = (
+    ("Schema|InvalidURL|Invalid URL", "write the whole address, such as http://127.0.0.1:8080"),
+    ("NameResolution|gaierror|Name or service", "no machine is known by this name"),
+    ("refused|Refused", "the connection is refused: start the server, or name the port that it listens on"),
+    ("SSL", "no secure connection: a server without a certificate of its own is at http://"),
+    ("[Tt]ime(d )?out", "it takes too long: the machine or the server is busy, or a firewall keeps the port"),
+    ("disconnected|reset|aborted", "the connection was cut: another program may listen on this port"),
+)
 
 
 class CamserveError(Exception):
@@ -174,6 +183,13 @@ def printable(text: object) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without terminal codes, at most 200 characters."""
     return TERMINAL_CODE.sub("", str(error)).strip().partition("\n")[0][:LINE_LIMIT]
+
+
+def describe_silence(url: str, error: Exception) -> str:
+    """Return one line that says why nothing answers at an address, and what to do."""
+    found = f"{type(error).__name__} {error}"
+    reasons = (reason for pattern, reason in SILENCE if re.search(pattern, found))
+    return f"nothing answers at {quote(url)[1:-1]}: {next(reasons, first_line(error) or type(error).__name__)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -70,7 +70,7 @@ for arguments in json.loads(sys.argv[1]):
 def test_importing_the_command_line_imports_no_subcommand(tmp_path):
     script = "import sys, camserve.cli; print([name for name in sys.modules if name.startswith('camserve')])"
     done = run_python(script, cwd=tmp_path)
-    names = ["camserve", "camserve.cli", "camserve.cli.command", "camserve.errors"]
+    names = ["camserve", "camserve.cli", "camserve.cli.command", "camserve.cli.terminal", "camserve.errors"]
     assert sorted(ast.literal_eval(done.stdout)) == names
 
 

@@ -12,8 +12,9 @@ import yaml
 from camserve.cli import main
 from camserve.cli.calibrate import calibration_lines
 from camserve.drift.calibration import calibrate, dispersion_rules
-from camserve.drift.counts import LIVE, REFERENCE, Series, Version, added, read_counts, references
+from camserve.drift.counts import LIVE, REFERENCE, Series, added, read_counts, references
 from camserve.drift.exporter import EvidencePage, serve_page
+from camserve.drift.version import Version
 from camserve.drift.watcher import Watcher
 from camserve.errors import ConfigError
 
@@ -76,7 +77,7 @@ def test_a_port_without_a_baseline_says_what_is_missing(port):
 def test_a_port_that_is_no_prometheus_is_refused(port):
     with pytest.raises(ConfigError, match="no Prometheus"):
         read_counts(port.url.replace("/metrics", ""))
-    with pytest.raises(ConfigError, match="does not answer"):
+    with pytest.raises(ConfigError, match="the connection is refused: start the server"):
         read_counts("http://127.0.0.1:9/metrics")
 
 

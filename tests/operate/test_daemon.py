@@ -1,8 +1,10 @@
 """A background process is adopted: how it ended is known, and nothing of it is left."""
 
 import signal
+import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -92,3 +94,42 @@ def test_what_ignores_sigterm_is_killed(adopt):
 def test_a_process_that_is_gone_is_named():
     with pytest.raises(ConfigError, match="process 4194305 ended as soon as it was started"):
         Daemon(4194305)  # above the largest number that Linux gives
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from camserve.operate.daemon import Daemon, launch
+log = Path(sys.argv[1])
+launch([sys.executable, "-c", sys.argv[2], "", "time.sleep(600)"], log, log.parent)
+daemon = Daemon(int(log.read_text().split()[0]))
+print(log.read_text(), flush=True)
+sys.stdin.read()
+daemon.leave()
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A command that has started a daemon; its standard input keeps it, and the daemon's number and its child's."""
+    words = [sys.executable, "-c", COMMAND, str(tmp_path / "log"), LAUNCHER]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        below = [psutil.Process(int(number)) for number in process.stdout.readline().split()]
+        yield process, below
+        process.kill()
+        for left in below:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+
+
+def test_a_daemon_ends_with_the_command_that_was_killed(command):
+    process, below = command
+    process.send_signal(signal.SIGKILL)
+    assert psutil.wait_procs(below, timeout=30)[1] == []
+
+
+def test_a_daemon_that_is_left_goes_on(command):
+    process, below = command
+    process.stdin.close()
+    assert process.wait(30) == 0
+    assert psutil.wait_procs(below, timeout=1)[0] == []

@@ -12,6 +12,7 @@ import pytest
 
 from camserve.cli import main
 from camserve.errors import ConfigError
+from camserve.operate.client_tokens import ClientTokens
 from camserve.operate.front import TEMPLATE, Front, add_client, find_nginx
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
@@ -64,10 +65,37 @@ def test_without_nginx_the_package_to_install_is_named(monkeypatch):
         find_nginx()
 
 
-def test_cors_without_a_front_is_refused(capsys, tmp_path):
+@pytest.mark.parametrize("option", [["--cors", "https://a.example"], ["--listen", "0.0.0.0"], ["--clients", "."]])
+def test_options_of_a_front_without_one_are_refused(capsys, tmp_path, option):
     (tmp_path / "pets.mar").touch()
-    assert main(["serve", str(tmp_path / "pets.mar"), "--cors", "https://a.example"]) == 1
-    assert capsys.readouterr().err == "camserve: --cors needs --proxy\n"
+    assert main(["serve", str(tmp_path / "pets.mar"), *option]) == 1
+    assert capsys.readouterr().err == f"camserve: {option[0]} needs --proxy\n"
+
+
+def test_an_address_is_written_as_nginx_and_torchserve_read_it(nginx, server):
+    port = free_ports(19580)
+    assert f"listen 0.0.0.0:{port} backlog" in Front(server, port, host="0.0.0.0")._render()
+    assert f"listen [::]:{port} backlog" in Front(server, port, host="::")._render()
+    assert Front(server, port, host="0.0.0.0").inference.url == f"http://127.0.0.1:{port}"
+    with pytest.raises(ConfigError, match=r"--listen 'example\.com' is no IP address: write 0\.0\.0\.0"):
+        Front(server, port, host="example.com")
+
+
+def test_a_folder_of_tokens_is_read_and_a_wrong_one_named(tmp_path):
+    lines = []
+    (tmp_path / "ann").write_text("a" * 16 + "\n")
+    (tmp_path / "..data").mkdir()
+    tokens = ClientTokens(tmp_path, lines.append)
+    assert tokens.read() == {"a" * 16}
+    (tmp_path / "bob").write_text("a token; with words")
+    assert tokens.read() == tokens.read() == {"a" * 16}
+    (line,) = lines
+    assert "'bob' in" in line
+    assert "must hold one token of 16 to 128 letters" in line
+    with pytest.raises(ConfigError, match="'bob' in"):
+        ClientTokens(tmp_path, lines.append)
+    with pytest.raises(ConfigError, match="cannot read /nowhere: No such file"):
+        ClientTokens(Path("/nowhere"), lines.append)
 
 
 def test_a_token_is_an_empty_file_whose_time_is_its_end(tmp_path):

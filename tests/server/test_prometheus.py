@@ -19,9 +19,10 @@ from camserve.build.pack import add_baseline
 from camserve.build.recipe import load_recipe
 from camserve.cli import main
 from camserve.drift.calibration import from_prometheus
-from camserve.drift.counts import Version, query, read_counts, references
+from camserve.drift.counts import query, read_counts, references
 from camserve.drift.exporter import EvidencePage, serve_page
 from camserve.drift.statistics import ALARM_WINDOWS
+from camserve.drift.version import Version
 from camserve.drift.watcher import Watcher
 from camserve.errors import ConfigError
 

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import faulty_network as faults
 import psutil
@@ -92,3 +93,60 @@ def test_a_temporary_folder_is_one_that_nginx_reaches(supervise, faulty_archive,
         running.signal(signal.SIGTERM)
         running.end()
     assert list(folder.iterdir()) == []
+
+
+def test_a_killed_command_leaves_neither_front_nor_server_behind(supervise, faulty_archive, open_folder):
+    with supervise(open_folder(), "--proxy", "0", faulty_archive) as running:
+        running.until("/predictions/faulty")
+        below = running.below
+        assert "nginx" in {process.name() for process in below}
+        running.signal(signal.SIGKILL)
+        assert running.end() == -signal.SIGKILL
+        assert psutil.wait_procs(below, timeout=40)[1] == []
+
+
+def mount_secret(folder, version, **clients):
+    """Lay files out as Kubernetes mounts a Secret: names link through ``..data``, which is exchanged whole."""
+    data = folder / f"..{version}"
+    data.mkdir(parents=True)
+    for name, token in clients.items():
+        (data / name).write_text(f"{token}\n")
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data") / name)
+    (folder / "..new").symlink_to(data.name)
+    (folder / "..new").rename(folder / "..data")
+
+
+def until(holds):
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert holds()
+
+
+def test_clients_of_a_mounted_secret_are_let_in_and_out_again(supervise, faulty_archive, open_folder):
+    """As config/kubernetes runs it: on every address, with the metrics too."""
+    folder = open_folder()
+    ann, bob = "ann-" + "a" * 20, "bob-" + "b" * 20
+    mount_secret(folder / "secret", "1", ann=ann)
+    options = ["--listen", "0.0.0.0", "--metrics-listen", "0.0.0.0", "--clients", folder / "secret"]
+    with supervise(folder / "run", "--proxy", "0", *options, faulty_archive) as running:
+        url, shown = asked(running.until("/predictions/faulty"))
+        assert shown == {"Authorization": "Bearer TOKEN"}  # logs of pods go to many places
+
+        def status(token):
+            return ask(url, {"Authorization": f"Bearer {token}"}).status_code
+
+        assert (status(ann), status(bob)) == (200, 401)
+        elsewhere = url.replace("127.0.0.1", "127.0.0.2")
+        assert requests.get(f"{elsewhere.partition('/predictions')[0]}/v2/health/ready", timeout=10).ok
+        assert requests.get(f"http://127.0.0.2:{running.port + 2}/metrics", timeout=10).ok
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"http://127.0.0.2:{running.port + 1}/models", timeout=10)
+        mount_secret(folder / "secret", "2", bob=bob, odd="short")
+        (folder / "secret" / "ann").unlink()
+        until(lambda: (status(ann), status(bob)) == (401, 200))
+        running.until("'odd' in")
+        running.signal(signal.SIGTERM)
+        running.end()
+    assert list((folder / "run" / "front" / "clients").iterdir()) == []

@@ -49,6 +49,16 @@ def test_a_killed_java_ends_the_command_which_names_its_fate(supervise, faulty_a
     assert not (tmp_path / "tmp").exists()
 
 
+def test_a_killed_command_leaves_no_server_behind(supervise, faulty_archive, tmp_path):
+    with supervise(tmp_path, faulty_archive) as running:
+        running.until("/predictions/faulty")
+        below = running.below
+        running.signal(signal.SIGKILL)
+        assert running.end() == -signal.SIGKILL
+        assert psutil.wait_procs(below, timeout=40)[1] == []
+    assert is_free(running.port)
+
+
 def test_a_signal_while_the_server_starts_is_obeyed(supervise, faulty_archive, tmp_path):
     with supervise(tmp_path, faulty_archive) as running:
         running.until("starting:")

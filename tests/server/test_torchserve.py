@@ -159,6 +159,11 @@ def depends_on_the_machine(risk):
     return risk.startswith("a batch may take")  # long, where other jobs ran while the worker measured itself
 
 
-def test_the_doctor_says_that_it_needs_a_token(server):
-    (locked,) = check_server(server.management.url, "", server.metrics_url)
+@pytest.mark.parametrize(("token", "said"), [("", "wants a token"), ("wrong", "wants another token")])
+def test_the_doctor_does_not_pass_what_it_could_not_look_at(server, capsys, token, said):
+    side = server.management
+    (locked,) = check_server(side.url, token, server.metrics_url)
+    assert said in locked.risk
     assert "--token" in locked.line
+    assert main(["doctor", "--url", side.url, "--metrics", server.metrics_url, "--token", token]) == 1
+    assert capsys.readouterr().out.endswith("\n0 unsafe, 1 unchecked, 0 advice\n")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camserve.build.archive_file import extract_all, open_mar, read_config, read_manifest, read_member
-from camserve.drift.counts import Version
+from camserve.drift.version import Version
 from camserve.errors import ConfigError, quote
-from camserve.monitor.baseline import Baseline, read_baseline
 from camserve.settings import Settings, load_settings
 from camserve.values import Progress
 
 if TYPE_CHECKING:
+    from camserve.monitor.baseline import Baseline
     from camserve.serving.pipeline import Pipeline
 
 
@@ -41,6 +41,9 @@ def read_contents(path: Path) -> Contents:
 
 def baseline_of(path: Path) -> tuple[Version, Baseline]:
     """Return an archive's version and its baseline. ConfigError: it has none."""
+    # Most of what reads an archive needs no numpy, and starts sooner without.
+    from camserve.monitor.baseline import read_baseline
+
     contents = read_contents(path)
     name = contents.settings.monitoring.baseline
     if name is None:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
 from camserve.cli.command import build_parser, chosen_command, missing_extra
+from camserve.cli.terminal import RED, paint
 from camserve.errors import CamserveError, first_line, printable
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit status is 0, 1 (the work failed) or 2 (usage)."""
+    """Run one subcommand; the exit status is 0, 1 (the work failed), 2 (usage) or 130 (Ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = chosen_command(arguments)
     try:
         args = build_parser(name).parse_args(arguments)
         return int(args.run(args))
     except KeyboardInterrupt:
-        return 1
+        print("camserve: stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(_line(name, error), file=sys.stderr)
+        print(paint(_line(name, error), RED, sys.stderr), file=sys.stderr)
     return 1
 
 

@@ -14,8 +14,8 @@ import yaml
 from camserve.build.unpack import baseline_of
 from camserve.drift.audit_log import read_audit
 from camserve.drift.calibration import Calibration, History, calibrate, dispersion_rules, from_audit, from_prometheus
-from camserve.drift.counts import Version
 from camserve.drift.statistics import TESTS
+from camserve.drift.version import Version
 
 EXAMPLE = """examples:
   camserve calibrate --metrics-url http://127.0.0.1:9090 --days 14 --out config/monitoring

@@ -11,9 +11,10 @@ from pathlib import Path
 from camserve.build.unpack import check_names
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError
+from camserve.operate.client_tokens import ClientTokens
 from camserve.operate.endpoint import curl_line
 from camserve.operate.front import SERVER_PROPERTIES, Front
-from camserve.operate.ports import FIRST_PORT, PORTS_NEEDED, choose_port
+from camserve.operate.ports import FIRST_PORT, LOOPBACK, METRICS_OFFSET, PORTS_NEEDED, choose_port, join_address
 from camserve.operate.server import Server
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.operate.supervisor import Supervisor
@@ -21,6 +22,7 @@ from camserve.operate.supervisor import Supervisor
 EXAMPLE = """examples:
   camserve serve model_store/imagenet.mar --port 8080
   camserve serve model_store/imagenet.mar --proxy 8000 --cors https://your.site
+  camserve serve /models/imagenet.mar --proxy 8000 --listen 0.0.0.0 --clients /etc/camserve/clients  # in a container
 """
 
 
@@ -40,20 +42,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cors", action="append", default=[], metavar="ORIGIN", help="with --proxy: a web page that may call"
     )
+    parser.add_argument("--listen", metavar="IP", help=f"with --proxy: where the front listens ({LOOPBACK})")
+    parser.add_argument(
+        "--clients",
+        type=Path,
+        metavar="DIR",
+        help="with --proxy: let in clients whose tokens lie in the files of this folder, such as a Secret's",
+    )
+    parser.add_argument(
+        "--metrics-listen",
+        metavar="IP",
+        default=LOOPBACK,
+        help="where the metrics listen, which want no token (%(default)s)",
+    )
     parser.add_argument("--config", type=Path, default=SHIPPED_CONFIG, help="another config.properties")
     parser.add_argument("--folder", type=Path, help="where state, tokens and logs go; default: a new temporary folder")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes or the server ends; return the server's exit status."""
-    if args.cors and args.proxy is None:
-        raise ConfigError("--cors needs --proxy")
+    _check_options(args)
     check_names(args.archives, say)
     port = choose_port(args.port, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
-    properties = {} if args.proxy is None else SERVER_PROPERTIES
-    server = Server(args.archives, folder, port, args.config, Path(sys.executable), **properties)
-    front = None if args.proxy is None else Front(server, args.proxy or port + PORTS_NEEDED, args.cors)
+    server = Server(args.archives, folder, port, args.config, Path(sys.executable), **_properties(args, port))
+    front = None if args.proxy is None else _front(args, server, port)
     if front is not None and args.folder is None:
         folder.chmod(0o711)  # nginx's workers are another user where root starts it
     supervisor = Supervisor(server, front, say)
@@ -64,6 +77,26 @@ def run(args: argparse.Namespace) -> int:
         if args.folder is None and supervisor.was_asked:
             shutil.rmtree(folder, ignore_errors=True)
     return status
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    for name in ("cors", "listen", "clients"):
+        if getattr(args, name) and args.proxy is None:
+            raise ConfigError(f"--{name} needs --proxy")
+
+
+def _properties(args: argparse.Namespace, port: int) -> dict[str, str]:
+    """Return the lines of config.properties that the options set."""
+    lines = {
+        "metrics_address": f"http://{join_address(args.metrics_listen, port + METRICS_OFFSET, '--metrics-listen')}"
+    }
+    return lines if args.proxy is None else {**lines, **SERVER_PROPERTIES}
+
+
+def _front(args: argparse.Namespace, server: Server, port: int) -> Front:
+    tokens = None if args.clients is None else ClientTokens(args.clients, say)
+    host = args.listen or LOOPBACK
+    return Front(server, args.proxy or port + PORTS_NEEDED, args.cors, host=host, tokens=tokens)
 
 
 def serve(server: Server, front: Front | None, supervisor: Supervisor) -> int:

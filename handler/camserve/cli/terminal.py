@@ -1,12 +1,25 @@
-"""Progress on a terminal."""
+"""Progress, and colours where a person looks at a terminal."""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TextIO
 
 from camserve.errors import printable
+
+RED, YELLOW, BOLD = 31, 33, 1  # SGR parameters
 
 
 def say(line: str) -> None:
     """Print a line of progress to standard error, beside the results on standard output."""
     print(printable(line), file=sys.stderr, flush=True)
+
+
+def paint(text: str, color: int, stream: TextIO | None = None) -> str:
+    """Return a text in a colour if ``stream``, by default standard output, is a terminal that shows colours.
+
+    It stays as it is where NO_COLOR is set (https://no-color.org).
+    """
+    is_shown = (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{color}m{text}\x1b[0m" if is_shown else text

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, sample_of, windows_of
-from camserve.drift.counts import Bins, Version, aligned, query
+from camserve.drift.counts import Bins, aligned, query
 from camserve.drift.statistics import MINIMUM_REQUESTS, compare
+from camserve.drift.version import Version
 from camserve.drift.watcher import can_drift
 from camserve.errors import ConfigError
 from camserve.monitor.audit_record import AuditRecord

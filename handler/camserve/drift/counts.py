@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from camserve.errors import ConfigError
+from camserve.drift.version import Version
+from camserve.errors import ConfigError, describe_silence
 
 LIVE, REFERENCE = "cam_bin_total", "cam_ref_count"
 TIMEOUT = 10  # seconds
@@ -20,18 +21,6 @@ SAMPLE = re.compile(r"^(\w+)\{(.*)\}\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Bins = dict[str, dict[str, float]]  # feature -> bin -> requests
-
-
-@dataclass(frozen=True, order=True)
-class Version:
-    """One version of one served model."""
-
-    model: str
-    version: str
-
-    def __str__(self) -> str:
-        """Name it as people do."""
-        return f"{self.model} {self.version}"
 
 
 @dataclass(frozen=True)
@@ -75,8 +64,10 @@ def read_counts(url: str) -> Snapshot:
                 for name in (LIVE, REFERENCE)
                 for sample in query(url, name)
             }
+    except requests.HTTPError as error:
+        raise ConfigError(f"{url} is no metrics port: it answers {error.response.status_code}") from None
     except requests.RequestException as error:
-        raise ConfigError(f"{url} does not answer as a metrics port or a Prometheus: {error}") from None
+        raise ConfigError(describe_silence(url, error)) from None
     if not any(series.name == REFERENCE for series in found):
         raise ConfigError(
             f"{url} has no {REFERENCE}: the archive has no baseline (camserve baseline), or the server does not "
@@ -91,7 +82,7 @@ def query(url: str, expression: str, path: str = "query", **parameters: float) -
     try:
         answer = requests.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT)
     except requests.RequestException as error:
-        raise ConfigError(f"{url} does not answer as a metrics port or a Prometheus: {error}") from None
+        raise ConfigError(describe_silence(url, error)) from None
     try:
         block = answer.json()
     except ValueError:

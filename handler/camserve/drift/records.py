@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from camserve.drift.audit_log import read_audit, sample_of
-from camserve.drift.counts import Version
+from camserve.drift.version import Version
 from camserve.errors import ConfigError
 from camserve.monitor.audit_files import PATTERN
 from camserve.monitor.audit_record import AuditRecord

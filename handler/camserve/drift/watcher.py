@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from camserve.drift.counts import Bins, Snapshot, Version, added, aligned, references
+from camserve.drift.counts import Bins, Snapshot, added, aligned, references
 from camserve.drift.statistics import STARTS, log_e_detector
+from camserve.drift.version import Version
 from camserve.errors import ConfigError
 
 WINDOW_SECONDS = 3600.0

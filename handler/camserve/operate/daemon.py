@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from camserve.errors import ConfigError
+from camserve.operate.guardian import Guardian
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 CHILDREN_SECONDS = 5  # for what a daemon leaves behind to end after SIGTERM
@@ -30,6 +31,7 @@ class Daemon:
             os.getpgid(pid)
         except ProcessLookupError:
             raise ConfigError(f"process {pid} ended as soon as it was started") from None
+        self._guardian = Guardian(pid)
 
     def poll(self) -> int | None:
         """Return how the process ended: its exit status, or minus the signal that ended it; None: it runs."""
@@ -45,6 +47,10 @@ class Daemon:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def leave(self) -> None:
+        """Let the process go on when this one has ended; it ends with it otherwise, however that comes."""
+        self._guardian.release()
+
     def stop(self, seconds: float) -> None:
         """End the process and all that it started, by SIGKILL what has not ended after ``seconds``."""
         if self._is_stopped:
@@ -58,6 +64,7 @@ class Daemon:
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
             _wait_until(lambda: _is_group_empty(group), CHILDREN_SECONDS)
+        self._guardian.release()
         self._is_stopped = True  # another process may get the group's number now
 
 

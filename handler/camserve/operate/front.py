@@ -17,9 +17,10 @@ from pathlib import Path
 import requests
 
 from camserve.errors import ConfigError, quote
+from camserve.operate.client_tokens import ClientTokens
 from camserve.operate.daemon import Daemon, describe_end, last_lines, launch
 from camserve.operate.endpoint import Endpoint
-from camserve.operate.ports import LOOPBACK, is_free
+from camserve.operate.ports import LOOPBACK, is_free, join_address, reachable_host
 from camserve.operate.server import STOP_SECONDS, Server
 from camserve.operate.shipped import CONFIG_FOLDER
 from camserve.viewer.page import render_page
@@ -46,15 +47,30 @@ class Limits:
 
 
 class Front:
-    """One nginx on loopback before one server."""
+    """One nginx before one server, on loopback unless it is told another address."""
 
-    def __init__(self, server: Server, port: int, origins: Sequence[str] = (), limits: Limits | None = None) -> None:
-        """Prepare to listen on ``port``; pages of ``origins`` may call. ConfigError: no nginx, or a word is wrong."""
+    def __init__(
+        self,
+        server: Server,
+        port: int,
+        origins: Sequence[str] = (),
+        limits: Limits | None = None,
+        host: str = LOOPBACK,
+        tokens: ClientTokens | None = None,
+    ) -> None:
+        """Prepare to listen on ``host:port``; pages of ``origins`` may call, and whoever has one of ``tokens``.
+
+        ConfigError: no nginx, or a word is wrong.
+        """
         self.folder = server.folder / "front"
         self._server = server
         self._port = port
         self._origins = [_check_origin(origin) for origin in origins]
         self._limits = limits or Limits()
+        self._listen = join_address(host, port, "--listen")
+        self._host = reachable_host(host)
+        self._tokens = tokens
+        self._shared: set[str] = set()  # of ``tokens``, that are let in now
         self._program = find_nginx()
         self._daemon: Daemon | None = None
         self._token = ""
@@ -71,7 +87,8 @@ class Front:
         if launch([self._program, "-c", str(config), "-p", str(self.folder)], log, self.folder):
             raise ConfigError(f"nginx does not start: {last_lines(log)}")
         self._daemon = Daemon(_read_pid(self.folder / "nginx.pid"))
-        self._token = add_client(self.folder, FOREVER_SECONDS)
+        if self._tokens is None:
+            self._token = add_client(self.folder, FOREVER_SECONDS)
         self.look()
         self._check_reach()
 
@@ -93,7 +110,7 @@ class Front:
         values = {
             "USER": f"user {WORKERS_USER} {_group_of(WORKERS_USER)};" if os.geteuid() == 0 else "",
             "RUN": self.folder,
-            "LISTEN": f"{LOOPBACK}:{self._port}",
+            "LISTEN": self._listen,
             "UPSTREAM": self._server.inference.url.partition("//")[2],
             "KEY": self._server.inference.token,
             "ORIGINS": " ".join(f'"{origin}" $http_origin;' for origin in self._origins),
@@ -114,8 +131,8 @@ class Front:
 
     @property
     def inference(self) -> Endpoint:
-        """The address for clients, with a token that lives as long as this front."""
-        return Endpoint(f"http://{LOOPBACK}:{self._port}", self._token)
+        """The address for clients, with a token that lives as long as this front unless a folder holds the tokens."""
+        return Endpoint(f"http://{join_address(self._host, self._port)}", self._token or "TOKEN")
 
     def look(self) -> None:
         """Every few seconds, note which models are ready, and delete the tokens that have ended."""
@@ -123,10 +140,20 @@ class Front:
             return
         ready = {model for model in self._server.models if self._server.is_ready(model)}
         self._note(ready, [*self._server.models])
+        self._share_tokens()
         for path in (self.folder / "clients").iterdir():
             if path.stat().st_mtime < time.time():
                 path.unlink(missing_ok=True)
         self._looked = time.monotonic()
+
+    def _share_tokens(self) -> None:
+        """Let in whom ``tokens`` names now, and nobody whom it no longer names."""
+        wanted = self._tokens.read() if self._tokens is not None else set()
+        for token in wanted - self._shared:
+            _let_in(self.folder / "clients" / token, FOREVER_SECONDS)
+        for token in self._shared - wanted:
+            (self.folder / "clients" / token).unlink(missing_ok=True)
+        self._shared = wanted
 
     def _note(self, ready: set[str], models: Iterable[str]) -> None:
         for name in (*models, ALL_READY):
@@ -159,8 +186,8 @@ class Front:
         """End nginx, and delete its state but for the tokens of clients and the logs."""
         if self._daemon is not None:
             self._daemon.stop(STOP_SECONDS)
-        if self._token:
-            (self.folder / "clients" / self._token).unlink(missing_ok=True)
+        for token in {self._token, *self._shared} - {""}:
+            (self.folder / "clients" / token).unlink(missing_ok=True)
         for name in ("tmp", "ready"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("nginx.conf", PAGE):
@@ -178,10 +205,13 @@ def find_nginx() -> str:
 def add_client(folder: Path, seconds: float) -> str:
     """Return a new token that lets a client in for so long: an empty file whose time is the token's end."""
     token = secrets.token_urlsafe(24)
-    path = folder / "clients" / token
+    _let_in(folder / "clients" / token, seconds)
+    return token
+
+
+def _let_in(path: Path, seconds: float) -> None:
     path.touch(mode=0o644)
     os.utime(path, (time.time(), time.time() + seconds))
-    return token
 
 
 def _check_origin(origin: str) -> str:

@@ -82,3 +82,9 @@ def find_metrics(config: Path) -> Path | None:
     if path is None:
         raise ConfigError(f"{config}: metrics_config: there is no file {name}")
     return path
+
+
+def metrics_line(config: Path) -> dict[str, str]:
+    """Return the line of a config.properties that names its metrics file by its full path; nothing without one."""
+    path = find_metrics(config)
+    return {} if path is None else {"metrics_config": str(path.resolve())}

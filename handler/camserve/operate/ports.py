@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from pathlib import Path
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, quote
 from camserve.values import Progress
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 8080
 PORTS_NEEDED = 5
+METRICS_OFFSET = 2  # from the first port
 SOCKET_PATH = 107  # bytes that the name of a Unix socket may have
 
 
@@ -44,12 +46,29 @@ def is_free(port: int) -> bool:
         return True
 
 
+def join_address(host: str, port: int, option: str = "host") -> str:
+    """Return ``host:port``, of IPv6 with brackets. ConfigError: ``option`` gives no IP address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise ConfigError(f"{option} {quote(host)} is no IP address: write 0.0.0.0, or one of this machine's") from None
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def reachable_host(host: str) -> str:
+    """Return an address at which this machine itself reaches what listens on ``host``."""
+    address = ipaddress.ip_address(host)
+    if not address.is_unspecified:
+        return host
+    return LOOPBACK if address.version == 4 else "::1"
+
+
 def addresses(port: int) -> dict[str, str]:
     """Return the lines of a config.properties for ports ``port`` to ``port + 4``."""
     return {
         "inference_address": f"http://{LOOPBACK}:{port}",
         "management_address": f"http://{LOOPBACK}:{port + 1}",
-        "metrics_address": f"http://{LOOPBACK}:{port + 2}",
+        "metrics_address": f"http://{LOOPBACK}:{port + METRICS_OFFSET}",
         "grpc_inference_port": str(port + 3),
         "grpc_management_port": str(port + 4),
     }

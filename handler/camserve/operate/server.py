@@ -22,8 +22,8 @@ from camserve.operate.daemon import Daemon, describe_end, last_lines, launch
 from camserve.operate.doctor.files import read_properties
 from camserve.operate.endpoint import Endpoint
 from camserve.operate.java import find_java
-from camserve.operate.metrics import find_metrics
-from camserve.operate.ports import LOOPBACK, addresses, check_socket_folder
+from camserve.operate.metrics import metrics_line
+from camserve.operate.ports import LOOPBACK, METRICS_OFFSET, addresses, check_socket_folder
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
 
@@ -62,7 +62,7 @@ class Server:
         self._store = stores.pop()
         self._port = port
         self._bin = python.parent
-        self._properties = {**read_properties(config), **_metrics_line(config), **addresses(port), **properties}
+        self._properties = {**read_properties(config), **metrics_line(config), **addresses(port), **properties}
         self._temporary = self.folder / "tmp"
         self._pid_file = self._temporary / ".model_server.pid"
         self._log = self.folder / "server.log"
@@ -208,7 +208,7 @@ class Server:
     @property
     def metrics_url(self) -> str:
         """The address that Prometheus scrapes."""
-        return f"http://{LOOPBACK}:{self._port + 2}/metrics"
+        return f"http://{LOOPBACK}:{self._port + METRICS_OFFSET}/metrics"
 
     def _token(self, side: str) -> str:
         path = self.folder / "key_file.json"
@@ -224,6 +224,11 @@ class Server:
         if self._daemon is not None:
             self._daemon.stop(STOP_SECONDS)
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def leave(self) -> None:
+        """Let the server go on when this process has ended."""
+        if self._daemon is not None:
+            self._daemon.leave()
 
     def __enter__(self) -> Server:
         """Start quietly."""
@@ -242,8 +247,3 @@ def _is_torchserve(pid: int) -> bool:
         return JAVA_CLASS in psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
-
-
-def _metrics_line(config: Path) -> dict[str, str]:
-    path = find_metrics(config)
-    return {} if path is None else {"metrics_config": str(path.resolve())}

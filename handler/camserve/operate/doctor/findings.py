@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNSAFE, ADVICE = "unsafe", "advice"
+UNSAFE, UNCHECKED, ADVICE = "unsafe", "unchecked", "advice"
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that should be changed."""
 
-    level: str  # unsafe, advice
+    level: str  # unsafe, unchecked: it could not be looked at, advice
     where: str  # a file, or an address
     risk: str
     line: str  # what to write

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, describe_silence
 from camserve.operate.doctor.findings import ADVICE, UNSAFE, Finding
 
 SECONDS = 10
@@ -59,6 +59,6 @@ def _ask(url: str, method: str, path: str, headers: Mapping[str, str] | None = N
         answer = connection.getresponse()
         return answer.status, answer.read(10_000)
     except (OSError, http.client.HTTPException) as error:
-        raise ConfigError(f"nothing answers at {url} ({type(error).__name__})") from None
+        raise ConfigError(describe_silence(url, error)) from None
     finally:
         connection.close()

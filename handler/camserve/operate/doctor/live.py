@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import psutil
 import requests
 
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, describe_silence
 from camserve.operate.doctor.files import check_model
-from camserve.operate.doctor.findings import ADVICE, UNSAFE, Finding
+from camserve.operate.doctor.findings import ADVICE, UNCHECKED, UNSAFE, Finding
 from camserve.operate.doctor.limits import check_limits
 from camserve.operate.doctor.rules import is_loopback
 
@@ -79,8 +79,9 @@ def _check_metrics(url: str) -> Iterator[Finding]:
 def _check_models(url: str, token: str) -> Iterator[Finding]:
     listed = _ask("GET", f"{url}/models", token)
     if not listed.ok:
-        risk = f"the models cannot be listed: {listed.status_code}"
-        yield Finding(ADVICE, url, risk, "--token KEY  (key_file.json of the server's working folder, 'management')")
+        what = "wants another token" if token else "wants a token"
+        risk = f"the server {what} ({listed.status_code}): its models and limits were not looked at"
+        yield Finding(UNCHECKED, url, risk, "--token KEY  (key_file.json of the server's working folder, 'management')")
         return
     for model in listed.json()["models"]:
         name = model["modelName"]
@@ -100,4 +101,4 @@ def _ask(method: str, url: str, token: str) -> requests.Response:
     try:
         return requests.request(method, url, headers=headers, timeout=SECONDS)
     except requests.RequestException as error:
-        raise ConfigError(f"nothing answers at {url} ({type(error).__name__})") from None
+        raise ConfigError(describe_silence(url, error)) from None
