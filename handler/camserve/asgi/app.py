@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
+import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 
 from camserve.asgi.batches import Batches
 from camserve.asgi.metrics import Metrics
@@ -22,15 +24,18 @@ from camserve.choices import JSON_TYPE
 from camserve.serving.engines.answering import ReceivedRow, wants_page
 from camserve.viewer.page import HTML_TYPE, render_page
 
+logger = logging.getLogger(__name__)
+
 BAD_PATH = re.compile(r"[\x00-\x1f\x7f\\]|//|/\.\.?(/|$)")
 MODEL = r"(?P<model>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
 ASKED = (  # path -> model, version, what follows it, and whether an explanation is asked for by the route
     re.compile(rf"/(?P<verb>predictions|explanations)/{MODEL}(/(?P<version>[^/]+)(?P<rest>/.*)?)?"),
     re.compile(rf"/v1/models/{MODEL}:(?P<verb>predict|explain)"),
-    re.compile(rf"/v2/models/{MODEL}(/versions/(?P<version>[^/]+))?/(?P<verb>infer|explain)"),
+    re.compile(rf"/v2/models/{MODEL}/(?P<verb>infer|explain)"),
 )
 READY = re.compile(rf"/v2/models/{MODEL}/ready")
 EXPLAINING = ("explanations", "explain")
+BODY_SECONDS = 60
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -52,13 +57,25 @@ class App:
         self._most_bytes = most_bytes
         self._metrics = metrics
 
-    def asgi(self) -> Starlette:
+    def asgi(self) -> Router:
         """Return the application; queues run while it does."""
-        methods = ["GET", "POST", "PUT", "DELETE", "PATCH"]
-        return Starlette(routes=[Route("/{path:path}", _guarded(self._route), methods=methods)], lifespan=self._running)
+        return Router(default=self._answer, lifespan=self._running)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = str(uuid.uuid4())
+        try:
+            response = await self._route(Request(scope, receive), request_id)
+        except Refused as refused:
+            response = refused.response(request_id)
+        except ClientDisconnect:
+            return
+        except Exception:
+            logger.exception("camserve: a request failed")
+            response = Refused("internal_error", "the server failed; its log says more").response(request_id)
+        await response(scope, receive, send)
 
     @contextlib.asynccontextmanager
-    async def _running(self, _app: Starlette) -> AsyncIterator[None]:
+    async def _running(self, _app: object) -> AsyncIterator[None]:
         for served in self._models.values():
             served.batches.start()
         yield
@@ -123,7 +140,10 @@ class App:
         headers = plain_headers(request)
         headers["explain"] = str(parts["verb"] in EXPLAINING)
         headers["url_path"] = (parts.get("rest") or "").removeprefix("/")
-        body = await read_body(request, self._most_bytes)
+        try:
+            body = await asyncio.wait_for(read_body(request, self._most_bytes), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            raise Refused("bad_request", f"the body was not there after {BODY_SECONDS} s") from None
         return ReceivedRow(fields_of(body, headers), headers, request_id)
 
     def _find(self, name: str | None, version: str | None) -> Served:
@@ -141,17 +161,6 @@ class App:
     def _is_let_in(self, request: Request) -> bool:
         sent = request.headers.get("authorization", "")
         return hmac.compare_digest(sent.encode(), f"Bearer {self._token}".encode())
-
-
-def _guarded(route: Callable[[Request, str], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def guarded(request: Request) -> Response:
-        request_id = str(uuid.uuid4())
-        try:
-            return await route(request, request_id)
-        except Refused as refused:
-            return refused.response(request_id)
-
-    return guarded
 
 
 def _names_html(request: Request) -> bool:

@@ -79,8 +79,8 @@ class Batches:
             batch = await self._gather()
             self._began = time.monotonic()
             try:
-                work = self._answering.answer, [waiting.row for waiting in batch]
-                responses = await asyncio.get_running_loop().run_in_executor(self._thread, *work)
+                rows = [waiting.row for waiting in batch]
+                responses = await asyncio.get_running_loop().run_in_executor(self._thread, self._answering.answer, rows)
             except Exception as error:  # Answering never raises: what is left is a fault of this process
                 logger.exception("camserve: a batch failed")
                 for waiting in batch:

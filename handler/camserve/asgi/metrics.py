@@ -18,7 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Declare every metric."""
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         labels = (*MODEL_LABELS, HOSTNAME)
         self.counters = {

@@ -19,6 +19,7 @@ STATUS_OF = MappingProxyType(
         "no_such_model": 404,
         "wrong_method": 405,
         "too_many_bytes": 413,
+        "internal_error": 500,
         "overloaded": 503,
         "no_answer": 504,
     }

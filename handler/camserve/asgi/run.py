@@ -28,6 +28,7 @@ from camserve.values import Progress
 
 KEPT_SECONDS = 30  # a connection without requests stays open so long, and what is under way at the end may take so long
 MOST_BYTES = 6_553_500  # of a request, as the shipped config.properties has it
+CONNECTIONS = 1024
 WAITING = 64  # requests of a model, likewise
 DELAY_MS = 100  # maxBatchDelay, TorchServe's own where an archive names none
 TOKEN_FILE = "token"
@@ -45,6 +46,8 @@ def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -
             app,
             log_level="warning",
             server_header=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEPT_SECONDS,
             timeout_graceful_shutdown=KEPT_SECONDS,
         )
@@ -58,6 +61,7 @@ def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -
 
 
 def _load(path: Path, metrics: Metrics, stack: ExitStack, report: Progress) -> Served:
+    report(f"loading {path.name}")
     contents = read_contents(path)
     unpacked = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="camserve-")))
     extract_all(path, unpacked)

@@ -19,9 +19,11 @@ from camserve.operate.server import Server
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.operate.supervisor import Supervisor
 
+ENGINES = ("torchserve", "asgi")
 EXAMPLE = """examples:
   camserve serve model_store/imagenet.mar --port 8080
   camserve serve model_store/imagenet.mar --proxy 8000 --cors https://your.site
+  camserve serve model_store/imagenet.mar --engine asgi
   camserve serve /models/imagenet.mar --proxy 8000 --listen 0.0.0.0 --clients /etc/camserve/clients  # in a container
 """
 
@@ -29,6 +31,12 @@ EXAMPLE = """examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("archives", nargs="+", type=Path, metavar="N.mar")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="asgi: this process alone answers, on one port, without Java (%(default)s)",
+    )
     parser.add_argument("--port", type=int, help=f"first of {PORTS_NEEDED} ports ({FIRST_PORT}, or the next free ones)")
     parser.add_argument(
         "--proxy",
@@ -63,15 +71,25 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes or the server ends; return the server's exit status."""
     _check_options(args)
     check_names(args.archives, say)
-    port = choose_port(args.port, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
+    return _serve_here(args, folder) if args.engine == "asgi" else _serve_by_torchserve(args, folder)
+
+
+def _serve_here(args: argparse.Namespace, folder: Path) -> int:
+    from camserve.asgi.run import serve  # needs torch
+
+    return serve(args.archives, choose_port(args.port, say, 1), folder, say)
+
+
+def _serve_by_torchserve(args: argparse.Namespace, folder: Path) -> int:
+    port = choose_port(args.port, say)
     server = Server(args.archives, folder, port, args.config, Path(sys.executable), **_properties(args, port))
     front = None if args.proxy is None else _front(args, server, port)
     if front is not None and args.folder is None:
         folder.chmod(0o711)  # nginx's workers are another user where root starts it
     supervisor = Supervisor(server, front, say)
     try:
-        status = serve(server, front, supervisor)
+        status = _serve(server, front, supervisor)
     finally:
         supervisor.stop()
         if args.folder is None and supervisor.was_asked:
@@ -83,6 +101,10 @@ def _check_options(args: argparse.Namespace) -> None:
     for name in ("cors", "listen", "clients"):
         if getattr(args, name) and args.proxy is None:
             raise ConfigError(f"--{name} needs --proxy")
+    if args.engine == "asgi":
+        for name, usual in (("proxy", None), ("config", SHIPPED_CONFIG), ("metrics_listen", LOOPBACK)):
+            if getattr(args, name) != usual:
+                raise ConfigError(f"--{name.replace('_', '-')} is for TorchServe: leave it out with --engine asgi")
 
 
 def _properties(args: argparse.Namespace, port: int) -> dict[str, str]:
@@ -99,7 +121,7 @@ def _front(args: argparse.Namespace, server: Server, port: int) -> Front:
     return Front(server, args.proxy or port + PORTS_NEEDED, args.cors, host=host, tokens=tokens)
 
 
-def serve(server: Server, front: Front | None, supervisor: Supervisor) -> int:
+def _serve(server: Server, front: Front | None, supervisor: Supervisor) -> int:
     """Start server and front, say how to ask, and wait for the end."""
     try:
         supervisor.start()

@@ -17,22 +17,26 @@ METRICS_OFFSET = 2  # from the first port
 SOCKET_PATH = 107  # bytes that the name of a Unix socket may have
 
 
-def choose_port(wanted: int | None, report: Progress) -> int:
-    """Return the wanted port, or the default or the next free one, which is reported. ConfigError: it is taken."""
-    port = free_ports(wanted or FIRST_PORT)
+def choose_port(wanted: int | None, report: Progress, count: int = PORTS_NEEDED) -> int:
+    """Return the first of ``count`` ports: the wanted one, or the default or the next free one, which is reported.
+
+    ConfigError: one is taken.
+    """
+    port = free_ports(wanted or FIRST_PORT, count)
     if wanted and port != wanted:
-        raise ConfigError(f"one of the ports {wanted} to {wanted + PORTS_NEEDED - 1} is taken; {port} would be free")
+        named = f"port {wanted}" if count == 1 else f"one of the ports {wanted} to {wanted + count - 1}"
+        raise ConfigError(f"{named} is taken; {port} would be free")
     if port != (wanted or FIRST_PORT):
-        report(f"port {FIRST_PORT} is taken: using {port} to {port + PORTS_NEEDED - 1}")
+        report(f"port {FIRST_PORT} is taken: using {port}{f' to {port + count - 1}' if count > 1 else ''}")
     return port
 
 
-def free_ports(first: int = FIRST_PORT) -> int:
-    """Return the first of five free neighbouring ports, ``first`` itself if possible."""
-    for start in range(first, 65_000, PORTS_NEEDED):
-        if all(is_free(start + offset) for offset in range(PORTS_NEEDED)):
+def free_ports(first: int = FIRST_PORT, count: int = PORTS_NEEDED) -> int:
+    """Return the first of ``count`` free neighbouring ports, ``first`` itself if possible."""
+    for start in range(first, 65_000, count):
+        if all(is_free(start + offset) for offset in range(count)):
             return start
-    raise ConfigError("there are no five free neighbouring ports")
+    raise ConfigError(f"there are no {count} free neighbouring ports")
 
 
 def is_free(port: int) -> bool:
