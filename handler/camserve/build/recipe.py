@@ -95,7 +95,8 @@ class Recipe:
     @property
     def server_keys(self) -> dict[str, Any]:
         """TorchServe's own keys of model-config.yaml, with those that ``serving`` does not give."""
-        usual = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
+        least = self.serving.get("minWorkers", 1)  # TorchServe drops both numbers where maxWorkers is below it
+        usual = {"minWorkers": 1, "maxWorkers": least, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
         return {**usual, **self.serving}
 
     @property
