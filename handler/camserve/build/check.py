@@ -15,7 +15,8 @@ from camserve.build.label_files import read_names
 from camserve.build.local_modules import module_files
 from camserve.build.locate import archive_name, find_file, find_weights, module_path
 from camserve.build.recipe import Recipe
-from camserve.errors import ConfigError, RequestError, quote, unknown_choice
+from camserve.build.server_keys import check_server_keys
+from camserve.errors import ConfigError, RequestError, unknown_choice
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import most_memory
 from camserve.intake.options import OptionSchema
@@ -26,11 +27,6 @@ from camserve.serving.pace import OF_TIMEOUT
 from camserve.settings import Limits, ModelSpec, Settings
 from camserve.values import Layer, RawRequest
 
-# TorchServe's keys of model-config.yaml that count something, and the least that works.
-LEAST = {
-    **{"minWorkers": 0, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 1, "responseTimeout": 1},
-    **{"startupTimeout": 1, "jobQueueSize": 1, "maxRetryTimeoutInSec": 0, "clientTimeoutInMills": 0},
-}
 EXPECTED_TOLERANCE = 0.02  # of a probability, or of a value as a share of it
 
 
@@ -47,21 +43,6 @@ def check_recipe(recipe: Recipe) -> None:
     names = [read_names(head.labels) for head in recipe.head_choices.values()]
     if names[0] is not None:
         _check_defaults(recipe, names[0])
-
-
-def check_server_keys(server: Mapping[str, Any]) -> None:
-    """Refuse what TorchServe would pass over in silence, or a worker would not load with. ConfigError."""
-    for key, least in LEAST.items():
-        value = server.get(key, least)
-        if type(value) is not int or value < least:
-            raise ConfigError(f"serving.{key} must be a whole number from {least}, not {quote(value)}")
-    if server["minWorkers"] > server["maxWorkers"]:
-        raise ConfigError(f"serving.minWorkers {server['minWorkers']} is above maxWorkers {server['maxWorkers']}")
-    if server.get("asyncCommunication"):
-        raise ConfigError(
-            "serving.asyncCommunication: true hands over one request at a time, and no worker loads with it: leave it "
-            "out; batchSize answers many at once"
-        )
 
 
 def multiply_limits(limits: Limits, server: Mapping[str, Any]) -> str:

@@ -7,19 +7,20 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from camserve.build.archive_file import extract_all
-from camserve.build.check import LEAST, check_server_keys, multiply_limits
+from camserve.build.check import multiply_limits
 from camserve.build.measure_methods import measure_methods
 from camserve.build.pack import place_archive, settings_block, write_config, zip_archive
+from camserve.build.pairs import Pairs, read_value, set_value
 from camserve.build.replay import replay
 from camserve.build.samples import NOISE, PATTERN, pixels_to_try, try_methods
+from camserve.build.server_keys import SERVER_KEYS, check_server_keys
 from camserve.build.unpack import Contents, read_contents
 from camserve.errors import ConfigError, nearest, quote
 from camserve.measures import Measures
@@ -38,14 +39,11 @@ ELSEWHERE = {
     "monitoring.baseline_sha256": "camserve baseline measures one",
     "runtime.mode": "build the archive again, with runtime.mode in its recipe",
 }
-SERVER_KEYS = (*LEAST, "deviceType", "deviceIds")  # TorchServe's, with or without "serving." before them
 SELFTESTED = {
     "refuse": "its photos get the answers that they got",
     "warn": "its self-test only warns, and was not looked at",
     "off": "its self-test is off",
 }
-
-Pairs = Sequence[tuple[str, str]]
 
 
 def configure_archive(source: Path, out: Path, pairs: Pairs, report: Progress) -> list[str]:
@@ -86,9 +84,9 @@ def change_config(config: Mapping[str, Any], pairs: Pairs) -> dict[str, Any]:
         if key in ELSEWHERE:
             raise ConfigError(f"{key} belongs to the archive as it was built: {ELSEWHERE[key]}")
         if first in CHANGEABLE:
-            _set(changed["camserve"], (first, *inner), _read_value(key, text))
+            set_value(changed["camserve"], (first, *inner), read_value(key, text))
         elif key.removeprefix("serving.") in SERVER_KEYS:
-            _set(changed, (key.removeprefix("serving."),), _read_value(key, text))
+            set_value(changed, (key.removeprefix("serving."),), read_value(key, text))
         else:
             raise ConfigError(_refuse_key(key))
     return changed
@@ -99,27 +97,6 @@ def _refuse_key(key: str) -> str:
         return f"{key} belongs to the network: build the archive again"
     known = (*CHANGEABLE, *SERVER_KEYS)
     return f"unknown key {quote(key)}{nearest(key, known)} (there are {', '.join(known)})"
-
-
-def _read_value(key: str, text: str) -> Any:
-    """Return a value: defaults are the texts of a request, methods a list, all else is YAML."""
-    if key.startswith("defaults."):
-        return text
-    if key == "methods" and not text.startswith("["):
-        return [name.strip() for name in text.split(",")]
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}: {quote(text)} is no YAML: {' '.join(str(error).split())}") from None
-
-
-def _set(block: dict[str, Any], way: Sequence[str], value: Any) -> None:
-    *outer, last = way
-    for key in outer:
-        if not isinstance(block.get(key), dict):
-            block[key] = {}
-        block = block[key]
-    block[last] = value
 
 
 def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

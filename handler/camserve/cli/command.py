@@ -23,6 +23,7 @@ class Command:
 
 
 COMMANDS = {
+    "init": Command("write a recipe with every key in it, to be filled in", "serve"),
     "archive": Command("build a .mar that predicts and explains", "serve"),
     "baseline": Command("measure what is normal and add it to a .mar, so that drift can be seen", "serve"),
     "configure": Command("change settings of a .mar", "serve"),

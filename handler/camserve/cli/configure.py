@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 
 from camserve.build.configure import configure_archive, flatten
+from camserve.build.pairs import read_pair
 from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
-from camserve.errors import ConfigError, printable, quote
+from camserve.errors import printable
 
 EXAMPLE = """examples:
   camserve configure model_store/imagenet.mar defaults.method=layercam limits.max_targets=10
@@ -38,15 +39,8 @@ def run(args: argparse.Namespace) -> int:
             print(printable(f"{key}={value if isinstance(value, str) else json.dumps(value)}"))
         return 0
     out = args.out or args.archive
-    changes = configure_archive(args.archive, out, [_pair(text) for text in args.pairs], say)
+    changes = configure_archive(args.archive, out, [read_pair(text) for text in args.pairs], say)
     for line in changes:
         print(printable(line))
     print(printable(f"wrote {out}" if changes else "nothing changes: nothing was written"))
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, sign, value = text.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"{quote(text)} is no KEY=VALUE, such as defaults.method=layercam")
-    return key, value
