@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from camserve.build.archive import build_archive
-from camserve.build.configure import CHANGEABLE
+from camserve.build.changes import CHANGEABLE
 from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive, read_contents
 from camserve.cli import main

@@ -29,6 +29,8 @@ LIGHT = [
     ["doctor", "--url", NOBODY],
     ["doctor", "--config", str(CONFIG_FOLDER / "config.properties")],
     ["inspect", "photo.jpg"],
+    ["configure", "--help"],
+    ["configure", "photo.jpg"],
     ["metrics", str(CONFIG_FOLDER / "metrics.yaml")],
     ["config"],
     ["serve", "no.mar"],

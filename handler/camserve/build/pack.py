@@ -82,9 +82,10 @@ def place_archive(packed: Path, out: Path) -> None:
         shutil.copyfile(packed, beside)
         beside.replace(out)
     except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:  # Ctrl-C too
         with suppress(OSError):
             beside.unlink()
-        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from None
 
 
 def settings_block(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from camserve.build.configure import configure_archive, flatten
+from camserve.build.changes import flatten
 from camserve.build.pairs import read_pair
 from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         for key, value in flatten(read_contents(args.archive).config).items():
             print(printable(f"{key}={value if isinstance(value, str) else json.dumps(value)}"))
         return 0
+    from camserve.build.configure import configure_archive  # which needs torch
+
     out = args.out or args.archive
     changes = configure_archive(args.archive, out, [read_pair(text) for text in args.pairs], say)
     for line in changes:
