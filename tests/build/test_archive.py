@@ -39,6 +39,9 @@ FAULTS = [
     ({"samples": ("package://skimage/data/README.txt",)}, "not JPEG, PNG"),
     ({"name": "../pets"}, "may hold letters, digits"),
     ({"limits": Limits(answer_ms=25_000)}, "more than two thirds of serving.responseTimeout, 30 s"),
+    ({"serving": {"asyncCommunication": True}}, "serving.asyncCommunication: true hands over one request at a time"),
+    ({"serving": {"maxBatchDelay": 0}}, "serving.maxBatchDelay must be a whole number from 1"),
+    ({"serving": {"minWorkers": 2, "maxWorkers": 1}}, "serving.minWorkers 2 is above maxWorkers 1"),
     ({"limits": Limits(max_response_bytes=6_600_000)}, "above the 6500000 that TorchServe passes on"),
 ]
 

@@ -1,13 +1,17 @@
-"""What a server needs beside the archive is said when it is built."""
+"""What a server needs beside the archive is said when it is built, and read from it later."""
 
 import re
+import zipfile
 
 import timm
 import torchvision
 from torch import nn
 
 from camserve.build.needs import describe_needs
-from camserve.settings import ModelSpec
+from camserve.build.stock import _standard_library, imported_packages
+from camserve.input_spec import InputSpec
+from camserve.settings import ModelSpec, Settings
+from camserve.values import Layer
 
 
 def tiny():
@@ -36,3 +40,39 @@ def test_what_a_bundled_package_itself_needs_is_named():
     assert re.fullmatch(r"bundle: timm itself needs huggingface_hub, safetensors: install or bundle these too", line)
     both = ("timm", "huggingface_hub", "safetensors")
     assert not [line for line in describe_needs(tiny(), ModelSpec("timm:create_model"), both) if "timm" in line]
+
+
+FILES = {
+    "net.py": "from __future__ import annotations\nimport os, einops.layers\nfrom timm.models import vit\n"
+    "import blocks\n"
+    "PATTERN = '\\d'\n"
+    "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None\n"
+    "def later():\n    import rich\n",
+    "blocks/__init__.py": "from . import head\nfrom .head import a\nimport torch, yaml\n",
+    "blocks/head.py": "this is no Python",
+    "blocks/deep.py": "x = " + "(" * 1000,
+    "camserve/cli.py": "import nothing_of_ours",
+    "gradcam_handler.py": "import camserve",
+    "notes.txt": "import text",
+}
+
+
+def packages(path, **settings):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in FILES.items():
+            archive.writestr(name, text)
+    spec = settings.pop("model", ModelSpec("Net", file="net.py"))
+    return imported_packages(path, Settings(spec, layers=(Layer("x"),), **{"input": InputSpec(), **settings}))
+
+
+def test_what_the_code_in_an_archive_imports_is_found_without_running_it(tmp_path):
+    path = tmp_path / "a.mar"
+    assert packages(path) == ["einops", "timm"]
+    assert packages(path, model=ModelSpec("mmpretrain.apis:get_model")) == ["einops", "mmpretrain", "timm"]
+    assert packages(path, model=ModelSpec("blocks:net"), score="lavis.ask:it") == ["einops", "lavis", "timm"]
+
+
+def test_a_python_that_does_not_list_its_library_finds_it():
+    found = _standard_library()
+    assert {"os", "json", "sys", "_json", "asyncio", "zipfile"} <= found
+    assert not found & {"torch", "numpy", "pytest"}

@@ -332,6 +332,9 @@ def test_an_archive_of_image_classifier_explains_and_answers_its_old_clients_the
     assert "workers as before: {'minWorkers': 2, 'batchSize': 4}" in told
     contents = read_contents(here / "new/pets.mar")
     assert (contents.name, contents.version, contents.config["minWorkers"]) == ("pets", "2.5", 2)
+    assert contents.config["maxWorkers"] == 2  # which TorchServe would drop both without
+    block = describe_source("old.mar", {"serving": {"batchSize": 16}}, quiet)
+    assert block["serving"] == {"minWorkers": 2, "batchSize": 16}
     (here / "unpacked").mkdir()
     monkeypatch.syspath_prepend(str(here / "unpacked"))
     theirs = torchserve_answers(archive, here / "unpacked", [chelsea, coffee])

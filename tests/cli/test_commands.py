@@ -29,6 +29,8 @@ LIGHT = [
     ["doctor", "--url", NOBODY],
     ["doctor", "--config", str(CONFIG_FOLDER / "config.properties")],
     ["inspect", "photo.jpg"],
+    ["configure", "--help"],
+    ["configure", "photo.jpg"],
     ["metrics", str(CONFIG_FOLDER / "metrics.yaml")],
     ["config"],
     ["serve", "no.mar"],
@@ -156,7 +158,8 @@ def test_the_commands_build_inspect_and_explain(tmp_path, capsys, monkeypatch):
     shown = "input 3 x 64 x 64, rgb, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, of pixels in 0..1"
     assert shown in capsys.readouterr().err
     assert main(["inspect", "model_store/pets.mar", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["model"] == "pets 1.0"
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["model"], shown["needs"]) == ("pets 1.0", "TorchServe's stock image")
     assert main(["explain", photo, "--archive", "model_store/pets.mar", "--target", "dog", "--out", "why.png"]) == 0
     assert "dog" in capsys.readouterr().out
     assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")

@@ -72,7 +72,9 @@ class Baseline(BaseHTTPRequestHandler):
     """A metrics port of a version that has a baseline."""
 
     def do_GET(self):
-        body = b'cam_ref_count{feature="area",bin="b0",ModelName="m",ModelVersion="1"} 5\n'
+        labels = ',ModelName="m",ModelVersion="1"'
+        lines = [f'cam_ref_count{{feature="area",bin="b{bin_}"{labels}}} 5\n' for bin_ in range(2)]
+        body = "".join(lines).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -101,8 +103,7 @@ def test_ctrl_c_at_work_shows_no_traceback(metrics, tmp_path):
         assert metrics.asked.wait(60)
         process.send_signal(signal.SIGINT)
         shown = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert shown == "camserve: stopped by Ctrl-C\n"
+    assert (process.returncode, shown) == (130, "camserve: stopped by Ctrl-C\n")
 
 
 REFUSED = "the connection is refused: start the server, or name the port that it listens on"

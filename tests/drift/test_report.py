@@ -215,6 +215,43 @@ def test_the_panel_of_classes_says_that_the_signal_is_off(baseline, records):
     assert "off: no class is frequent in the baseline" in str(PANELS["Classes against the baseline"](shown).to_dict())
 
 
+FEW = "too few requests: 5 in a window, and 100 are needed"
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory, baseline):
+    """Five requests of one minute."""
+    random = np.random.default_rng(4)
+    lines = [line(0, values(random)) for _ in range(5)]
+    return Traffic(read_audit([write(tmp_path_factory.mktemp("few") / "a.jsonl", lines)]), baseline)
+
+
+def test_of_one_window_each_series_is_a_point_in_a_place_of_its_own(few):
+    for title in ("Blank maps", "Time in the handler", "Inputs against the baseline, in its standard deviations"):
+        (points,) = make_spec(PANELS[title](few))["layer"]
+        assert points["mark"] == {"type": "point", "size": 110}
+        assert points["encoding"]["x"]["field"] == "series"
+        assert points["encoding"]["x"]["title"] == "one window, 2027-01-15 08:00 UTC"
+        assert rows_of(PANELS[title](few))
+
+
+def test_what_cannot_be_judged_yet_says_so(few):
+    for title in ("Drift now, z", "Drift over time, z (alarm at 4.5 with PSI above 0.1)", "Estimated accuracy"):
+        assert rows_of(PANELS[title](few)) == [{"text": FEW}]
+    assert find_drifts(few) == {}
+    table = drift_table(few)
+    assert table.count("too few requests: 100 are needed") == len(few.reference)
+    assert re.search(r"<td class='text'>border</td><td class='text'>explanations</td><td>5</td><td></td>", table)
+    assert "class='alarm'" not in table
+    assert find_drifting(few) == []
+
+
+def test_a_feature_is_judged_once_it_has_enough(baseline, records):
+    enough = Traffic(sample_of(records)[:100], baseline)
+    assert len(find_drifts(enough)) == len(enough.reference)
+    assert "too few" not in drift_table(enough)
+
+
 @pytest.fixture(scope="module")
 def page(baseline, records):
     return write_report(records, baseline, "m 1", read_time("2027-01-15T12:00"))

@@ -7,8 +7,6 @@ safetensors, labels, settings and sample photos. The same inputs give the same b
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,7 +28,7 @@ from camserve.build.output import Meaning
 from camserve.build.pack import pack_archive, settings_block, write_config
 from camserve.build.recipe import Recipe
 from camserve.build.replay import replay
-from camserve.build.samples import NOISE, PATTERN, pixels_to_try, stage_samples
+from camserve.build.samples import NOISE, PATTERN, pixels_to_try, stage_samples, try_methods
 from camserve.build.stage_network import stage_network
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
@@ -46,7 +44,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import write_seal
 from camserve.serving.selftest import record_answers, usual_options, write_answers
 from camserve.settings import CompiledSpec, Settings, load_settings
-from camserve.values import Progress, RawRequest
+from camserve.values import Progress
 
 # The modules and rooms below the package that an archive carries; no other does it.
 SERVED = (
@@ -222,16 +220,9 @@ def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Prog
     settings = pipeline.settings
     options = usual_options(settings)
     answers = record_answers(pipeline, content, options)
-    heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
         check_expected(recipe, sample, best)
-        for method, head in itertools.product(settings.methods, heads):
-            row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True, **head})
-            explanations = json.loads(pipeline.answer([row])[0].body)["explanations"]
-            statuses = {explanation["status"] for explanation in explanations}
-            blank_is_fine = sample == PATTERN or method != settings.defaults.method
-            if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
-                raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")
+        try_methods(content, pipeline, sample)
         report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
     write_answers(answers, options, content)

@@ -15,6 +15,7 @@ from camserve.build.label_files import read_names
 from camserve.build.local_modules import module_files
 from camserve.build.locate import archive_name, find_file, find_weights, module_path
 from camserve.build.recipe import Recipe
+from camserve.build.server_keys import check_server_keys
 from camserve.errors import ConfigError, RequestError, unknown_choice
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import most_memory
@@ -38,6 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
     for method in recipe.methods:
         if method not in METHODS:
             raise ConfigError(unknown_choice(method, METHODS, "method"))
+    check_server_keys(recipe.server_keys)
     names = [read_names(head.labels) for head in recipe.head_choices.values()]
     if names[0] is not None:
         _check_defaults(recipe, names[0])

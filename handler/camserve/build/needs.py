@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 
 from torch import nn
 
+from camserve.build.stock import STOCK, foreign_modules
 from camserve.network.factory import MODEL_FILE
 from camserve.settings import ModelSpec
 
-# Modules of the image pytorch/torchserve:0.12.0 (docker/Dockerfile and requirements/ of its release).
-STOCK = {
-    *("torch", "torchvision", "torchaudio", "numpy", "PIL", "yaml", "captum", "matplotlib", "packaging", "requests"),
-    *("psutil", "pynvml", "ts", "typing_extensions"),
-}
-STOCK_TORCH = "TorchServe's stock image has 2.4.0"
-STDLIB: frozenset[str] = getattr(sys, "stdlib_module_names", frozenset())  # Python 3.9 does not list them
 DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -28,7 +21,7 @@ def describe_needs(network: nn.Module, spec: ModelSpec, bundle: Collection[str])
     if spec.file is None and spec.factory is not None:
         modules.add(spec.factory.partition(":")[0])
     carried = {*bundle, *spec.modules, MODEL_FILE, "camserve"}
-    needed = _foreign(module.partition(".")[0] for module in modules) - carried
+    needed = foreign_modules(module.partition(".")[0] for module in modules) - carried
     lines = []
     if needed:
         names = ", ".join(map(_with_version, sorted(needed)))
@@ -40,10 +33,6 @@ def describe_needs(network: nn.Module, spec: ModelSpec, bundle: Collection[str])
         if behind := _needs_of(module) - carried:
             lines.append(f"bundle: {module} itself needs {', '.join(sorted(behind))}: install or bundle these too")
     return lines
-
-
-def _foreign(modules: Iterable[str]) -> set[str]:
-    return {name for name in modules if name not in STOCK and name not in STDLIB}
 
 
 def _with_version(module: str) -> str:
@@ -59,7 +48,7 @@ def _needs_of(module: str) -> set[str]:
     names = {_normal(found[0]) for line in required if "extra ==" not in line and (found := DISTRIBUTION.match(line))}
     stock = {_normal(owner) for inner, owners in providers.items() if inner in STOCK for owner in owners}
     modules = {inner for inner, owners in providers.items() if (names - stock) & set(map(_normal, owners))}
-    return _foreign(name for name in modules if not name.startswith("_"))
+    return foreign_modules(name for name in modules if not name.startswith("_"))
 
 
 def _providers() -> Mapping[str, list[str]]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def pack_archive(name: str, version: str, content: Path, work: Path) -> Path:
     packed = work / name
     if done.returncode or not packed.is_dir():
         raise ConfigError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return _zip(packed, work / f"{name}.mar")
+    return zip_archive(packed, work / f"{name}.mar")
 
 
 def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
@@ -70,8 +71,21 @@ def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
         config["camserve"].setdefault("monitoring", {}).update(entry)
         config["camserve"]["seal"] = write_seal(folder, load_settings(config["camserve"]))
         write_config(config, folder)
+        place_archive(zip_archive(folder, Path(name) / out.name), out)
+
+
+def place_archive(packed: Path, out: Path) -> None:
+    """Copy a packed archive to ``out``, whole or not at all. ConfigError: it cannot be written there."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(str(_zip(folder, Path(name) / out.name)), out)
+        shutil.copyfile(packed, beside)
+        beside.replace(out)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from None
+    finally:  # Ctrl-C too
+        with suppress(OSError):
+            beside.unlink()
 
 
 def settings_block(settings: Settings) -> dict[str, Any]:
@@ -85,7 +99,8 @@ def write_config(config: dict[str, object], folder: Path) -> None:
     (folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _zip(folder: Path, target: Path) -> Path:
+def zip_archive(folder: Path, target: Path) -> Path:
+    """Return ``target``, the .mar of an unpacked archive: the same content gives the same bytes."""
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():

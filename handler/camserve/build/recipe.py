@@ -95,7 +95,8 @@ class Recipe:
     @property
     def server_keys(self) -> dict[str, Any]:
         """TorchServe's own keys of model-config.yaml, with those that ``serving`` does not give."""
-        usual = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
+        least = self.serving.get("minWorkers", 1)  # TorchServe drops both numbers where maxWorkers is below it
+        usual = {"minWorkers": 1, "maxWorkers": least, "batchSize": 8, "maxBatchDelay": 10, "responseTimeout": 30}
         return {**usual, **self.serving}
 
     @property
@@ -134,8 +135,8 @@ def load_recipe(path: Path) -> Recipe:
     )
 
 
-def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a model yaml that gives the same archive; files are named from its folder."""
+def recipe_block(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """Return the keys of a recipe at ``path`` that are not as usual; files are named from its folder."""
     block = {
         key.name: _plain(getattr(recipe, key.name))
         for key in dataclasses.fields(recipe)
@@ -149,10 +150,20 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
             head["labels"] = _from_folder(path, head["labels"])
     if recipe.samples:
         block["samples"] = [_from_folder(path, sample) for sample in recipe.samples]
-    text = yaml.safe_dump(block, sort_keys=False, allow_unicode=True)
+    return block
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a model yaml that gives the same archive; files are named from its folder. ConfigError: it cannot be."""
+    text = yaml.safe_dump(recipe_block(recipe, path), sort_keys=False, allow_unicode=True)
+    write_text(path, f"# Written by camserve archive.\n{text}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file and the folders that it needs. ConfigError: it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# Written by camserve archive.\n{text}", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 

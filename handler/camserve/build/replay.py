@@ -11,12 +11,14 @@ from pathlib import Path
 from camserve.errors import LINE_LIMIT, ConfigError
 
 # As a worker does it: the archive's folder comes first on the path.
+BUNDLE = "; modules that lie beside the model file or are installed go in by bundle"
 SCRIPT = """
 import sys
 from pathlib import Path
 folder = Path(sys.argv[1])
 sys.path.insert(0, str(folder))
 import torch, yaml
+from camserve.errors import CamserveError
 from camserve.serving.load import load_archive
 from camserve.settings import load_settings
 torch.set_num_threads(int(sys.argv[2]))
@@ -24,14 +26,14 @@ settings = load_settings(yaml.safe_load((folder / "model-config.yaml").read_text
 try:
     load_archive(folder, settings, "replay", "1.0", torch.device("cpu"))
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(str(error) if isinstance(error, CamserveError) else f"{type(error).__name__}: {error}")
 """
 
 
-def replay(path: Path, threads: int) -> None:
+def replay(path: Path, threads: int, advice: str = BUNDLE) -> None:
     """Load a .mar in a fresh process and repeat its self-test.
 
-    ConfigError: it does not load, or does not get the answers that it got in this process.
+    ConfigError, which ends with ``advice``: it does not load, or does not get the answers of its build.
     """
     with tempfile.TemporaryDirectory(prefix="camserve-replay-") as folder:
         with zipfile.ZipFile(path) as archive:
@@ -41,7 +43,4 @@ def replay(path: Path, threads: int) -> None:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise ConfigError(
-            f"the packed archive does not answer in a process of its own: {last[:LINE_LIMIT]}; modules that lie beside "
-            "the model file or are installed go in by bundle"
-        )
+        raise ConfigError(f"the packed archive does not answer in a process of its own: {last[:LINE_LIMIT]}{advice}")

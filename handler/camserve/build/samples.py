@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,9 @@ from camserve.input_spec import InputSpec
 from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
+from camserve.serving.pipeline import Pipeline
 from camserve.settings import Limits
+from camserve.values import RawRequest
 
 NOISE = 2  # pictures that come before the samples
 PATTERN = "samples/pattern.png"  # of an archive without a photo
@@ -60,3 +64,16 @@ def _accept(content: Path, sample: str, spec: InputSpec, limits: Limits, transfo
         return read_pixels(picture, spec, limits, transform)
     except RequestError as error:
         raise ConfigError(f"{sample}: {error}") from None
+
+
+def try_methods(content: Path, pipeline: Pipeline, sample: str) -> None:
+    """Explain a sample by every method for every head. ConfigError: a map fails, or a photo's usual one is blank."""
+    settings = pipeline.settings
+    heads = [{}, *({"head": output.name} for output in settings.outputs[1:])]
+    for method, head in itertools.product(settings.methods, heads):
+        row = RawRequest((content / sample).read_bytes(), {"method": method, "explain": True, **head})
+        explanations = json.loads(pipeline.answer([row])[0].body)["explanations"]
+        statuses = {explanation["status"] for explanation in explanations}
+        blank_is_fine = sample == PATTERN or method != settings.defaults.method
+        if "failed" in statuses or (statuses == {"blank"} and not blank_is_fine):
+            raise ConfigError(f"{sample}: method {method} gives a map that is {min(statuses, key='failed'.__ne__)}")

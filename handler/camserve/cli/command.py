@@ -23,8 +23,10 @@ class Command:
 
 
 COMMANDS = {
+    "init": Command("write a recipe with every key in it, to be filled in", "serve"),
     "archive": Command("build a .mar that predicts and explains", "serve"),
     "baseline": Command("measure what is normal and add it to a .mar, so that drift can be seen", "serve"),
+    "configure": Command("change settings of a .mar", "serve"),
     "inspect": Command("show what a .mar holds"),
     "explain": Command("ask an archive or a server about photos", "serve"),
     "serve": Command("start TorchServe with the shipped configuration", "serve"),
@@ -36,6 +38,7 @@ COMMANDS = {
     "calibrate": Command("measure how much clean traffic varies", "monitor"),
     "report": Command("draw an audit log beside the baseline", "monitor"),
     "bench": Command("measure what explaining costs on this machine", "bench"),
+    "completion": Command("print what makes a shell complete camserve's commands and options", "completion"),
 }
 
 
@@ -44,14 +47,14 @@ def chosen_command(arguments: Sequence[str]) -> str:
     return next((argument for argument in arguments if not argument.startswith("-")), "")
 
 
-def build_parser(chosen: str) -> argparse.ArgumentParser:
-    """Return the parser of ``camserve``, with the options of the chosen subcommand; no other is imported."""
+def build_parser(*chosen: str) -> argparse.ArgumentParser:
+    """Return the parser of ``camserve``, with the options of the chosen subcommands; no other is imported."""
     parser = argparse.ArgumentParser(prog="camserve", description="Explain what a served image classifier looked at.")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.purpose)
-        if name == chosen:
+        if name in chosen:
             _describe(subparser, name)
     return parser
 

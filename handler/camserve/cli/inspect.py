@@ -1,4 +1,4 @@
-"""Show a .mar's model, target layers, methods, input, sizes and hashes."""
+"""Show a .mar's model, target layers, methods, input, sizes and hashes, and what a server must have for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.build.archive_file import check_sizes
+from camserve.build.stock import imported_packages
 from camserve.build.unpack import Contents, read_contents
 from camserve.errors import printable
 from camserve.files import sha256
@@ -50,9 +51,22 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "defaults": dataclasses.asdict(settings.defaults),
         "samples": list(settings.samples),
         "monitoring": dataclasses.asdict(settings.monitoring),
+        "needs": describe_needs(contents, path),
         "files": len(contents.sizes),
         "bytes": sum(contents.sizes.values()),
         "weights": f"{contents.sizes.get(settings.model.weights, 0)} bytes, sha256 {settings.model.sha256}",
         "made from": f"sha256 {settings.model.source_sha256}",
         "archive": f"{path.stat().st_size} bytes, sha256 {sha256(path)}",
     }
+
+
+def describe_needs(contents: Contents, path: Path) -> str:
+    """Return what a server must have installed beside what TorchServe's stock image has."""
+    settings = contents.settings
+    packages = imported_packages(path, settings)
+    needs = [f"{', '.join(packages)}, which TorchServe's stock image lacks" if packages else "TorchServe's stock image"]
+    if settings.model.weights.endswith(".pt2"):
+        needs.append("the torch that exported its program, or a later one")
+    if settings.compiled is not None:
+        needs.append(f"to run compiled: {settings.compiled.machine}; it runs eager elsewhere")
+    return "; ".join(needs)

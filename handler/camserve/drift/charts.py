@@ -16,6 +16,7 @@ Points = Sequence[tuple[float, float]]
 TICKS = 5
 PERCENT = "~%"  # in d3's words
 DAY = 86400.0  # seconds
+ONE_SIZE = 110  # square pixels of a point that stands alone
 SERIES = 8  # colours that differ clearly
 
 
@@ -28,10 +29,11 @@ def draw_curves(
     zero: bool = False,
     alarm: float | None = None,
     log: bool = False,
+    nothing: str = "no data",
 ) -> Chart:
-    """Draw curves over time (seconds since 1970) in UTC, with a dashed line at ``alarm``.
+    """Draw curves over time (seconds since 1970) in UTC, with a dashed line at ``alarm``; of one instant, points.
 
-    ``number`` is d3's format of the axis, ``domain`` the ends of their axis.
+    ``number`` is d3's format of the axis, ``domain`` the ends of their axis; ``nothing`` says why there is none.
     """
     rows = [
         {"time": 1000 * x, "at": format_instant(x), "series": name, "value": y}
@@ -40,20 +42,30 @@ def draw_curves(
         if math.isfinite(y)
     ]
     if not rows:
-        return draw_nothing()
+        return draw_nothing(nothing)
     if zero and not any(row["value"] for row in rows):
         domain = (0.0, 1.0)  # an axis from 0 to 0 has no ticks
     scale = alt.Scale(type="log" if log else "linear", zero=zero, clamp=log, domain=domain or alt.Undefined)
     written, exact = (".0e", ".2e") if log else (number or alt.Undefined, ".1%" if number == PERCENT else ",.3~r")
     y = alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(format=written, tickCount=TICKS))
     shown = ["at:N", "series:N", alt.Tooltip("value:Q", format=exact, title=title)]
-    color = alt.Color("series:N", title=None, sort=None, legend=alt.Legend(symbolType="stroke"))
-    lines = alt.Chart(alt.Data(values=rows)).mark_line(point=alt.OverlayMarkDef(size=22))
-    layers = [lines.encode(x=_time_axis(rows), y=y, color=color if len(series) > 1 else alt.Undefined, tooltip=shown)]
+    is_one = len({row["time"] for row in rows}) == 1
+    mark = "circle" if is_one else "stroke"
+    color = alt.Color("series:N", title=None, sort=None, legend=alt.Legend(symbolType=mark))
+    base = alt.Chart(alt.Data(values=rows))
+    drawn = base.mark_point(size=ONE_SIZE) if is_one else base.mark_line(point=alt.OverlayMarkDef(size=22))
+    x = _series_axis(rows) if is_one else _time_axis(rows)
+    layers = [drawn.encode(x=x, y=y, color=color if len(series) > 1 else alt.Undefined, tooltip=shown)]
     if alarm is not None:
         level = alt.Chart(alt.Data(values=[{"value": alarm}])).mark_rule(style="alarm")
         layers.append(level.encode(y=y, tooltip=alt.Tooltip("value:Q", title="alarm")))
     return resize_chart(alt.layer(*layers))
+
+
+def _series_axis(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """Return the axis of one window, in which each series has a place of its own: points would hide one another."""
+    axis = alt.Axis(labels=len({row["series"] for row in rows}) > 1, labelAngle=-30, ticks=False)
+    return alt.X("series:N", title=f"one window, {rows[0]['at']} UTC", sort=None, axis=axis)
 
 
 def _time_axis(rows: Sequence[Mapping[str, Any]]) -> Chart:
@@ -82,9 +94,9 @@ def draw_bars(labels: Sequence[str], series: Mapping[str, Sequence[float]], titl
 
 
 def draw_points(series: Mapping[str, Points], titles: tuple[str, str]) -> Chart:
-    """Draw points of the unit square, y downwards as in pictures; a series of one point is drawn large."""
+    """Draw points of the unit square, y downwards as in pictures; the fewer of a series, the larger."""
     rows = [
-        {"x": x, "y": y, "series": name, "size": 130 if len(points) == 1 else 14}
+        {"x": x, "y": y, "series": name, "size": max(14, 130 // len(points))}
         for name, points in series.items()
         for x, y in points
     ]
@@ -114,6 +126,7 @@ def draw_cells(
     number: str = ",.3~r",
     limits: Mapping[float, str] | None = None,
     write: bool = False,
+    nothing: str = "no data",
 ) -> Chart:
     """Draw (rows, columns) values as coloured cells; NaN stays empty. ``titles``: of columns, rows and values.
 
@@ -124,7 +137,7 @@ def draw_cells(
         for row, column in np.argwhere(np.isfinite(values))
     ]
     if not found:
-        return draw_nothing()
+        return draw_nothing(nothing)
     scale = alt.Undefined
     if limits:
         scale = alt.Scale(type="threshold", domain=list(limits)[1:], range=list(limits.values()))

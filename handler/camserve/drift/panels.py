@@ -11,7 +11,7 @@ import camserve.drift.charts as charts
 from camserve.drift.audit_log import CLASSES, NO_CLASSES, class_names
 from camserve.drift.charts import PERCENT
 from camserve.drift.counts import aligned
-from camserve.drift.statistics import ALARM_WINDOWS, Z_ALARM, estimated_accuracy
+from camserve.drift.statistics import ALARM_WINDOWS, MINIMUM_REQUESTS, Z_ALARM, estimated_accuracy
 from camserve.drift.theme import Chart, draw_nothing
 from camserve.drift.traffic import Traffic
 from camserve.monitor.audit_record import AuditRecord
@@ -81,8 +81,8 @@ def draw_stage_quantiles(traffic: Traffic) -> Chart:
 def draw_accuracy(traffic: Traffic) -> Chart:
     """The accuracy as estimated without labels, and the baseline's."""
     known = traffic.baseline.accuracy
-    if known is None:
-        return draw_nothing()
+    if known is None or len(traffic.records) < MINIMUM_REQUESTS:
+        return draw_nothing("no data" if known is None else traffic.scarcity)
     bins, reference = traffic.baseline.signals["confidence"], traffic.reference["confidence"]
     estimated = [
         (start, estimated_accuracy(known.accuracy, above, bins, live))
@@ -206,9 +206,8 @@ def draw_drift_now(traffic: Traffic) -> Chart:
     rows = list(traffic.reference)
     found = [[traffic.drift(name, counts) for counts in traffic.counted.values()] for name in rows]
     values = np.array([[np.nan if drift is None else drift.z for drift in row] for row in found])
-    return charts.draw_cells(
-        rows, _starts(traffic), values, ("time (UTC)", "feature", "drift z"), number=".1f", limits=Z_COLORS
-    )
+    titles, columns, nothing = ("time (UTC)", "feature", "drift z"), _starts(traffic), traffic.scarcity
+    return charts.draw_cells(rows, columns, values, titles, number=".1f", limits=Z_COLORS, nothing=nothing)
 
 
 def draw_drift_over_time(traffic: Traffic) -> Chart:
@@ -218,7 +217,7 @@ def draw_drift_over_time(traffic: Traffic) -> Chart:
         for name in traffic.reference
     }
     most = sorted(series, key=lambda name: -max((z for _, z in series[name]), default=-np.inf))[: charts.SERIES]
-    return charts.draw_curves({name: series[name] for name in most}, "drift z", alarm=Z_ALARM)
+    return charts.draw_curves({name: series[name] for name in most}, "drift z", alarm=Z_ALARM, nothing=traffic.scarcity)
 
 
 def draw_evidence(traffic: Traffic) -> Chart:

@@ -12,25 +12,23 @@ from camserve.drift.audit_log import CLASSES, CLASSES_CAUSE
 from camserve.drift.charts import format_instant
 from camserve.drift.counts import aligned
 from camserve.drift.periods import Comparison, Separation, holm
-from camserve.drift.statistics import PSI_ALARM, Z_ALARM, Drift, compare
+from camserve.drift.statistics import MINIMUM_REQUESTS, PSI_ALARM, Z_ALARM, Drift
 from camserve.drift.traffic import Traffic
 from camserve.drift.watcher import can_drift
 from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.signals import SIGNALS
 
 MAX_CLASSES = 15
+TOO_FEW = f"too few requests: {MINIMUM_REQUESTS} are needed"
 TEXTS = ("family", "moved", "likeliest cause")  # columns of words, which begin at the left
 SURE = 0.01  # p-value, after Holm's correction for the number of features
 FAMILIES = {**{name: (signal.family, signal.cause) for name, signal in SIGNALS.items()}, CLASSES: CLASSES_CAUSE}
 
 
 def find_drifts(traffic: Traffic) -> dict[str, Drift]:
-    """Return every feature's drift over the whole record, strongest first."""
-    found = {}
-    for name, bins in traffic.reference.items():
-        m, n = aligned(bins, traffic.live[name])
-        if n.sum() and can_drift(bins):
-            found[name] = compare(m, n, name != CLASSES)
+    """Return the drift over the whole record of every feature with enough requests to judge, strongest first."""
+    drifts = {name: traffic.drift(name, traffic.live) for name in traffic.reference}
+    found = {name: drift for name, drift in drifts.items() if drift is not None}
     return dict(sorted(found.items(), key=lambda drift: -drift[1].z))
 
 
@@ -43,9 +41,19 @@ def drift_table(traffic: Traffic) -> str:
         family, cause = FAMILIES[name]
         numbers = [str(drift.requests), f"{drift.z:.1f}", drift.moved, f"{drift.psi:.3f}", f"{p:.2g}"]
         rows.append(_row([name, family, *numbers, cause if alarms else ""], alarms))
+    rows += [
+        _row([name, FAMILIES[name][0], str(count), *[""] * 4, TOO_FEW]) for name, count in _scarce(traffic).items()
+    ]
     head = ["feature", "family", "requests", "z", "moved", "PSI", "p (Holm)", "likeliest cause"]
     note = f"Red: PSI above {PSI_ALARM} and p below {SURE}. The alert rules ask for z above {Z_ALARM}."
     return f"<p class='soft'>{note}</p>{_table(head, rows)}"
+
+
+def _scarce(traffic: Traffic) -> dict[str, int]:
+    """Return of each feature with too few requests to judge how many it has."""
+    counts = {name: int(aligned(bins, traffic.live[name])[1].sum()) for name, bins in traffic.reference.items()}
+    judged = {name for name, bins in traffic.reference.items() if can_drift(bins)}
+    return {name: count for name, count in counts.items() if name in judged and 0 < count < MINIMUM_REQUESTS}
 
 
 def change_table(found: Comparison) -> str:

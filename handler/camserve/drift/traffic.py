@@ -86,6 +86,12 @@ class Traffic:
             return None
         return compare(m, n, feature != CLASSES)
 
+    @property
+    def scarcity(self) -> str:
+        """Why no window can be judged: how many requests the fullest has, and how many it needs."""
+        most = max(len(records) for records in self.windows.values())
+        return f"too few requests: {most} in a window, and {MINIMUM_REQUESTS} are needed"
+
     def means(self, name: str) -> Points:
         """Return a signal's mean in each window."""
         return self._mean(lambda record: record.signals[name], lambda record: name in record.signals)

@@ -15,6 +15,7 @@ from camserve.errors import ConfigError
 from camserve.values import Progress
 
 SOURCES: tuple[ModuleType, ...] = (huggingface, timm, torchvision, torchserve, model_file, weights)
+JOINED = ("defaults", "limits", "runtime", "serving")
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
@@ -30,6 +31,15 @@ def describe_source(text: str, given: Mapping[str, Any], report: Progress) -> di
     """
     for kind in SOURCES:
         if kind.fits(text):
-            return {**kind.describe(text, given, report), **given}
+            return _join(kind.describe(text, given, report), given)
     forms = ", ".join(kind.FORM for kind in SOURCES)
     raise ConfigError(f"'{text}' is no source: it must be RECIPE.yaml, {forms}")
+
+
+def _join(block: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block of keys with those that were given in their place; of blocks in both, each key by itself."""
+    joined = {**block, **given}
+    for key in JOINED:
+        if key in block and key in given:
+            joined[key] = {**block[key], **given[key]}
+    return joined

@@ -1,0 +1,97 @@
+"""Changing the settings of a built archive, which still loads and answers as it did when it was built."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from camserve.build.archive_file import extract_all
+from camserve.build.changes import change_config, describe_changes
+from camserve.build.check import multiply_limits
+from camserve.build.measure_methods import measure_methods
+from camserve.build.pack import place_archive, write_config, zip_archive
+from camserve.build.pairs import Pairs
+from camserve.build.replay import replay
+from camserve.build.samples import NOISE, PATTERN, pixels_to_try, try_methods
+from camserve.build.server_keys import check_server_keys
+from camserve.build.unpack import Contents, read_contents
+from camserve.measures import Measures
+from camserve.network.factory import load_transform
+from camserve.serving.batch import check_contexts
+from camserve.serving.load import load_archive, load_classifier, load_pipeline
+from camserve.serving.pipeline import Pipeline
+from camserve.serving.seal import check_seal, write_seal
+from camserve.serving.selftest import SELFTEST_FILE, record_answers, usual_options, write_answers
+from camserve.settings import Settings, load_settings
+from camserve.values import Progress
+
+SELFTESTED = {
+    "refuse": "its photos get the answers that they got",
+    "warn": "its self-test only warns, and was not looked at",
+    "off": "its self-test is off",
+}
+
+
+def configure_archive(source: Path, out: Path, pairs: Pairs, report: Progress) -> list[str]:
+    """Write ``source`` with changed settings to ``out``, which may be ``source``; return a line for each change.
+
+    ``pairs`` are keys and their new values in YAML. Nothing is written where nothing changes, or where the changed
+    archive does not load in a process of its own and pass its self-test. ConfigError: why it cannot be.
+    """
+    with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
+        folder = Path(name) / "content"
+        extract_all(source, folder)
+        contents = read_contents(source)
+        check_seal(folder, contents.settings)
+        config = change_config(contents.config, pairs)
+        settings = load_settings(config["camserve"])
+        changes = describe_changes(contents.config, config)
+        if not changes:
+            return []
+        check_server_keys(config)
+        report(multiply_limits(settings.limits, config))
+        if settings.methods != contents.settings.methods:
+            measures = _change_methods(folder, contents, settings, report)
+            config["camserve"]["measures"] = json.loads(json.dumps(dataclasses.asdict(measures)))
+        config["camserve"]["seal"] = write_seal(folder, load_settings(config["camserve"]))
+        write_config(config, folder)
+        packed = zip_archive(folder, Path(name) / "packed.mar")
+        replay(packed, len(os.sched_getaffinity(0)), advice="; nothing was written")
+        report(f"it loads in a process of its own; {SELFTESTED[settings.selftest]}")
+        place_archive(packed, out)
+    return changes
+
+
+def _change_methods(folder: Path, contents: Contents, after: Settings, report: Progress) -> Measures:
+    """Return the measures of other methods, which are tried on the samples as when an archive is built."""
+    before, device = contents.settings, torch.device("cpu")
+    name, version = contents.name, contents.version
+    load_archive(folder, before, name, version, device)  # which tests it as it was
+    if after.score is not None:
+        check_contexts(after.methods)
+    classifier = load_classifier(folder, before, device)
+    pipeline = load_pipeline(folder, after, name, version, device, classifier)
+    for sample in after.samples:
+        try_methods(folder, pipeline, sample)
+    measures = before.measures.methods
+    if any(method not in measures for method in after.methods):
+        transform = load_transform(folder, before.input)
+        pixels = pixels_to_try(folder, before.samples, before.input, before.limits, transform)[NOISE:]
+        found = measure_methods(folder, after, classifier, pixels, PATTERN not in after.samples, report).methods
+        measures = {**found, **measures}
+    _renew_selftest(folder, pipeline)
+    kept = {method: measures[method] for method in after.methods}
+    return dataclasses.replace(before.measures, methods=kept)
+
+
+def _renew_selftest(folder: Path, pipeline: Pipeline) -> None:
+    """Record the self-test's answers anew where it asks for a method that is no longer served."""
+    asked = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))["options"]["method"]
+    if asked not in pipeline.settings.methods:
+        options = usual_options(pipeline.settings)
+        write_answers(record_answers(pipeline, folder, options), options, folder)

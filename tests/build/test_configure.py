@@ -1,0 +1,130 @@
+"""Settings of a built archive are changed, checked and written whole, or not at all."""
+
+import json
+import zipfile
+
+import pytest
+
+from camserve.build.archive import build_archive
+from camserve.build.changes import CHANGEABLE
+from camserve.build.recipe import load_recipe
+from camserve.build.unpack import open_archive, read_contents
+from camserve.cli import main
+from camserve.serving.seal import FREE
+from camserve.serving.selftest import SELFTEST_FILE
+from camserve.values import RawRequest
+from model_file import quiet, write_pets
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    recipe = load_recipe(write_pets(tmp_path_factory.mktemp("pets")))
+    return build_archive(recipe, tmp_path_factory.mktemp("store"), quiet, fresh_process=False)
+
+
+@pytest.fixture
+def pets(built, tmp_path):
+    (tmp_path / "pets.mar").write_bytes(built.read_bytes())
+    return tmp_path / "pets.mar"
+
+
+def answer(archive, photo, **options):
+    with open_archive(archive) as pipeline:
+        return json.loads(pipeline.answer([RawRequest(photo, {"explain": True, **options})])[0].body)
+
+
+def test_what_is_changed_is_printed_and_in_force(pets, capsys, chelsea):
+    pairs = ["defaults.top_k=2", "limits.max_targets=2", "batchSize=4", "serving.maxBatchDelay=5"]
+    pairs += ["monitoring.audit.directory=/var/log/camserve", "monitoring.low_confidence=0.5"]
+    assert main(["configure", str(pets), *pairs]) == 0
+    said = capsys.readouterr()
+    assert "its photos get the answers that they got" in said.err
+    assert [line for line in said.out.splitlines() if "audit." not in line] == [
+        "batchSize: 8 -> 4",
+        "defaults.top_k: 5 -> 2",
+        "limits.max_targets: 5 -> 2",
+        "maxBatchDelay: 10 -> 5",
+        "monitoring.low_confidence: null -> 0.5",
+        f"wrote {pets}",
+    ]
+    assert "monitoring.audit.rate: null -> 0.01" in said.out
+    contents = read_contents(pets)
+    assert (contents.config["batchSize"], contents.config["maxBatchDelay"]) == (4, 5)
+    assert contents.settings.monitoring.audit.directory == "/var/log/camserve"
+    assert len(answer(pets, chelsea)["predictions"]) == 2
+    assert main(["configure", str(pets), "monitoring.audit=null"]) == 0
+    assert read_contents(pets).settings.monitoring.audit is None
+
+
+def test_an_archive_that_stays_as_it_is_is_not_written(pets, capsys):
+    before = pets.stat().st_mtime_ns
+    assert main(["configure", str(pets), "defaults.top_k=5"]) == 0
+    assert capsys.readouterr().out == "nothing changes: nothing was written\n"
+    assert pets.stat().st_mtime_ns == before
+
+
+def test_methods_are_added_measured_and_taken_away(pets, chelsea, capsys):
+    assert main(["configure", str(pets), "methods=gradcam, layercam"]) == 0
+    settings = read_contents(pets).settings
+    assert settings.methods == tuple(settings.measures.methods) == ("gradcam", "layercam")
+    assert settings.measures.methods["layercam"].random_weights is not None
+    assert answer(pets, chelsea, method="layercam")["explanations"][0]["status"] == "ok"
+    assert main(["configure", str(pets), "methods=layercam", "defaults.method=layercam"]) == 0
+    with zipfile.ZipFile(pets) as archive:
+        recorded = json.loads(archive.read(SELFTEST_FILE))
+    assert recorded["options"]["method"] == "layercam"
+    assert tuple(read_contents(pets).settings.measures.methods) == ("layercam",)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["name=x"], "unknown key 'name'"),
+        (["batchsize=3"], "did you mean 'batchSize'?"),
+        (["layers=features"], "layers belongs to the network: build the archive again"),
+        (["runtime.mode=aot"], "build the archive again, with runtime.mode in its recipe"),
+        (["monitoring.baseline=x"], "camserve baseline measures one"),
+        (["top"], "'top' is no KEY=VALUE"),
+        (["limits.max_pixels=["], "limits.max_pixels: '[' is no YAML"),
+        (["limits.max_targets=none"], "limits.max_targets must be a whole number"),
+        (["batchSize=0"], "serving.batchSize must be a whole number from 1, not '0'"),
+        (["minWorkers=3"], "serving.minWorkers 3 is above maxWorkers 1"),
+        (["limits.answer_ms=25000"], "more than two thirds of serving.responseTimeout, 30 s"),
+        (["methods=nosuch"], "is not one of"),
+        (["methods=layercam"], "method 'gradcam' is not one of: layercam"),
+        (["defaults.top_k=many"], "option 'top_k' takes a number, not 'many'; nothing was written"),
+        (["limits.max_bytes=10"], "the limit is 10; nothing was written"),
+    ],
+)
+def test_what_would_not_work_is_refused_and_nothing_written(pets, pairs, said, capsys):
+    before = pets.read_bytes()
+    assert main(["configure", str(pets), *pairs]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert pets.read_bytes() == before
+    assert [path.name for path in pets.parent.iterdir()] == ["pets.mar"]
+
+
+def test_a_changed_archive_goes_where_it_is_told_and_the_old_one_stays(pets, built, tmp_path, capsys):
+    out = tmp_path / "new" / "pets.mar"
+    assert main(["configure", str(pets), "defaults.top_k=1", "--out", str(out)]) == 0
+    assert pets.read_bytes() == built.read_bytes()
+    assert read_contents(out).settings.defaults.top_k == "1"
+    (tmp_path / "file").touch()
+    assert main(["configure", str(pets), "defaults.top_k=1", "--out", str(tmp_path / "file" / "pets.mar")]) == 1
+    assert "camserve: cannot write" in capsys.readouterr().err
+
+
+def test_without_pairs_every_key_is_shown_and_taken_back_as_it_is(pets, capsys):
+    assert main(["configure", str(pets)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "defaults.method=gradcam" in lines
+    assert 'methods=["gradcam"]' in lines
+    assert "batchSize=8" in lines
+    assert main(["configure", str(pets), *lines]) == 0
+    assert capsys.readouterr().out == "nothing changes: nothing was written\n"
+
+
+def test_what_may_be_changed_is_what_no_seal_holds_but_the_methods():
+    assert set(CHANGEABLE) == {*FREE, "methods"} - {"seal"}
