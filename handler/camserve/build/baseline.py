@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import camserve
+from camserve.build.photos import find_images
 from camserve.build.truth import read_labels
 from camserve.build.unpack import open_archive, read_contents
 from camserve.errors import CamserveError, ConfigError, RequestError
@@ -29,7 +30,6 @@ TOO_FEW_VALUES = f"fewer than {LEAST_VALUES} photos have it"
 TOO_FEW_OF_A_CLASS = f"no class was predicted {FEWEST_OF_A_CLASS} times among every second photo; take more photos"
 TOP_CLASSES = 14  # with one bin of their own; all others share one
 UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 BATCH = 8  # photos
 REPORTED = 50  # batches between two lines of progress
 
@@ -74,14 +74,6 @@ def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str
     for name in baseline.signals_off:
         report(f"the signal {name} is off: {TOO_FEW_OF_A_CLASS if name == CLASS else TOO_FEW_VALUES}")
     return baseline
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return the photos of a folder and its subfolders, by name. ConfigError: there are none."""
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise ConfigError(f"there are no photos in {folder}")
-    return images
 
 
 def _measure_photos(pipeline: Pipeline, images: Sequence[Path], folder: Path, report: Progress) -> list[MeasuredRows]:

@@ -75,16 +75,21 @@ def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
 
     Without ``baseline`` its own baseline is not read, so that another can be made. ConfigError: it does not load.
     """
+    contents = read_contents(path)
+    settings = contents.settings
+    if not baseline:
+        settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
+    with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
+        extract_all(path, Path(folder))
+        yield load_unpacked(Path(folder), replace(contents, settings=settings))
+
+
+def load_unpacked(folder: Path, contents: Contents) -> Pipeline:
+    """Return the pipeline of an unpacked .mar, on a GPU if there is one. ConfigError: it does not load."""
     # Reading what an archive says needs no torch.
     import torch
 
     from camserve.serving.load import load_archive
 
-    contents = read_contents(path)
-    settings = contents.settings
-    if not baseline:
-        settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
-        extract_all(path, Path(folder))
-        yield load_archive(Path(folder), settings, contents.name, contents.version, device)
+    return load_archive(folder, contents.settings, contents.name, contents.version, device)

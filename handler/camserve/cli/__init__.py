@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from camserve.cli.command import build_parser, chosen_command, missing_extra
 from camserve.errors import CamserveError, first_line, printable
 
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended, as a shell has it
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit status is 0, 1 (the work failed) or 2 (usage)."""
+    """Run one subcommand; the exit status is 0, 1 (the work failed), 2 (usage) or 130 (Ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = chosen_command(arguments)
     try:
         args = build_parser(name).parse_args(arguments)
         return int(args.run(args))
     except KeyboardInterrupt:
-        return 1
+        return INTERRUPTED
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()

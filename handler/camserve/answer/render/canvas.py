@@ -117,4 +117,5 @@ def _cubic(offset: np.ndarray) -> np.ndarray:
     distance = np.minimum(np.abs(offset), 2)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return np.where(distance < 1, near, far)
+    weights: np.ndarray = np.where(distance < 1, near, far)
+    return weights

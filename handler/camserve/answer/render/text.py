@@ -38,10 +38,10 @@ def fold(text: str) -> Folded:
     letters, marks = "", []
     for char in text:
         char = char if char.isprintable() else " "
-        base, *above = unicodedata.normalize("NFD", char)
-        if len(above) == 1 and above[0] in STROKES and base.isascii():
-            marks.append((len(letters), above[0]))
-            letters += base
+        parts = unicodedata.normalize("NFD", char)
+        if len(parts) == 2 and parts[0].isascii() and parts[1] in STROKES:
+            marks.append((len(letters), parts[1]))
+            letters += parts[0]
         else:
             letters += WRITTEN_OUT.get(char, char)
     return Folded(letters, marks)
