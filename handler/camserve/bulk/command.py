@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from camserve.bulk.folder import SHARDS
 from camserve.bulk.images import save_one
 from camserve.bulk.options import check_options, look_of
 from camserve.bulk.outputs import OUTPUTS, write_outputs
 from camserve.bulk.run import Job, Outcome, ask_all, read_run, run_journal, run_shards
 from camserve.bulk.sources import list_photos
 from camserve.bulk.words import row_lines
+from camserve.drift.run_records import SHARDS
 from camserve.errors import ConfigError, choose
 
 SAVES = (*OUTPUTS, "parquet")

@@ -14,7 +14,7 @@ from camserve.answer.caption import write_caption, write_legend
 from camserve.answer.render import Scene, draw
 from camserve.bulk.options import USUAL_SIDE, Look
 from camserve.bulk.reading import load
-from camserve.bulk.rows import Answer, Row
+from camserve.bulk.rows import Answer, Row, warning_codes
 from camserve.bulk.sources import UNSAFE
 from camserve.errors import ConfigError, RequestError
 from camserve.input_spec import InputSpec
@@ -81,7 +81,7 @@ def make_scene(photo: Image.Image, answer: Answer, number: int, look: Look) -> S
     explanation, source = answer["explanations"][number], answer["input"]
     across, down = photo.width / source["width"], photo.height / source["height"]
     left, top, right, bottom = source["region"]
-    codes = [warning["code"] for warning in answer["warnings"] if warning.get("explanation", number) == number]
+    codes = warning_codes(answer, number)
     compat = explanation.get("compat")
     shown = find_fading(explanation, codes, look) if compat is None else 1.0
     legend = write_legend(explanation["status"], explanation["scale"], shown, compat)

@@ -16,8 +16,6 @@ from camserve.errors import ConfigError
 
 SCHEMA = 1
 RUN = "run.json"
-ANSWERS = "answers.jsonl"
-SHARDS = "shards"
 
 
 @dataclass(frozen=True)

@@ -58,3 +58,8 @@ def read_answer(picture: Loaded, answer: Answer, record: AuditRecord | None = No
         return Row(picture.photo, answer, record=record)
     refusal = answer["error"]
     return Row(picture.photo, error={name: refusal[name] for name in ("code", "message")}, record=record)
+
+
+def warning_codes(answer: Answer, number: int) -> list[str]:
+    """Return the codes of the warnings of one map of an answer, and of the answer as a whole."""
+    return [warning["code"] for warning in answer["warnings"] if warning.get("explanation", number) == number]

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from camserve.build.archive_file import extract_all
 from camserve.build.unpack import Contents, open_archive
-from camserve.bulk.folder import ANSWERS, SHARDS, RunSpec, open_run
+from camserve.bulk.folder import RunSpec, open_run
 from camserve.bulk.journal import append_rows, read_journal, reopen
 from camserve.bulk.options import look_of, wire_options
 from camserve.bulk.progress import Progress
 from camserve.bulk.reading import MOST_BYTES, read_ahead
 from camserve.bulk.rows import Ask, Row
 from camserve.bulk.sources import list_photos
+from camserve.drift.run_records import ANSWERS, SHARDS
 from camserve.errors import ConfigError
 from camserve.files import sha256
 

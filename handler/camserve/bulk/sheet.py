@@ -15,7 +15,7 @@ from camserve.answer.respond import word_meaning
 from camserve.bulk.drawing import NotDrawable, make_scene, read_photo, thumbnail_look
 from camserve.bulk.images import save_picture
 from camserve.bulk.options import Look
-from camserve.bulk.rows import Row
+from camserve.bulk.rows import Row, warning_codes
 
 MOST = 200  # pictures
 SIDE, GAP = 200, 12  # pixels
@@ -67,7 +67,7 @@ def _words(row: Row) -> list[str]:
         lines = wrap_text((row.error or {}).get("message", ""), TEXT, SIDE, LINES - 1)
     else:
         best = row.answer["predictions"][0]
-        codes = ", ".join(dict.fromkeys(warning["code"] for warning in row.answer["warnings"]))
+        codes = ", ".join(dict.fromkeys(warning_codes(row.answer, 0)))
         lines = [*wrap_text(f"{best['label']} {word_meaning(best, 3)}", TEXT, SIDE, 1), *([codes] if codes else [])]
         lines = [line for text in lines for line in wrap_text(text, TEXT, SIDE, 1)]
     return [*wrap_text(row.photo.name.rpartition("/")[2], TEXT, SIDE, 1), *lines]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from camserve.bulk.rows import Answer, Row
+from camserve.bulk.rows import Answer, Row, warning_codes
 from camserve.bulk.words import describe_peak
 
 COLUMNS = (
@@ -44,8 +44,8 @@ def table_lines(row: Row) -> Iterator[dict[str, Any]]:
     picture = {"path": row.photo.path, **{name: best.get(name) for name in ("label", "index", "probability")}}
     picture.update({name: best.get(name) for name in ("value", "unit")})
     for number in range(max(1, len(row.answer["explanations"]))):
-        codes = [warning["code"] for warning in row.answer["warnings"] if warning.get("explanation", number) == number]
-        yield {**picture, **_map(row.answer, number), "warnings": " ".join(codes)}
+        codes = " ".join(warning_codes(row.answer, number))
+        yield {**picture, **_map(row.answer, number), "warnings": codes}
 
 
 def _map(answer: Answer, number: int) -> dict[str, Any]:

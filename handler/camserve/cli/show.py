@@ -8,11 +8,12 @@ from pathlib import Path
 
 from camserve.bulk.chosen import Choice
 from camserve.bulk.command import read_saves
-from camserve.bulk.folder import SHARDS, read_spec
+from camserve.bulk.folder import read_spec
 from camserve.bulk.options import LOOKS, check_options, look_of
 from camserve.bulk.outputs import OUTPUTS, write_outputs
 from camserve.bulk.run import read_run
 from camserve.cli.terminal import say
+from camserve.drift.run_records import SHARDS
 
 EXAMPLE = """examples:
   camserve show run --save gallery
