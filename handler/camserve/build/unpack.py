@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from camserve.build.archive_file import extract_all, open_mar, read_config, read_manifest, read_member
 from camserve.drift.counts import Version
 from camserve.errors import ConfigError, quote
+from camserve.labels import Labels
 from camserve.monitor.baseline import Baseline, read_baseline
+from camserve.output_spec import Head, line_up
 from camserve.settings import Settings, load_settings
 from camserve.values import Progress
 
@@ -37,6 +39,13 @@ def read_contents(path: Path) -> Contents:
         model, config = read_manifest(archive), read_config(archive)
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     return Contents(model["modelName"], model["modelVersion"], load_settings(config.get("camserve")), config, sizes)
+
+
+def read_heads(path: Path, contents: Contents) -> tuple[Head, ...]:
+    """Return the outputs of a .mar with their labels. ConfigError: the labels cannot be read."""
+    with open_mar(path) as archive:
+        texts = [read_member(archive, output.labels).decode("utf-8-sig") for output in contents.settings.outputs]
+    return line_up(contents.settings.outputs, [Labels(text.splitlines()) for text in texts])
 
 
 def baseline_of(path: Path) -> tuple[Version, Baseline]:

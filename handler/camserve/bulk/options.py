@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camserve.build.archive_file import open_mar, read_member
-from camserve.build.unpack import Contents, read_contents
+from camserve.build.unpack import Contents, read_contents, read_heads
 from camserve.choices import DRAWN_FORMATS, PALETTES, TORCHSERVE
 from camserve.errors import BadOption
 from camserve.intake.option_parsers import PARSERS
 from camserve.intake.option_values import decode_value, read_whole
 from camserve.intake.options import OptionSchema
-from camserve.labels import Labels
-from camserve.output_spec import line_up
 from camserve.settings import LIMIT_RANGES
 from camserve.values import RawRequest
 
@@ -54,17 +51,11 @@ def check_options(options: Mapping[str, str], archive: Path | None) -> Contents 
     if archive is None:
         return None
     contents = read_contents(archive)
-    OptionSchema(contents.settings, _heads(archive, contents)).options(RawRequest(fields=wire_options(options)))
+    OptionSchema(contents.settings, read_heads(archive, contents)).options(RawRequest(fields=wire_options(options)))
     return contents
 
 
 _NO_OFFER: Any = None  # these parsers look at the value alone
-
-
-def _heads(archive: Path, contents: Contents) -> Any:
-    with open_mar(archive) as opened:
-        texts = [read_member(opened, output.labels).decode("utf-8-sig") for output in contents.settings.outputs]
-    return line_up(contents.settings.outputs, [Labels(text.splitlines()) for text in texts])
 
 
 def wire_options(options: Mapping[str, str], drawn_here: bool = True) -> dict[str, str]:
