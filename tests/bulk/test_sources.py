@@ -96,3 +96,33 @@ def test_what_cannot_be_read_is_said_and_never_waited_for(tmp_path):
     assert "No such file" in read[2].message
     assert read[3].content == bytes(10)
     assert load(Photo(str(tmp_path), "folder")).code == UNREADABLE
+
+
+def test_addresses_of_other_file_systems_are_listed_and_read(photos):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/store/b/two.png", b"2")
+    memory.pipe("/store/one.JPG", b"1")
+    memory.pipe("/store/notes.txt", b"3")
+    found = list_photos(["memory://store"], {})
+    assert [photo.name for photo in found] == ["b/two", "one"]
+    assert [load(photo).content for photo in found] == [b"2", b"1"]
+    assert load(found[0], 0).code == "too_many_bytes"
+    local = list_photos([photos.as_uri()], {})
+    assert [photo.name for photo in local] == ["a", "a~2", "broken", "c", "sub/a", "sub/b"]
+    assert load(local[2]).content == b"no picture"
+    (photos / "list.txt").write_text(f"{local[2].path}\nc.png\n")
+    assert paths(str(photos / "list.txt")) == [local[2].path, str(photos / "c.png")]
+    absent = load(Photo(f"{photos.as_uri()}/none.png", "none"))
+    assert absent.code == UNREADABLE
+    assert "none.png" in absent.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [("nosuch://x", "nosuch:// cannot be read"), ("file:///nowhere/at/all", "cannot list file:///nowhere/at/all")],
+)
+def test_an_address_that_leads_nowhere_is_named(uri, message):
+    with pytest.raises(ConfigError, match=message):
+        list_photos([uri], {})

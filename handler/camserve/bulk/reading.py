@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from camserve.bulk.remote import is_remote, read_remote
 from camserve.bulk.sources import Photo
-from camserve.errors import TooManyBytes
+from camserve.errors import ConfigError, TooManyBytes, first_line
 
 THREADS = 4
 AHEAD = 64  # pictures in memory
@@ -43,16 +44,22 @@ def read_ahead(photos: Iterable[Photo], most_bytes: int = MOST_BYTES) -> Iterato
 def load(photo: Photo, most_bytes: int = MOST_BYTES) -> Loaded:
     """Return a picture's bytes, or why it cannot be read."""
     try:
+        if is_remote(photo.path):
+            content = read_remote(photo.path, most_bytes)
+            return _too_long(photo, len(content), most_bytes) or Loaded(photo, content)
         with open(photo.path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return Loaded(photo, code=UNREADABLE, message="it is no file")
-            if status.st_size > most_bytes:
-                message = f"the picture has {status.st_size} bytes; the limit is {most_bytes}"
-                return Loaded(photo, code=TooManyBytes.code, message=message)
-            return Loaded(photo, file.read(most_bytes + 1))
-    except (OSError, ValueError) as error:
-        return Loaded(photo, code=UNREADABLE, message=getattr(error, "strerror", None) or str(error))
+            return _too_long(photo, status.st_size, most_bytes) or Loaded(photo, file.read(most_bytes))
+    except (OSError, ValueError, ConfigError) as error:
+        return Loaded(photo, code=UNREADABLE, message=getattr(error, "strerror", None) or first_line(error))
+
+
+def _too_long(photo: Photo, length: int, most_bytes: int) -> Loaded | None:
+    if length <= most_bytes:
+        return None
+    return Loaded(photo, code=TooManyBytes.code, message=f"the picture has over {most_bytes} bytes, which is the limit")
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

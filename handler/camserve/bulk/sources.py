@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camserve.build.photos import find_images
+from camserve.bulk.remote import is_remote, list_remote
 from camserve.errors import ConfigError, first_line
 
 TABLES = (".csv", ".tsv")
@@ -45,6 +46,8 @@ def list_photos(sources: Sequence[str], taken: Mapping[str, str]) -> list[Photo]
 
 def _expand(source: str) -> Iterable[_Found]:
     path, suffix = Path(source), Path(source).suffix.lower()
+    if is_remote(source):
+        return [_Found(*found) for found in list_remote(source)]
     if path.is_dir():
         return [_Found(str(image), image.relative_to(path).as_posix()) for image in find_images(path)]
     if suffix in (*TABLES, *LISTS, ".parquet"):
@@ -71,7 +74,7 @@ def _read_list(path: Path, suffix: str) -> list[_Found]:
         raise ConfigError(f"{path} is no list of pictures: {first_line(error)}") from None
     if not entries:
         raise ConfigError(f"{path} lists no pictures")
-    return [_Found(os.path.join(path.parent, entry), entry) for entry in entries]
+    return [_Found(entry if is_remote(entry) else os.path.join(path.parent, entry), entry) for entry in entries]
 
 
 def _read_text(path: Path, suffix: str) -> list[str]:
