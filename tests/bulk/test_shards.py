@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from camserve.bulk.columns import as_utf8, from_columns, make_schema, to_columns
+from camserve.bulk.outputs import OUTPUTS
 from camserve.bulk.rows import Row
 from camserve.bulk.run import read_run
 from camserve.bulk.sources import Photo
@@ -252,3 +254,13 @@ def test_without_pyarrow_one_line_says_what_to_install(photos, pets):
     assert done.returncode == 1
     done = subprocess.run([*command, "--save", "csv"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_names_every_column_and_every_thing_that_is_written():
+    page = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text()
+    tables = [re.findall(r"^\| (`[^|]*) \|", part, re.MULTILINE) for part in page.split("\n## ")]
+    _, _, written, parquet_table, _ = (
+        [name for row in rows for name in re.findall("`([^`]+)`", row)] for rows in tables
+    )
+    assert written == ["--save", *OUTPUTS, "parquet"]
+    assert sorted(parquet_table) == sorted(make_schema("uint8", {}).names)
