@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from camserve.bulk.folder import open_run, read_spec
-from camserve.bulk.progress import Progress, format_seconds
+from camserve.bulk.progress import ProgressLine, format_seconds
 from camserve.bulk.run import read_run
 from camserve.cli import main
 from camserve.errors import ConfigError
@@ -31,7 +31,7 @@ def test_a_broken_and_an_absent_picture_are_named_and_the_rest_goes_on(pets, pho
     said = capsys.readouterr().err
     assert re.search(r"^photos/broken.jpg: the picture is not JPEG", said, re.MULTILINE)
     assert re.search(r"^absent.png: No such file", said, re.MULTILINE)
-    assert "2 of 7 pictures have no answer" in said
+    assert "no answer to 2 of 7 pictures" in said
     rows = lines_of(out)
     assert [row["path"] for row in rows if row["answer"]] == [
         *("photos/a.jpg", "photos/a.png", "photos/c.png", "photos/sub/a.jpg", "photos/sub/b.png")
@@ -229,6 +229,15 @@ def test_a_photo_that_was_changed_or_deleted_is_not_drawn(pets, photos, capsys):
     assert len(list(Path("run/images").rglob("*.jpg"))) == 3
 
 
+def test_a_run_of_somebody_else_writes_nothing_outside_of_its_folder(pets, photos, capsys):
+    explain(pets, "photos/c.png", "--out", "run", "--save", "csv")
+    text = Path("run/answers.jsonl").read_text()
+    Path("run/answers.jsonl").write_text(text.replace('"name":"c"', '"name":"../../stolen"'))
+    assert main(["show", "run"]) == 1
+    assert "the run names a file outside of run/images: '../../stolen-" in capsys.readouterr().err
+    assert not list(Path().glob("stolen*"))
+
+
 def test_a_damaged_journal_is_named(pets, photos, capsys):
     explain(pets, "photos/c.png", "--out", "run", "--save", "csv")
     Path("run/answers.jsonl").write_text("{}\n")
@@ -258,7 +267,7 @@ def test_ctrl_c_says_what_is_kept_and_the_run_goes_on(pets, photos):
 
 def test_progress_counts_and_says_how_long_it_takes(capsys):
     now = 0.0
-    progress = Progress(100, clock=lambda: now)
+    progress = ProgressLine(100, clock=lambda: now)
     for _ in range(10):
         now += 4.0
         progress.add(2, 0)

@@ -1,4 +1,4 @@
-"""Measuring what is normal: every signal over reference photos, summarised for the archive."""
+"""Measuring what is normal: every signal over reference photos, summarise_referenced for the archive."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str
         map_filter = pipeline.monitor.map_filter
         assert map_filter is not None
         made = provenance_of(pipeline.settings, map_filter.layer, map_filter.usual.methods[0], len(reference.ids), date)
-        baseline = summarise(reference, correct, made, pipeline.settings.monitoring.low_confidence)
+        baseline = summarise_reference(reference, correct, made, pipeline.settings.monitoring.low_confidence)
     report_signals_off(baseline, report)
     return baseline
 
@@ -122,11 +122,11 @@ def make_baseline(
     provenance: Provenance,
     low_confidence: float | None,
 ) -> Baseline:
-    """Return the summary of measured batches; see ``summarise``."""
-    return summarise(reference_of(batches), correct, provenance, low_confidence)
+    """Return the summary of measured batches; see ``summarise_reference``."""
+    return summarise_reference(reference_of(batches), correct, provenance, low_confidence)
 
 
-def summarise(
+def summarise_reference(
     reference: Reference, correct: Mapping[str, bool], provenance: Provenance, low_confidence: float | None
 ) -> Baseline:
     """Return the summary of a reference; ``correct`` says by request id whether a prediction is the label.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from camserve.bulk.sources import list_photos
 from camserve.bulk.words import row_lines
 from camserve.drift.run_records import SHARDS
 from camserve.errors import ConfigError, choose
+from camserve.values import Progress
 
 SAVES = (*OUTPUTS, "parquet")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-Say = Callable[[str], None]
 
 
 def read_saves(text: str) -> list[str]:
@@ -35,32 +35,33 @@ def make_job(job: Job) -> Job:
     return Job(job.sources, job.options, job.archive, contents, job.url, job.token, job.workers)
 
 
-def show_answers(job: Job, as_json: bool, out: Path | None, write: Say, say: Say) -> Outcome:
+def show_answers(job: Job, as_json: bool, out: Path | None, write: Progress, say: Progress) -> Outcome:
     """Ask, and ``write`` every answer as it comes, or all as JSON; draw the one picture into ``out``.
 
     ConfigError: there are several pictures for one file.
     """
-    count = len(list_photos(job.sources, {}))
-    if out is not None and count > 1:
-        raise ConfigError(f"--out {out} is one picture, and {count} are asked about: name a folder")
+    photos = list_photos(job.sources, {})
+    if out is not None and len(photos) > 1:
+        raise ConfigError(f"--out {out} is one picture, and {len(photos)} are asked about: name a folder")
     blocks, failed, done = [], 0, 0
-    for row in ask_all(job, drawn_here=out is not None):
+    for row in ask_all(job, photos, drawn_here=out is not None):
         done += 1
         if row.answer is None:
             failed += 1
             say("\n".join(row_lines(row)))
         elif not as_json:
             write("\n".join(row_lines(row)))
-        blocks.append(row.answer or {"path": row.photo.path, "error": row.error})
+        if as_json:
+            blocks.append(row.answer or {"path": row.photo.path, "error": row.error})
         if out is not None and row.answer is not None:
             for path in save_one(row, out, look_of(job.options, job.contents)):
                 (say if as_json else write)(f"  {path}")
     if as_json:
-        write(json.dumps(blocks[0] if count == 1 else blocks))
+        write(json.dumps(blocks[0] if len(photos) == 1 else blocks))
     return Outcome(done, failed)
 
 
-def keep_answers(job: Job, out: Path, saves: Sequence[str], grid: str, size: int, say: Say) -> Outcome:
+def keep_answers(job: Job, out: Path, saves: Sequence[str], grid: str, size: int, say: Progress) -> Outcome:
     """Ask, keep every answer in a folder, and write what people look at; ``say`` gets a line about each."""
     as_shards = "parquet" in saves
     outcome = run_shards(job, out, grid, size, say) if as_shards else run_journal(job, out, say)
@@ -73,7 +74,7 @@ def keep_answers(job: Job, out: Path, saves: Sequence[str], grid: str, size: int
     return outcome
 
 
-def summarise(outcome: Outcome) -> Iterable[str]:
+def failure_lines(outcome: Outcome) -> Iterable[str]:
     """Yield the line that counts the pictures without an answer, if there are any."""
     if outcome.failed:
-        yield f"{outcome.failed} of {outcome.asked} pictures have no answer"
+        yield f"no answer to {outcome.failed} of {outcome.asked} pictures"

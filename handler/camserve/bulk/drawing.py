@@ -19,10 +19,10 @@ from camserve.bulk.sources import UNSAFE
 from camserve.errors import ConfigError, RequestError
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
-from camserve.settings import MOST_BYTES, Limits
+from camserve.settings import LIMIT_RANGES, MOST_BYTES, Limits
 from camserve.warning_codes import WEAK_EVIDENCE
 
-ANY_PICTURE = Limits(max_bytes=MOST_BYTES, max_pixels=1_000_000_000, max_side=65_535, min_side=1)
+MOST_SIDE = LIMIT_RANGES["max_side"][1]
 ANY_FORMAT = InputSpec(extra_formats=("tiff", "avif"))
 LONGEST_LABEL = 40  # characters of it in a file's name
 
@@ -59,14 +59,16 @@ def read_photo(row: Row, side: int) -> Image.Image:
     NotDrawable: it cannot be read any more, or has another size than what was asked about.
     """
     assert row.answer is not None
-    picture = load(row.photo, MOST_BYTES)
+    picture, asked = load(row.photo, MOST_BYTES), row.answer["input"]
+    # No more is decoded than was asked about: another picture may lie there now.
+    limits = Limits(MOST_BYTES, max(1, asked["width"] * asked["height"]), MOST_SIDE, min_side=1)
     if picture.code:
         raise NotDrawable(f"{row.photo.path}: {picture.message}: its maps are not drawn")
     try:
-        decoded = decode(picture.content, ANY_PICTURE, lambda width, height: _at_least(width, height, side), ANY_FORMAT)
+        decoded = decode(picture.content, limits, lambda width, height: _at_least(width, height, side), ANY_FORMAT)
     except RequestError as error:
         raise NotDrawable(f"{row.photo.path}: {error}: its maps are not drawn") from None
-    if (decoded.width, decoded.height) != (row.answer["input"]["width"], row.answer["input"]["height"]):
+    if (decoded.width, decoded.height) != (asked["width"], asked["height"]):
         raise NotDrawable(f"{row.photo.path} is another picture than the one explained: its maps are not drawn")
     return decoded.image
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from camserve.bulk.rows import Row, RunStopped
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, first_line
 
 SCHEMA = 1
 RUN = "run.json"
@@ -63,7 +63,7 @@ def open_run(out: Path, spec: RunSpec) -> Iterator[Callable[[Row], None]]:
                 _write(file, spec)
             yield _watch_model(file, _check_same(out, spec), out)
     except OSError as error:
-        raise ConfigError(f"cannot write into {out}: {error.strerror or error}") from None
+        raise ConfigError(f"cannot write into {out}: {first_line(error)}") from None
 
 
 def _lock(file: IO[str], out: Path) -> None:

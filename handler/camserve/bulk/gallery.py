@@ -20,7 +20,7 @@ from camserve.bulk.sheet import draw_small
 from camserve.choices import CONTENT_TYPES
 
 FOLDER = Path(__file__).parent / "page"
-MOST = 2000  # maps
+MOST_CARDS = 2000  # maps
 SIDE = 320  # pixels, of a picture's longest side
 KIND = "JPEG"
 
@@ -37,7 +37,7 @@ class Card(NamedTuple):
 
 def write_gallery(rows: Iterable[Row], path: Path, title: str, look: Look) -> int:
     """Write the gallery of the first maps of a run and return how many they are."""
-    cards = list(itertools.islice((card for row in rows for card in _cards(row, look)), MOST))
+    cards = list(itertools.islice((card for row in rows for card in _cards(row, look)), MOST_CARDS))
     html, style, script = ((FOLDER / f"gallery.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
     policy = f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
     marks = {

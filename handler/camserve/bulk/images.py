@@ -11,7 +11,7 @@ from camserve.answer.render import encode
 from camserve.bulk.drawing import NotDrawable, draw_row
 from camserve.bulk.options import Look
 from camserve.bulk.rows import Row
-from camserve.errors import ConfigError
+from camserve.errors import ConfigError, quote
 from camserve.values import Progress
 
 KIND, SUFFIX = "JPEG", ".jpg"
@@ -28,13 +28,21 @@ def write_images(rows: Iterable[Row], folder: Path, look: Look, report: Progress
             continue
         try:
             for drawn in draw_row(row, look):
-                path = folder / f"{drawn.name}{SUFFIX}"
+                path = _inside(folder, f"{drawn.name}{SUFFIX}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encode(drawn.image, KIND))
                 count += 1
         except NotDrawable as error:
             report(str(error))
     return count
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return the path of a file. ConfigError: a name that somebody else wrote down leads out of the folder."""
+    path = folder / name
+    if folder.resolve() not in path.resolve().parents:
+        raise ConfigError(f"the run names a file outside of {folder}: {quote(name)}")
+    return path
 
 
 def save_one(row: Row, path: Path, look: Look) -> list[Path]:

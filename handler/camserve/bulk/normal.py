@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from camserve.build.baseline import judge, provenance_of, report_signals_off, summarise
+from camserve.build.baseline import judge, provenance_of, report_signals_off, summarise_reference
 from camserve.build.reference import Reference
 from camserve.build.truth import read_labels
 from camserve.build.unpack import Contents, read_contents, read_heads
@@ -38,7 +38,7 @@ def baseline_of_run(archive: Path, run: Path, labels: Path | None, date: str, re
             raise ConfigError(f"{labels} names none of the pictures in {run}")
     layer, method = settings.map_source().name, settings.defaults.method.split(",")[0]
     made = provenance_of(settings, layer, method, len(reference.ids), date)
-    baseline = summarise(reference, correct, made, settings.monitoring.low_confidence)
+    baseline = summarise_reference(reference, correct, made, settings.monitoring.low_confidence)
     report_signals_off(baseline, report)
     return baseline
 

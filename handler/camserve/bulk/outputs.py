@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from camserve.bulk.folder import write_whole
-from camserve.bulk.gallery import MOST as MOST_CARDS
-from camserve.bulk.gallery import write_gallery
+from camserve.bulk.gallery import MOST_CARDS, write_gallery
 from camserve.bulk.images import write_images
 from camserve.bulk.options import Look
 from camserve.bulk.rows import Row
-from camserve.bulk.sheet import MOST as MOST_CELLS
-from camserve.bulk.sheet import write_sheet
+from camserve.bulk.sheet import MOST_CELLS, write_sheet
 from camserve.bulk.table import write_table
 from camserve.drift.run_records import ANSWERS
 from camserve.errors import ConfigError

@@ -13,7 +13,7 @@ EVERY_IN_A_LOG = 30.0  # and in a file
 WINDOW = 200  # steps that the rate is taken from
 
 
-class Progress:
+class ProgressLine:
     """Counts the pictures of a run and shows them on standard error."""
 
     def __init__(self, total: int, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:

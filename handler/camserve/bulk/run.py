@@ -14,13 +14,14 @@ from camserve.build.unpack import Contents, open_archive
 from camserve.bulk.folder import RunSpec, open_run
 from camserve.bulk.journal import append_rows, read_journal, reopen
 from camserve.bulk.options import look_of, wire_options
-from camserve.bulk.progress import Progress
+from camserve.bulk.progress import ProgressLine
 from camserve.bulk.reading import MOST_BYTES, read_ahead
-from camserve.bulk.rows import Ask, Row
-from camserve.bulk.sources import list_photos
+from camserve.bulk.rows import Ask, Row, RunStopped
+from camserve.bulk.sources import Photo, list_photos
 from camserve.drift.run_records import ANSWERS, SHARDS
 from camserve.errors import ConfigError
 from camserve.files import sha256
+from camserve.values import Progress
 
 if TYPE_CHECKING:  # pyarrow is of an extra
     from camserve.bulk.shards import Shard, Tally
@@ -65,9 +66,6 @@ class Outcome(NamedTuple):
     kept: int = 0  # of earlier runs
 
 
-Say = Callable[[str], None]
-
-
 @contextmanager
 def open_asker(job: Job, options: Mapping[str, str]) -> Iterator[Ask]:
     """Yield what asks the archive, loaded in this process, or the server. ConfigError: the archive does not load."""
@@ -82,23 +80,23 @@ def open_asker(job: Job, options: Mapping[str, str]) -> Iterator[Ask]:
         yield ArchiveAsker(pipeline, options)
 
 
-def ask_all(job: Job, drawn_here: bool) -> Iterator[Row]:
+def ask_all(job: Job, photos: Sequence[Photo], drawn_here: bool) -> Iterator[Row]:
     """Yield the row of every picture, as it was asked for or as it is drawn here; nothing is kept."""
-    photos = list_photos(job.sources, {})
     with open_asker(job, wire_options(job.options, drawn_here)) as ask:
         yield from ask(read_ahead(photos, job.most_bytes))
 
 
-def run_journal(job: Job, out: Path, say: Say) -> Outcome:
+def run_journal(job: Job, out: Path, say: Progress) -> Outcome:
     """Ask about every picture that ``out`` has no answer to, and keep each answer when it comes."""
     spec = job.spec()
     with open_run(out, spec) as see:
         kept = reopen(out / ANSWERS)
         photos = list_photos(job.sources, kept)
         left = [photo for photo in photos if photo.path not in kept]
-        progress = Progress(len(left))
+        progress = ProgressLine(len(left))
         if left:
-            with open_asker(job, spec.options) as ask, append_rows(out / ANSWERS) as append:
+            files = append_rows(out / ANSWERS)
+            with _saying_what_is_kept(progress, out), open_asker(job, spec.options) as ask, files as append:
                 for row in ask(read_ahead(left, job.most_bytes)):
                     see(row)
                     append(row)
@@ -107,14 +105,25 @@ def run_journal(job: Job, out: Path, say: Say) -> Outcome:
         return Outcome(progress.done, progress.failed, len(photos) - len(left))
 
 
-def _count(row: Row, progress: Progress, say: Say) -> None:
+@contextmanager
+def _saying_what_is_kept(progress: ProgressLine, out: Path) -> Iterator[None]:
+    """Add to the error that ends a run how much of it is kept."""
+    try:
+        yield
+    except RunStopped as error:
+        progress.clear()
+        kept = f"; {progress.done} answers are kept in {out}, and the same command goes on" if progress.done else ""
+        raise RunStopped(f"{error}{kept}") from None
+
+
+def _count(row: Row, progress: ProgressLine, say: Progress) -> None:
     progress.add(1, row.error is not None)
     if row.error is not None:
         progress.clear()
         say(f"{row.photo.path}: {row.error['message']}")
 
 
-def run_shards(job: Job, out: Path, grid: str, size: int, say: Say) -> Outcome:
+def run_shards(job: Job, out: Path, grid: str, size: int, say: Progress) -> Outcome:
     """Ask about every picture that no shard in ``out`` has yet, and write each shard when it is whole."""
     from camserve.bulk.shards import divide, read_done
 
@@ -122,7 +131,7 @@ def run_shards(job: Job, out: Path, grid: str, size: int, say: Say) -> Outcome:
     with open_run(out, spec) as see:
         photos = list_photos(job.sources, read_done(folder))
         shards = divide(photos, folder, spec, grid, size)
-        progress = Progress(sum(len(shard.photos) for shard in shards))
+        progress = ProgressLine(sum(len(shard.photos) for shard in shards))
         kept = len(photos) - progress.total
 
         def count(tally: Tally) -> None:
@@ -132,14 +141,15 @@ def run_shards(job: Job, out: Path, grid: str, size: int, say: Say) -> Outcome:
                 others = f", and {tally.failed - 1} more in its shard" if tally.failed > 1 else ""
                 say(f"{tally.first}{others}")
 
-        for tally in _write_shards(job, spec, shards, grid, see, say):
-            count(tally)
+        with _saying_what_is_kept(progress, out):
+            for tally in _write_shards(job, spec, shards, grid, see, say):
+                count(tally)
         progress.clear()
         return Outcome(progress.done, progress.failed, kept)
 
 
 def _write_shards(
-    job: Job, spec: RunSpec, shards: Sequence[Shard], grid: str, see: Callable[[Row], None], say: Say
+    job: Job, spec: RunSpec, shards: Sequence[Shard], grid: str, see: Callable[[Row], None], say: Progress
 ) -> Iterator[Tally]:
     from camserve.bulk.shards import write_shard
     from camserve.bulk.workers import Work, count_cores, count_workers, run_workers

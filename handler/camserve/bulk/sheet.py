@@ -17,7 +17,7 @@ from camserve.bulk.images import save_picture
 from camserve.bulk.options import Look
 from camserve.bulk.rows import Row, warning_codes
 
-MOST = 200  # pictures
+MOST_CELLS = 200  # pictures
 SIDE, GAP = 200, 12  # pixels
 TEXT, LEADING, LINES = 12, 17, 3  # pixels; lines below a picture
 PAPER, EMPTY, INK = (255, 255, 255), (225, 225, 225), (32, 32, 32)
@@ -25,7 +25,7 @@ PAPER, EMPTY, INK = (255, 255, 255), (225, 225, 225), (32, 32, 32)
 
 def write_sheet(rows: Iterable[Row], path: Path, look: Look) -> int:
     """Draw the first pictures of a run on one sheet and return how many; the first map of each, or its error."""
-    shown = list(itertools.islice(rows, MOST))
+    shown = list(itertools.islice(rows, MOST_CELLS))
     columns = min(10, math.ceil(math.sqrt(len(shown) * 1.5)))
     across, down = SIDE + GAP, SIDE + LINES * LEADING + GAP
     sheet = Image.new("RGB", (columns * across + GAP, math.ceil(len(shown) / columns) * down + GAP), PAPER)

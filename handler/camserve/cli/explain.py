@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from camserve.bulk.command import PICTURES, SAVES, keep_answers, make_job, read_saves, show_answers, summarise
+from camserve.bulk.command import PICTURES, SAVES, failure_lines, keep_answers, make_job, read_saves, show_answers
 from camserve.bulk.run import Job
 from camserve.cli.terminal import say, write
 from camserve.intake.option_parsers import PARSERS
@@ -33,14 +33,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="a folder; or, for one photo, the picture to draw")
     parser.add_argument("--save", metavar="LIST", help=f"what is written into the folder (images): {', '.join(SAVES)}")
     parser.add_argument("--json", action="store_true", help="print the answer, or a list of answers")
-    parser.add_argument("--workers", type=_count, help="processes of --save parquet; requests at once with --url")
-    parser.add_argument("--shard-size", type=_count, default=500, help="pictures in a Parquet file (500)")
+    parser.add_argument("--workers", type=_positive, help="processes of --save parquet; requests at once with --url")
+    parser.add_argument("--shard-size", type=_positive, default=500, help="pictures in a Parquet file (500)")
     parser.add_argument("--grid", choices=("uint8", "float16"), default="uint8", help="maps in Parquet (uint8)")
     for name in PARSERS:
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"request option {name}")
 
 
-def _count(text: str) -> int:
+def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say("ended" if one else f"ended: what was answered is kept in {args.out}; the same command goes on")
         return INTERRUPTED
-    for line in summarise(outcome):
+    for line in failure_lines(outcome):
         say(line)
     return 1 if outcome.failed else 0

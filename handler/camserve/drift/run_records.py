@@ -42,7 +42,7 @@ def read_shard(
                 raise ConfigError(f"{path} is no file of camserve explain of schema {SHARD_SCHEMA}")
             for batch in file.iter_batches(columns=columns):
                 for row in batch.to_pylist():
-                    yield row, block["model"] or {}
+                    yield row, block.get("model") or {}
     except (OSError, ArrowException, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {first_line(error)}") from None
 
