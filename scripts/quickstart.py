@@ -14,7 +14,7 @@ import requests
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
 from camserve.build.recipe import load_recipe
-from camserve.cli.explain import describe_peak
+from camserve.bulk.words import describe_peak
 from camserve.cli.terminal import say
 from camserve.errors import CamserveError
 from camserve.operate.endpoint import curl_line

@@ -32,6 +32,7 @@ OFFERED = {
     "palette": choices.PALETTES,
     "compat": choices.COMPATS,
     "legend": ("false", "true"),
+    "caption": ("false", "true"),
     "details": ("none", *choices.DETAILS, "all"),
 }
 

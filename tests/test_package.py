@@ -27,7 +27,7 @@ def test_the_wheel_holds_the_package_and_its_configuration(names):
     handler = ROOT / "handler"
     code = {path.relative_to(handler).as_posix() for path in handler.rglob("*.py")}
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "config").rglob("*") if path.is_file()}
-    page = {path.relative_to(handler).as_posix() for path in (handler / "camserve" / "viewer" / "page").iterdir()}
+    page = {path.relative_to(handler).as_posix() for path in (handler / "camserve").glob("*/page/*")}
     carried = {name for name in names if ".dist-info/" not in name}
     assert carried == code | page | {f"camserve/{name}" for name in files} | {"camserve/py.typed"}
     assert {

@@ -129,6 +129,7 @@ class Options:
     palette: str = PALETTES[0]
     opacity: float = 0.6
     legend: bool = False  # whether drawn maps carry a colour bar
+    caption: bool = False  # whether they carry words and a colour bar
     picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
 
 

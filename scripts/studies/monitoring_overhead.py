@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from camserve.build.baseline import find_images
+from camserve.build.photos import find_images
 from camserve.build.unpack import open_archive
 from camserve.monitor.counters import Counters
 from camserve.monitor.recorder import Finished

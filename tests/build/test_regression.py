@@ -8,7 +8,7 @@ import pytest
 from camserve.build.baseline import make_baseline
 from camserve.build.recipe import Expected, load_recipe
 from camserve.build.unpack import open_archive
-from camserve.cli.explain import answer_lines
+from camserve.bulk.words import answer_lines
 from camserve.drift.records import read_records, score
 from camserve.errors import CamserveError, ConfigError
 from camserve.monitor.audit import Audit
@@ -133,7 +133,7 @@ def test_an_expected_value_guards_the_recipe(tmp_path):
 
 def test_people_see_values_and_a_client_the_units(pipeline, tmp_path):
     (answer,) = ask(pipeline, PHOTOS[0])
-    lines = answer_lines(tmp_path, answer)
+    lines = answer_lines("photo.png", answer)
     assert re.fullmatch(r"  -?[0-9.e+]+ g  weight \(0\)", lines[1])
     assert re.fullmatch(r"  -?[0-9.e+]+  ratio \(2\)", lines[3].replace("    ", "  "))
     card = describe_model(pipeline.model, pipeline.heads, pipeline.settings)

@@ -79,6 +79,7 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("opacity", 0.25, "opacity", 0.25),
         ("legend", "true", "legend", True),
         ("legend", False, "legend", False),
+        ("caption", "true", "caption", True),
     ],
 )
 def test_an_option_is_read_the_same_from_body_header_and_path(name, value, field, expected):
@@ -116,6 +117,7 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"size": "100.5"}, "whole number"),
         ({"opacity": "nan"}, "0 to 1"),
         ({"legend": "yes"}, "takes true or false, not 'yes'"),
+        ({"caption": "yes"}, "'caption' takes true or false, not 'yes'"),
         ({"evidence": "for,against"}, "takes one value"),
         ({"compat": "captum"}, "not one of: none, pytorch-grad-cam, torchserve"),
         ({"compat": "pytorch-grad-cam", "method": "gradcam,eigencam"}, "not for eigencam"),
@@ -209,7 +211,7 @@ def test_asking_for_a_picture_or_an_explanation_route_overrides_explain_false():
 
 def test_the_names_offered_are_those_of_the_tables():
     assert set(DRAWN_FORMATS) == set(DRAWERS)
-    assert {*PALETTES, "diverging"} == set(PALETTE_OF)
+    assert {*PALETTES, "diverging", "against"} == set(PALETTE_OF)
     assert set(CONTENT_TYPES) == set(ENCODING) == {*PICTURE_TYPES.values()}
     assert set(SETTINGS.methods) <= set(METHODS)
 

@@ -199,6 +199,21 @@ def test_a_legend_stands_below_the_picture_and_says_what_one_stands_for(pipeline
     assert len(set(captions.values())) == len(CAPTIONS)
 
 
+def test_a_caption_says_what_was_asked(pipeline, photo):
+    def picture(**options):
+        options = {"size": "224", **options}
+        (answer,) = pipeline.answer([RawRequest(photo(50, 100, 200), options, {"accept": "image/png"})])
+        return Image.open(BytesIO(answer.body))
+
+    bare, legend, captioned = picture(), picture(legend="true"), picture(caption="true")
+    assert captioned.crop((0, 0, *bare.size)).tobytes() == bare.tobytes()
+    bar = legend.crop((0, bare.height, *legend.size))
+    below = captioned.crop((0, captioned.height - bar.height, *captioned.size))
+    assert (np.asarray(below)[:40, :130] == np.asarray(bar)[:40, :130]).all()  # the bar's left half
+    asked = (*CAPTIONS, ("evidence", "against"), ("evidence", "signed"))
+    assert len({picture(caption="true", **dict([option])).tobytes() for option in asked}) == len(asked)
+
+
 CAPTIONS = (("target", "red"), ("target", "blue"), ("contrast", "blue"), ("compat", "pytorch-grad-cam"))
 
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from camserve.answer.caption import write_caption, write_legend
 from camserve.answer.compat import pytorch_grad_cam_view
-from camserve.answer.render import Scene, boxes, draw, encode
-from camserve.answer.respond import data_uri, show_picture
+from camserve.answer.render import Caption, Scene, boxes, draw, encode
+from camserve.answer.respond import data_uri, show_picture, write_prediction
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
 from camserve.errors import TooMuchWork
 from camserve.values import Answer, Explanation, Options, Response, clip_box
 from camserve.warning_codes import NO_TIME_TO_DRAW
 
-TINY = 1e-6  # nothing is drawn that is so faint
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 
 
@@ -99,15 +99,20 @@ def _scene(answer: Answer, explanation: Explanation, most: int) -> Scene:
         options.palette,
         options.opacity,
         size,
-        signed=explanation.evidence == "signed",
-        legend=_caption(explanation) if options.legend else None,
+        explanation.evidence,
+        write_legend(explanation.status, explanation.scale, explanation.shown, explanation.compat)
+        if options.legend or options.caption
+        else None,
+        _caption(answer, explanation) if options.caption else None,
     )
 
 
-def _caption(explanation: Explanation) -> str:
-    """Return what the value 1 of the drawn map stands for."""
-    if explanation.compat is not None:
-        return explanation.compat  # its maps have lost their scale
-    if explanation.status == "blank":
-        return "blank"
-    return f"{'weak: ' if explanation.shown < 1 else ''}1 = {explanation.scale / max(explanation.shown, TINY):.3g}"
+def _caption(answer: Answer, explanation: Explanation) -> Caption:
+    contrast = explanation.contrast
+    return write_caption(
+        write_prediction(explanation.target.prediction),
+        None if contrast is None else write_prediction(contrast),
+        explanation.method,
+        explanation.evidence,
+        (warning.code for warning in (*explanation.warnings, *answer.warnings)),
+    )

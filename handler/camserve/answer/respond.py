@@ -115,7 +115,7 @@ def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
             "region": [_pixel(side) for side in answer.request.region],
         },
         **({"head": answer.head} if answer.head else {}),
-        "predictions": [_prediction(prediction) for prediction in answer.predictions],
+        "predictions": [write_prediction(prediction) for prediction in answer.predictions],
         "explanations": [_explanation(explanation) for explanation in answer.explanations],
         "warnings": _warnings(answer),
     }
@@ -124,7 +124,8 @@ def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
     return written
 
 
-def _prediction(prediction: Prediction) -> dict[str, Any]:
+def write_prediction(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as an answer shows it."""
     return {
         "index": prediction.index,
         "label": prediction.label,
@@ -160,8 +161,8 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
         "method": explanation.method,
         "layer": explanation.layer,
         "evidence": explanation.evidence,
-        "target": {**_prediction(explanation.target.prediction), "asked": explanation.target.asked},
-        "contrast": None if contrast is None else _prediction(contrast),
+        "target": {**write_prediction(explanation.target.prediction), "asked": explanation.target.asked},
+        "contrast": None if contrast is None else write_prediction(contrast),
         "grid": None if explanation.grid is None else round_all(explanation.grid, digits),
         "scale": significant(explanation.scale),
         "strength": None if explanation.strength is None else round(explanation.strength, 4),

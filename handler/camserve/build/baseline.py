@@ -1,4 +1,4 @@
-"""Measuring what is normal: every signal over reference photos, summarised for the archive."""
+"""Measuring what is normal: every signal over reference photos, summarise_referenced for the archive."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 import camserve
+from camserve.build.photos import find_images
+from camserve.build.reference import Reference, reference_of
 from camserve.build.truth import read_labels
 from camserve.build.unpack import open_archive, read_contents
 from camserve.errors import CamserveError, ConfigError, RequestError
@@ -19,6 +21,7 @@ from camserve.monitor.measure import MeasuredRows
 from camserve.monitor.recorder import Finished
 from camserve.monitor.signals import CLASS, NAMES, SIGNALS
 from camserve.serving.pipeline import Pipeline
+from camserve.settings import Settings
 from camserve.values import Progress, RawRequest
 
 LEAST_IMAGES = 500
@@ -29,7 +32,6 @@ TOO_FEW_VALUES = f"fewer than {LEAST_VALUES} photos have it"
 TOO_FEW_OF_A_CLASS = f"no class was predicted {FEWEST_OF_A_CLASS} times among every second photo; take more photos"
 TOP_CLASSES = 14  # with one bin of their own; all others share one
 UNUSUAL = 0.01  # share of the reference below the thresholds of "out of distribution"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 BATCH = 8  # photos
 REPORTED = 50  # batches between two lines of progress
 
@@ -64,24 +66,22 @@ def measure_baseline(archive: Path, folder: Path, labels: Path | None, date: str
     if len(images) < ADVISED_IMAGES:
         report(f"{len(images)} photos; {ADVISED_IMAGES} or more show drift sooner ({LEAST_IMAGES} is the least)")
     with open_archive(archive, baseline=False) as pipeline:
-        batches = _measure_photos(pipeline, images, folder, report)
-        correct = {} if labels is None else _judge(batches, read_labels(labels, pipeline.heads[0].labels))
+        reference = reference_of(_measure_photos(pipeline, images, folder, report))
+        correct = {} if labels is None else judge(reference, read_labels(labels, pipeline.heads[0].labels))
         if labels is not None and not correct:
             raise ConfigError(f"{labels} names none of the photos in {folder}")
-        baseline = make_baseline(
-            batches, correct, _provenance(pipeline, batches, date), pipeline.settings.monitoring.low_confidence
-        )
-    for name in baseline.signals_off:
-        report(f"the signal {name} is off: {TOO_FEW_OF_A_CLASS if name == CLASS else TOO_FEW_VALUES}")
+        map_filter = pipeline.monitor.map_filter
+        assert map_filter is not None
+        made = provenance_of(pipeline.settings, map_filter.layer, map_filter.usual.methods[0], len(reference.ids), date)
+        baseline = summarise_reference(reference, correct, made, pipeline.settings.monitoring.low_confidence)
+    report_signals_off(baseline, report)
     return baseline
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the photos of a folder and its subfolders, by name. ConfigError: there are none."""
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise ConfigError(f"there are no photos in {folder}")
-    return images
+def report_signals_off(baseline: Baseline, report: Progress) -> None:
+    """Report each signal that the reference holds too little of."""
+    for name in baseline.signals_off:
+        report(f"the signal {name} is off: {TOO_FEW_OF_A_CLASS if name == CLASS else TOO_FEW_VALUES}")
 
 
 def _measure_photos(pipeline: Pipeline, images: Sequence[Path], folder: Path, report: Progress) -> list[MeasuredRows]:
@@ -106,24 +106,14 @@ def _measure_photos(pipeline: Pipeline, images: Sequence[Path], folder: Path, re
     return collector.batches
 
 
-def _judge(batches: Sequence[MeasuredRows], truth: Mapping[str, int]) -> dict[str, bool]:
+def judge(reference: Reference, truth: Mapping[str, int]) -> dict[str, bool]:
     """Return, by request id, whether the best class is the labelled one."""
-    return {
-        request.request_id: truth[request.request_id] == best
-        for batch in batches
-        for request, best in zip(batch.requests, batch.classes.tolist())
-        if request.request_id in truth
-    }
+    return {name: truth[name] == best for name, best in zip(reference.ids, reference.classes.tolist()) if name in truth}
 
 
-def _provenance(pipeline: Pipeline, batches: Sequence[MeasuredRows], date: str) -> Provenance:
-    map_filter = pipeline.monitor.map_filter
-    assert map_filter is not None
-    versions = camserve.__version__, torch.__version__
-    count = sum(len(batch.requests) for batch in batches)
-    return Provenance(
-        pipeline.settings.model.sha256, map_filter.layer, map_filter.usual.methods[0], *versions, date, count
-    )
+def provenance_of(settings: Settings, layer: str, method: str, images: int, date: str) -> Provenance:
+    """Return what a baseline of so many ``images`` is made of, and with."""
+    return Provenance(settings.model.sha256, layer, method, camserve.__version__, torch.__version__, date, images)
 
 
 def make_baseline(
@@ -132,26 +122,32 @@ def make_baseline(
     provenance: Provenance,
     low_confidence: float | None,
 ) -> Baseline:
+    """Return the summary of measured batches; see ``summarise_reference``."""
+    return summarise_reference(reference_of(batches), correct, provenance, low_confidence)
+
+
+def summarise_reference(
+    reference: Reference, correct: Mapping[str, bool], provenance: Provenance, low_confidence: float | None
+) -> Baseline:
     """Return the summary of a reference; ``correct`` says by request id whether a prediction is the label.
 
     ConfigError: there are fewer than 500 photos.
     """
-    values = np.concatenate([batch.values for batch in batches]) if batches else np.zeros((0, len(SIGNALS)))
+    values = reference.values
     if len(values) < LEAST_IMAGES:
         raise ConfigError(f"a baseline needs {LEAST_IMAGES} pictures or more; {len(values)} could be read")
     columns = {name: column[np.isfinite(column)] for name, column in zip(NAMES, values.T)}
-    classes = [batch.classes for batch in batches] if len(columns["confidence"]) else [np.zeros(0, np.int64)]
     known = [name for name, column in columns.items() if len(column) >= LEAST_VALUES]
     baseline = Baseline(
         signals={name: quantile_bins(columns[name], SIGNALS[name].bins) for name in known},
-        classes=class_bins(np.concatenate(classes)),
+        classes=class_bins(reference.classes if len(columns["confidence"]) else np.zeros(0, np.int64)),
         unusual=_unusual(columns),
-        shares={"blank": float(np.concatenate([batch.signal_inputs.blank for batch in batches]).mean())},
+        shares={"blank": float(reference.blank.mean())},
         provenance=provenance,
-        accuracy=_accuracy(batches, correct),
-        heatmap=_mean_map(batches),
+        accuracy=_accuracy(reference, correct),
+        heatmap=_write_map(reference.mean_map),
     )
-    shares = _flag_shares(baseline, batches, low_confidence)
+    shares = reference.flag_shares(baseline, low_confidence)
     return dataclasses.replace(baseline, shares={**baseline.shares, **shares})
 
 
@@ -160,16 +156,6 @@ def _unusual(columns: Mapping[str, np.ndarray]) -> Unusual | None:
     if not len(columns["confidence"]):
         return None
     return Unusual(*(float(np.quantile(columns[name], UNUSUAL, method="lower")) for name in ("energy", "confidence")))
-
-
-def _flag_shares(baseline: Baseline, batches: Sequence[MeasuredRows], low_confidence: float | None) -> dict[str, float]:
-    flags = [
-        baseline.flags(batch.signal_inputs.predictions, row, best, low_confidence)
-        for batch in batches
-        for row, best in enumerate(batch.classes.tolist())
-    ]
-    names = baseline.possible_flags(low_confidence)
-    return {name: sum(name in row for row in flags) / len(flags) for name in names}
 
 
 def quantile_bins(values: np.ndarray, bins: int) -> Bins:
@@ -201,14 +187,13 @@ def class_bins(classes: np.ndarray) -> ClassBins:
     return ClassBins(tuple(top.tolist()), (*counts[top].tolist(), int(counts.sum() - counts[top].sum())))
 
 
-def _accuracy(batches: Sequence[MeasuredRows], correct: Mapping[str, bool]) -> Accuracy | None:
+def _accuracy(reference: Reference, correct: Mapping[str, bool]) -> Accuracy | None:
     if not correct:
         return None
     pairs = [
-        (confidence, correct[request.request_id])
-        for batch in batches
-        for request, confidence in zip(batch.requests, batch.signal_inputs.predictions.confidence.tolist())
-        if request.request_id in correct
+        (confidence, correct[name])
+        for name, confidence in zip(reference.ids, reference.column("confidence").tolist())
+        if name in correct
     ]
     if not pairs:
         return None
@@ -217,10 +202,5 @@ def _accuracy(batches: Sequence[MeasuredRows], correct: Mapping[str, bool]) -> A
     return Accuracy(1 - wrong / len(pairs), ordered[min(wrong, len(pairs) - 1)])
 
 
-def _mean_map(batches: Sequence[MeasuredRows]) -> tuple[tuple[float, ...], ...]:
-    maps = [batch.signal_inputs.maps for batch in batches if batch.signal_inputs.maps is not None]
-    if not maps:
-        return ()
-    shape, shares = maps[0].raw.shape[1:], [grids.shares for grids in maps]
-    rows = np.concatenate(shares).mean(axis=0).reshape(shape)
-    return tuple(tuple(float(f"{cell:.6g}") for cell in row) for row in rows)
+def _write_map(mean_map: np.ndarray | None) -> tuple[tuple[float, ...], ...]:
+    return () if mean_map is None else tuple(tuple(float(f"{cell:.6g}") for cell in row) for row in mean_map)

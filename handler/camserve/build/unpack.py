@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from camserve.build.archive_file import extract_all, open_mar, read_config, read_manifest, read_member
 from camserve.drift.version import Version
 from camserve.errors import ConfigError, quote
+from camserve.labels import Labels
+from camserve.output_spec import Head, line_up
 from camserve.settings import Settings, load_settings
 from camserve.values import Progress
 
@@ -37,6 +39,13 @@ def read_contents(path: Path) -> Contents:
         model, config = read_manifest(archive), read_config(archive)
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     return Contents(model["modelName"], model["modelVersion"], load_settings(config.get("camserve")), config, sizes)
+
+
+def read_heads(path: Path, contents: Contents) -> tuple[Head, ...]:
+    """Return the outputs of a .mar with their labels. ConfigError: the labels cannot be read."""
+    with open_mar(path) as archive:
+        texts = [read_member(archive, output.labels).decode("utf-8-sig") for output in contents.settings.outputs]
+    return line_up(contents.settings.outputs, [Labels(text.splitlines()) for text in texts])
 
 
 def baseline_of(path: Path) -> tuple[Version, Baseline]:
@@ -78,16 +87,21 @@ def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
 
     Without ``baseline`` its own baseline is not read, so that another can be made. ConfigError: it does not load.
     """
+    contents = read_contents(path)
+    settings = contents.settings
+    if not baseline:
+        settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
+    with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
+        extract_all(path, Path(folder))
+        yield load_unpacked(Path(folder), replace(contents, settings=settings))
+
+
+def load_unpacked(folder: Path, contents: Contents) -> Pipeline:
+    """Return the pipeline of an unpacked .mar, on a GPU if there is one. ConfigError: it does not load."""
     # Reading what an archive says needs no torch.
     import torch
 
     from camserve.serving.load import load_archive
 
-    contents = read_contents(path)
-    settings = contents.settings
-    if not baseline:
-        settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
-        extract_all(path, Path(folder))
-        yield load_archive(Path(folder), settings, contents.name, contents.version, device)
+    return load_archive(folder, contents.settings, contents.name, contents.version, device)

@@ -1,4 +1,4 @@
-"""Progress, and colours where a person looks at a terminal."""
+"""Lines on a terminal: progress, results, and colours where a person looks."""
 
 from __future__ import annotations
 
@@ -23,3 +23,9 @@ def paint(text: str, color: int, stream: TextIO | None = None) -> str:
     """
     is_shown = (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return f"\x1b[{color}m{text}\x1b[0m" if is_shown else text
+
+
+def write(text: str) -> None:
+    """Print results to standard output; no line of them can control a terminal."""
+    for line in text.split("\n"):
+        print(printable(line))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from camserve.drift.counts import Bins
+from camserve.drift.run_records import ANSWERS, OF_A_SERVER, SHARDS, read_shard_records
 from camserve.errors import ConfigError
+from camserve.monitor.audit_files import PATTERN
 from camserve.monitor.audit_record import SAMPLED, AuditRecord, read_record
 from camserve.monitor.baseline import Baseline
 from camserve.monitor.binning import class_labels
@@ -22,24 +24,42 @@ CLASSES_CAUSE = ("predictions", "another mix of subjects")  # its family and the
 
 
 def read_audit(paths: Iterable[Path]) -> list[AuditRecord]:
-    """Read audit files, oldest record first. ConfigError names the file and the line that is none."""
-    records = []
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        lines = text.splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                records.append(read_record(json.loads(line)))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                if number == len(lines) and not text.endswith("\n"):
-                    continue  # a worker was killed over it
-                raise ConfigError(f"{path}, line {number}, is no audit record: {error}") from None
+    """Read audit files, or what camserve explain kept, oldest record first; a folder stands for its files.
+
+    ConfigError names the file and the line that is none.
+    """
+    records = [record for path in paths for file in find_files(path) for record in _read_file(file)]
     if not records:
-        raise ConfigError("the audit files hold no records")
+        raise ConfigError(f"the audit files hold no records ({OF_A_SERVER})")
     return sorted(records, key=lambda record: record.instant)
+
+
+def find_files(path: Path) -> list[Path]:
+    """Return the files of an audit log's folder, or of a run of camserve explain; a file is itself."""
+    if not path.is_dir():
+        return [path]
+    shards = sorted((path / SHARDS).glob("*.parquet"))
+    return shards or [*sorted(path.glob(PATTERN)), *sorted(path.glob(ANSWERS))]
+
+
+def _read_file(path: Path) -> Iterator[AuditRecord]:
+    if path.suffix == ".parquet":
+        yield from read_shard_records(path)
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            block = json.loads(line)
+            if (record := block.get("audit", block)) is not None:  # else it is a picture that nobody saw
+                yield read_record(record)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if number == len(lines) and not text.endswith("\n"):
+                continue  # a worker was killed over it
+            raise ConfigError(f"{path}, line {number}, is no audit record: {error}") from None
 
 
 def sample_of(records: Sequence[AuditRecord]) -> list[AuditRecord]:

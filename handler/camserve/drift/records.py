@@ -14,7 +14,6 @@ import numpy as np
 from camserve.drift.audit_log import read_audit, sample_of
 from camserve.drift.version import Version
 from camserve.errors import ConfigError
-from camserve.monitor.audit_files import PATTERN
 from camserve.monitor.audit_record import AuditRecord
 
 CONFIDENCE_BINS = 10
@@ -44,8 +43,8 @@ class Score:
 
 
 def read_records(folder: Path) -> list[AuditRecord]:
-    """Return the records of an audit log's folder, oldest first. ConfigError: it holds none."""
-    return read_audit(sorted(folder.glob(PATTERN)))
+    """Return the records of an audit log's folder, or of a run's, oldest first. ConfigError: it holds none."""
+    return read_audit([folder])
 
 
 def records_of(records: Sequence[AuditRecord], version: Version) -> list[AuditRecord]:

@@ -172,10 +172,15 @@ def _details(value: object, _schema: Offer) -> dict[str, object]:
     return {"details": frozenset(details) - {"none"}}
 
 
-def _legend(value: object, _schema: Offer) -> dict[str, object]:
-    if isinstance(flag := read_flag(value, "legend"), str):
-        raise BadOption(f"option 'legend' takes true or false, not {quote(flag)}")
-    return {"legend": flag}
+def _switch(name: str) -> Parser:
+    """Return the parser of an option that is on or off."""
+
+    def parse(value: object, _schema: Offer) -> dict[str, object]:
+        if isinstance(flag := read_flag(value, name), str):
+            raise BadOption(f"option {quote(name)} takes true or false, not {quote(flag)}")
+        return {name: flag}
+
+    return parse
 
 
 def _context(value: object, schema: Offer) -> dict[str, object]:
@@ -203,6 +208,7 @@ PARSERS: Mapping[str, Parser] = {
     "compat": _compat,
     "palette": lambda value, _: {"palette": read_name(value, "palette", PALETTES)},
     "opacity": lambda value, _: {"opacity": read_number(value, "opacity", 0, 1)},
-    "legend": _legend,
+    "legend": _switch("legend"),
+    "caption": _switch("caption"),
     "context": _context,
 }

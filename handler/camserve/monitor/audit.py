@@ -55,12 +55,12 @@ class Audit:
         """Queue what one batch has that is to be recorded."""
         for row, outcome, signals in zip(finished.rows, finished.outcomes, finished.signals):
             if reason := self._reason(row.request_id, outcome, signals):
-                self._put(self._describe(row, outcome, signals, reason, finished))
+                self._put(describe_row(self._model, row, outcome, signals, reason, finished, self._spec.pictures))
 
     def refused(self, error: RequestError) -> None:
         """Queue a request that was refused before it reached a batch."""
         if self._within_rate("error"):
-            self._put(self._start("", "error", error))
+            self._put(_start(self._model, "", "error", error))
 
     def failed(self) -> None:
         """Nothing: the counters count it."""
@@ -84,29 +84,6 @@ class Audit:
         self._spent[kind] += 1
         return self._spent[kind] <= self._spec.per_minute
 
-    def _start(self, request_id: str, reason: str, outcome: Answer | RequestError) -> AuditRecord:
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        code = OK if isinstance(outcome, Answer) else outcome.code
-        name, version, weights = (self._model[key] for key in ("name", "version", "weights"))
-        return AuditRecord(now, request_id, name, version, reason, code, weights)
-
-    def _describe(
-        self,
-        row: RawRequest,
-        outcome: Answer | RequestError,
-        signals: RowSignals | None,
-        reason: str,
-        finished: Finished,
-    ) -> AuditRecord:
-        times = {**finished.stages, "all": finished.milliseconds}
-        return dataclasses.replace(
-            self._start(row.request_id, reason, outcome),
-            input=_input(row, outcome),
-            timing_ms={name: round(milliseconds, 3) for name, milliseconds in times.items()},
-            batch=len(finished.rows),
-            **(_answer(outcome, signals, self._spec.pictures) if isinstance(outcome, Answer) else {}),
-        )
-
     def _put(self, record: AuditRecord) -> None:
         try:
             self._queue.put_nowait(record)
@@ -129,6 +106,33 @@ class Audit:
     def _line(self, record: AuditRecord) -> bytes:
         block = record.to_event() if self._spec.envelope == "cloudevents" else record.to_json()
         return (json.dumps(block, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def describe_row(
+    model: Mapping[str, str],
+    row: RawRequest,
+    outcome: Answer | RequestError,
+    signals: RowSignals | None,
+    reason: str,
+    finished: Finished,
+    pictures: bool,
+) -> AuditRecord:
+    """Return the record of one row of a batch by the ``model`` of these name, version and weights."""
+    times = {**finished.stages, "all": finished.milliseconds}
+    return dataclasses.replace(
+        _start(model, row.request_id, reason, outcome),
+        input=_input(row, outcome),
+        timing_ms={name: round(milliseconds, 3) for name, milliseconds in times.items()},
+        batch=len(finished.rows),
+        **(_answer(outcome, signals, pictures) if isinstance(outcome, Answer) else {}),
+    )
+
+
+def _start(model: Mapping[str, str], request_id: str, reason: str, outcome: Answer | RequestError) -> AuditRecord:
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    code = OK if isinstance(outcome, Answer) else outcome.code
+    name, version, weights = (model[key] for key in ("name", "version", "weights"))
+    return AuditRecord(now, request_id, name, version, reason, code, weights)
 
 
 def is_sampled(request_id: str, rate: float) -> bool:

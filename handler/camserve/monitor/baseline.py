@@ -111,7 +111,7 @@ class Baseline:
             flags.append("ood")
         if accuracy is not None and confidence >= accuracy.threshold:
             flags.append("atc")
-        limit = self._limit(low_confidence)
+        limit = self.low_confidence_limit(low_confidence)
         if limit is not None and confidence < limit:
             flags.append("low_confidence")
         return flags
@@ -121,11 +121,11 @@ class Baseline:
         possible = {
             "ood": self.unusual is not None,
             "atc": self.accuracy is not None,
-            "low_confidence": self._limit(low_confidence) is not None,
+            "low_confidence": self.low_confidence_limit(low_confidence) is not None,
         }
         return [name for name, is_possible in possible.items() if is_possible]
 
-    def _limit(self, low_confidence: float | None) -> float | None:
+    def low_confidence_limit(self, low_confidence: float | None) -> float | None:
         """Return below which confidence an answer is doubtful: what is wished, or else the ATC threshold."""
         return low_confidence if low_confidence is not None or self.accuracy is None else self.accuracy.threshold
 

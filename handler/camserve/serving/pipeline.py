@@ -63,12 +63,28 @@ class Pipeline:
             responses.update(zip(group, self._answer_group([rows[number] for number in group], chosen, arrival)))
         return [responses[number] for number in range(len(rows))]
 
+    def decode(self, rows: Sequence[RawRequest]) -> list[Request | RequestError]:
+        """Return every row decoded, or refused, for ``complete``; may run beside the network's work on others."""
+        arrival = time.monotonic()
+        plans = self._in_threads(lambda row: attempt(self._plan, row), rows)
+        return self._in_threads(lambda number: self._accepted(plans[number], number, arrival), range(len(plans)))
+
+    def complete(self, rows: Sequence[RawRequest], accepted: Sequence[Request | RequestError]) -> list[Response]:
+        """Return the answers to one group of rows that ``decode`` returned, at most ``runner.rows_at_once``."""
+        self.monitor.begin()
+        return self._complete(rows, accepted, time.monotonic())
+
     def _answer_group(self, rows: Sequence[RawRequest], plans: Sequence[Planned], arrival: float) -> list[Response]:
         start = time.monotonic()
         with self.monitor.stage("decode"):
             accepted = self._in_threads(
                 lambda number: self._accepted(plans[number], number, arrival), range(len(plans))
             )
+        return self._complete(rows, accepted, start)
+
+    def _complete(
+        self, rows: Sequence[RawRequest], accepted: Sequence[Request | RequestError], start: float
+    ) -> list[Response]:
         answers = iter(attempt_rows(self.runner.run, [row for row in accepted if isinstance(row, Request)]))
         outcomes = [next(answers) if isinstance(row, Request) else row for row in accepted]
         with self.monitor.stage("render"):

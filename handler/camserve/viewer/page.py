@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 from camserve.answer.render.palette import PALETTE_OF
-from camserve.choices import PALETTES
 
 FOLDER = Path(__file__).parent / "page"
 # In the order in which they are run, as one module.
@@ -51,7 +50,7 @@ def render_page(card: Mapping[str, object] | None, limit: float = math.inf) -> P
 def _facts(card: Mapping[str, object] | None) -> dict[str, object] | None:
     if card is None:
         return None
-    return {"card": card, "palettes": {name: dataclasses.asdict(PALETTE_OF[name]) for name in (*PALETTES, "diverging")}}
+    return {"card": card, "palettes": {name: dataclasses.asdict(palette) for name, palette in PALETTE_OF.items()}}
 
 
 def _without_labels(card: Mapping[str, object]) -> dict[str, object]:

@@ -9,14 +9,14 @@ from typing import Any
 from PIL import Image
 
 from camserve.answer.render.boxes import boxes
-from camserve.answer.render.canvas import Scene
+from camserve.answer.render.canvas import Caption, Scene
 from camserve.answer.render.heatmap import heatmap
-from camserve.answer.render.legend import add_legend
+from camserve.answer.render.legend import add_strip
 from camserve.answer.render.mask import mask
 from camserve.answer.render.overlay import overlay
 from camserve.errors import choose
 
-__all__ = ["DRAWERS", "Scene", "boxes", "draw", "encode"]
+__all__ = ["DRAWERS", "Caption", "Scene", "boxes", "draw", "encode"]
 
 Format = Callable[[Scene], Image.Image]
 
@@ -38,10 +38,11 @@ ENCODING: Mapping[str, Mapping[str, Any]] = {
 def draw(name: str, scene: Scene) -> Image.Image:
     """Draw a scene in the format of that name: RGB, at the scene's size. BadOption: no such format or palette.
 
-    A scene with a legend is drawn with a strip below it, where the format shows the palette.
+    A scene with a caption or a legend is drawn with a strip below it; the legend where the format shows the palette.
     """
     drawn = choose(DRAWERS, name, "format")(scene)
-    return drawn if scene.legend is None or name not in COLOURED else add_legend(drawn, scene)
+    with_bar = scene.legend is not None and name in COLOURED
+    return add_strip(drawn, scene, with_bar) if with_bar or scene.caption is not None else drawn
 
 
 def encode(image: Image.Image, kind: str) -> bytes:

@@ -37,11 +37,13 @@ VIRIDIS = (
 # The corners and half-way points of clip(1.5 - |4x - (3, 2, 1)|, 0, 1), which is piecewise linear in eighths.
 JET = "0000800000ff0080ff00ffff80ff80ffff00ff8000ff0000800000"
 BLUE_WHITE_RED = "1f3f9f4f83d9a9c9eef5f5f5f2b49bdd6a4f9f1626"
+AGAINST = "e8edfca9bcf66f8aea4556c92b2c90141150"  # from almost white to dark blue: never taken for evidence for
 
 PALETTE_OF: Mapping[str, Palette] = {
     "turbo": Palette(TURBO),
     "viridis": Palette(VIRIDIS),
     "jet": Palette(JET),
+    "against": Palette(AGAINST),
     "diverging": Palette(BLUE_WHITE_RED, lowest=-128 / 127),  # puts 0 on a level of its own
 }
 

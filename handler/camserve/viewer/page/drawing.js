@@ -6,7 +6,7 @@ const leftMap = () => mapAt(viewNow(), state.hovered ?? state.target) ?? mapAt(v
 
 const isGrey = (map) => $("grey").value === "always" || ($("grey").value === "auto" && map?.evidence === "signed");
 
-const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => AGAINST };
+const PALETTE_OF = { signed: () => facts.palettes.diverging, against: () => facts.palettes.against };
 
 // Return a map with the colours and the opacity that it is drawn with.
 function layerOf(map) {

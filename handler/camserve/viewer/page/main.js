@@ -73,8 +73,9 @@ function openModel(found) {
   setChoices($("method"), Object.entries(card.methods).map(([name]) => [name, name]), state.method);
   setChoices($("layer"), card.layers.map(({ name }, at) => [at ? name : "", name]), "");
   setChoices($("head"), Object.keys(card.heads ?? {}).map((name, at) => [at ? name : "", name]), "");
-  setChoices($("palette"), Object.keys(palettes).filter((name) => name !== "diverging").map((name) => [name, name]),
-    defaults.palette);
+  const ofEvidence = ["diverging", "against"]; // chosen by what a map shows
+  const offered = Object.keys(palettes).filter((name) => !ofEvidence.includes(name));
+  setChoices($("palette"), offered.map((name) => [name, name]), defaults.palette);
   $("layer-choice").hidden = card.layers.length < 2;
   $("head-choice").hidden = !card.heads;
   $("context-row").hidden = !card.takes_context;

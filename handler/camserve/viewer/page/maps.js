@@ -1,7 +1,6 @@
 // From a grid to colours: enlarged first, coloured then.
 const FIELD_SIDE = 384; // pixels of an enlarged map's longest side
 const LEVELS = 256;
-const AGAINST = { anchors: "e8edfca9bcf66f8aea4556c92b2c90141150", lowest: 0 };
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 

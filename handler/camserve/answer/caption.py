@@ -1,0 +1,38 @@
+"""What a drawn map says in words, the same for a server and for whoever draws from an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from camserve.answer.render import Caption
+from camserve.answer.respond import word_meaning
+
+QUESTIONS = {"for": "evidence for it", "against": "evidence against it", "signed": "evidence for and against it"}
+DIGITS = 3  # of a probability
+TINY = 1e-6  # nothing is drawn that is so faint
+
+
+def write_caption(
+    target: Mapping[str, Any], contrast: Mapping[str, Any] | None, method: str, evidence: str, codes: Iterable[str]
+) -> Caption:
+    """Return the caption of a map of a written ``target``; ``codes`` are those of its warnings and of its answer's.
+
+    A class bears its index too: a font may lack the letters of its label.
+    """
+    question = QUESTIONS[evidence] + ("" if contrast is None else f", rather than {_name(contrast)}")
+    warnings = ", ".join(dict.fromkeys(codes))
+    return Caption(f"{_name(target)} {word_meaning(target, DIGITS)}", f"{method}: {question}", warnings)
+
+
+def _name(prediction: Mapping[str, Any]) -> str:
+    return f"{prediction['label']} ({prediction['index']})"
+
+
+def write_legend(status: str, scale: float, shown: float, compat: str | None) -> str:
+    """Return what the value 1 of a map stands for that is drawn fainter by ``shown``."""
+    if compat is not None:
+        return compat  # its maps have lost their scale
+    if status == "blank":
+        return "blank"
+    return f"{'weak: ' if shown < 1 else ''}1 = {scale / max(shown, TINY):.3g}"
