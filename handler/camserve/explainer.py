@@ -20,7 +20,6 @@ from camserve.client.photos import Photo, read_photo
 from camserve.client.replies import read_reply
 from camserve.errors import CamserveError, ConfigError, unknown_choice
 from camserve.intake.decode import check_decoders
-from camserve.network.output import device_of_network
 from camserve.serving.card import describe_model
 from camserve.settings import LIMIT_RANGES, Limits, RuntimeSpec
 from camserve.values import Progress, RawRequest
@@ -78,8 +77,7 @@ class Explainer:
         )
         names = None if given is None or isinstance(given, str) else [str(name) for name in given]
         photos = [read_photo(photo) for photo in samples]
-        where = torch.device(device) if device is not None else device_of_network(model)
-        self._pipeline = pipeline_of(model, recipe, names, preprocessing, photos, where, report)
+        self._pipeline = pipeline_of(model, recipe, names, preprocessing, photos, device, report)
 
     def __call__(self, photo: Photo, **options: Unpack[RequestOptions]) -> Answer:
         """Return the answer to one photo, with options as in a request. Errors: RequestError, ConfigError."""

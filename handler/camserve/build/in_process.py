@@ -27,7 +27,7 @@ from camserve.errors import ConfigError, first_line
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.network.factory import plain_network
-from camserve.network.output import ScoringNetwork
+from camserve.network.output import ScoringNetwork, device_of_network
 from camserve.output_spec import line_up
 from camserve.serving.batch import Classifier
 from camserve.serving.load import prepare_classifier
@@ -46,15 +46,16 @@ def pipeline_of(
     names: list[str] | None,
     preprocessing: Preprocessing,
     photos: Sequence[bytes],
-    device: torch.device,
+    where: torch.device | str | None,
     report: Progress,
 ) -> Pipeline:
-    """Return what answers with a copy of ``model`` on ``device``; the recipe's files but its labels are not read.
+    """Return what answers with a copy of ``model``, on its own device or ``where``.
 
-    ``names`` are the classes' where the recipe names no labels, ``photos`` its samples. The recipe's methods that do
+    Of the recipe's files its labels alone are read. ``names`` are the classes' where the recipe names no labels, ``photos`` its samples. The recipe's methods that do
     not work on the network are left out, and ``report`` says so. ConfigError: it cannot be explained as it is.
     """
     network = _copy(model)
+    device = device_of_network(model) if where is None else torch.device(where)
     with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
         content = Path(folder)
         samples = stage_samples([str(path) for path in _write(photos, content)], content)
