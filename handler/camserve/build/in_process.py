@@ -51,8 +51,9 @@ def pipeline_of(
 ) -> Pipeline:
     """Return what answers with a copy of ``model``, on its own device or ``where``.
 
-    Of the recipe's files its labels alone are read. ``names`` are the classes' where the recipe names no labels, ``photos`` its samples. The recipe's methods that do
-    not work on the network are left out, and ``report`` says so. ConfigError: it cannot be explained as it is.
+    Of the recipe's files its labels alone are read. ``names`` are the classes' where it names none, ``photos`` its
+    samples. Its methods that do not work on the network are left out, and ``report`` says so. ConfigError: the network
+    cannot be explained as it is.
     """
     network = _copy(model)
     device = device_of_network(model) if where is None else torch.device(where)

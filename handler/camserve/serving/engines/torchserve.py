@@ -42,6 +42,10 @@ NO_ASYNC = (
     "asyncCommunication: true hands over one request at a time and needs an asynchronous handler: leave it out of "
     "model-config.yaml; batchSize answers many at once"
 )
+NO_SETTINGS = (
+    "model-config.yaml has no block camserve, which says what the network's input and output mean: torch-model-archiver "
+    "cannot find that out, `camserve archive` does (docs/deploy.md)"
+)
 
 
 class TorchServeHandler:
@@ -144,6 +148,8 @@ def wants_page(row: Mapping[str, object], headers: Mapping[str, str]) -> bool:
 
 def _settings(config: Mapping[str, Any]) -> Settings:
     """Read the archive's settings; a worker takes its share of the cores where nothing else is said."""
+    if "camserve" not in config:
+        raise ConfigError(NO_SETTINGS)
     settings = load_settings(config.get("camserve"))
     if settings.runtime.threads is not None:
         return settings
