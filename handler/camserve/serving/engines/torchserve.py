@@ -43,8 +43,8 @@ NO_ASYNC = (
     "model-config.yaml; batchSize answers many at once"
 )
 NO_SETTINGS = (
-    "model-config.yaml has no block camserve, which says what the network's input and output mean: torch-model-archiver "
-    "cannot find that out, `camserve archive` does (docs/deploy.md)"
+    "model-config.yaml has no block camserve, which says what input and output of the network mean: "
+    "torch-model-archiver cannot find that out, `camserve archive` does (docs/deploy.md)"
 )
 
 
