@@ -127,12 +127,39 @@ def test_photos_are_answered_in_order_with_errors_in_their_places(explainer, cof
             next(explainer.explain_many(wrong))
 
 
+class Frozen(nn.Module):
+    """A network whose code lets no gradient pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = small_network()
+
+    def forward(self, pixels):
+        with torch.no_grad():
+            return self.network(pixels)
+
+
+def test_a_network_without_gradients_is_explained_without_them(coffee):
+    lines = []
+    explainer = Explainer(Frozen(), NAMES, SMALL, report=lines.append)
+    assert explainer(coffee).explanations[0].method == "reciprocam"
+    assert any("no gradient of the scores reaches" in line for line in lines)
+
+
+def test_labels_of_weights_are_for_their_own_classes_alone(coffee):
+    lines = []
+    explainer = Explainer(small_network(), preprocess=models.ResNet18_Weights.DEFAULT, report=lines.append)
+    assert "labels of the weights are left out: 1000 for 5 classes; give labels" in lines
+    assert explainer(coffee).predictions[0].label.startswith("class ")
+
+
 def test_it_answers_where_gradients_are_off(explainer, coffee):
     expected = explainer(coffee).explanations
     with torch.no_grad():
         assert explainer(coffee).explanations == expected
     with torch.inference_mode():
         assert explainer(coffee).explanations == expected
+        assert Explainer(small_network(), NAMES, SMALL, report=quiet)(coffee).explanations == expected
 
 
 def test_a_refusal_is_raised(explainer, coffee):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from camserve.attribution.methods import METHODS
+from camserve.build.examine import WITHOUT_GRADIENTS
 from camserve.build.in_process import pipeline_of
 from camserve.build.locate import archive_name
 from camserve.build.recipe import Recipe
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 NARROW = ("min_side", "max_picture_side", "answer_ms")  # limits that stay as they are where nobody else waits
 OWN = Limits(min_side=1, **{name: int(most) for name, (_, most) in LIMIT_RANGES.items() if name not in NARROW})
-USUAL = tuple(name for name, method in METHODS.items() if not method.slow)  # offered where nobody names methods
+QUICK = tuple(name for name, method in METHODS.items() if not method.slow and method.gradients)
+USUAL = (*QUICK, WITHOUT_GRADIENTS, "eigencam")  # offered where nobody names methods
 
 
 class Explainer:
@@ -55,29 +57,29 @@ class Explainer:
     ) -> None:
         """Copy ``model`` and look it over, which takes some seconds; later changes of it are not seen.
 
-        ``labels`` is a list, or a file as in a recipe; ``preprocess`` as for ``read_preprocessing``. Of ``methods``
-        those stay that work on this network. From ``samples``, photos, it is learnt what is usual: without them no
-        ``strength`` is said. ConfigError: it cannot be explained as it is.
+        ``labels`` is a list, or a file as in a recipe, or comes with the weights that ``preprocess`` names; that is as
+        for ``read_preprocessing``. Of ``methods`` those stay that work on this network. From ``samples``, photos, it is
+        learnt what is usual: without them no ``strength`` is said. ConfigError: it cannot be explained as it is.
         """
         preprocessing = read_preprocessing(preprocess, report)
         check_decoders(preprocessing.spec)
         for method in methods:
             if method not in METHODS:
                 raise ConfigError(unknown_choice(method, METHODS, "method"))
-        given = preprocessing.labels if labels is None else labels
         recipe = Recipe(
             name=archive_name(type(model).__name__),
             weights="",
-            labels=given if isinstance(given, str) else None,
+            labels=labels if isinstance(labels, str) else None,
             task=task,
             layer=layer,
             methods=tuple(methods),
             runtime=RuntimeSpec(fast=fast),
             limits=OWN,
         )
-        names = None if given is None or isinstance(given, str) else [str(name) for name in given]
+        names = None if labels is None or isinstance(labels, str) else [str(name) for name in labels]
         photos = [read_photo(photo) for photo in samples]
-        self._pipeline = pipeline_of(model, recipe, names, preprocessing, photos, device, report)
+        with torch.inference_mode(False), torch.enable_grad():
+            self._pipeline = pipeline_of(model, recipe, names, preprocessing, photos, device, report)
 
     def __call__(self, photo: Photo, **options: Unpack[RequestOptions]) -> Answer:
         """Return the answer to one photo, with options as in a request. Errors: RequestError, ConfigError."""

@@ -85,6 +85,8 @@ def test_waits_double_at_most_and_are_drawn():
         assert 0 <= min(waits) <= max(waits) <= most
         assert max(waits) > most / 3
     assert Retry(attempts=2).wait(2) is None
+    with pytest.raises(errors.ConfigError, match="attempts must be 1 or more"):
+        Retry(attempts=0)
 
 
 def test_a_server_that_says_when_is_asked_no_sooner_and_not_at_all_if_that_is_too_late():

@@ -106,13 +106,23 @@ def _examine(
     scoring = ScoringNetwork(network)
     examined = examine(scoring, recipe, pixels, [None if known is None else len(known)], report)
     classes = examined.meanings[0].classes
-    names = label_names(recipe.labels, classes, report) if names is None else fit_names(names, classes, report)
+    if known is None and preprocessing.labels is not None:
+        known = _labels_of_weights(preprocessing.labels, classes, report)
+    names = label_names(None, classes, report) if known is None else fit_names(known, classes, report)
     settings = examined.settings(recipe, IN_MEMORY, preprocessing.spec, samples)
     checked = _scoring(network, settings, CPU)
     runtime, classifier = choose_runtime(
         checked, settings, lambda other: _prepare(network, names, other, CPU), pixels[-1:], report
     )
     return dataclasses.replace(settings, runtime=runtime), classifier, names
+
+
+def _labels_of_weights(labels: Sequence[str], classes: int, report: Progress) -> list[str] | None:
+    """Return the labels that weights come with; None: the network has another last layer than they."""
+    if len(labels) == classes:
+        return list(labels)
+    report(f"labels of the weights are left out: {len(labels)} for {classes} classes; give labels")
+    return None
 
 
 def _scoring(network: nn.Module, settings: Settings, device: torch.device) -> ScoringNetwork:

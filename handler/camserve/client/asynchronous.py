@@ -111,7 +111,8 @@ class AsyncClient:
             return error
 
     async def _answer(self, photo: Photo, options: dict[str, object]) -> Answer:
-        question = ask_about(self.address, read_photo(photo), options)
+        # In a thread: reading a file and writing a PNG take their time.
+        question = ask_about(self.address, await asyncio.to_thread(read_photo, photo), options)
         response = await self._ask(question)
         return read_reply(response.status_code, response.content, question.photo)
 

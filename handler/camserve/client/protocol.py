@@ -16,6 +16,7 @@ import httpx
 from camserve.client.options import write_options
 from camserve.client.replies import parse_block, refusal_of
 from camserve.errors import ServerUnreachable, UnexpectedAnswer, first_line
+from camserve.strict import require
 
 INVALID_KEY = "InvalidKeyException"  # TorchServe's type of a refusal for want of a token, status 400
 FACTS = 'id="facts">'  # before the model card in the page for browsers
@@ -28,6 +29,9 @@ class Retry:
     attempts: int = 6  # the first one included
     first: float = 0.5  # seconds, the most that is waited before the second; it doubles from then on
     longest: float = 30.0  # seconds; a server that asks for more is not asked again
+
+    def __post_init__(self) -> None:
+        require(self.attempts > 0, f"attempts must be 1 or more, not {self.attempts}")
 
     def wait(self, attempt: int, asked: float = 0.0) -> float | None:
         """Return for how many seconds to wait after ``attempt``, from 1; None: give up.
