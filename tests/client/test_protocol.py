@@ -31,7 +31,7 @@ NO_KEY = httpx.Response(400, json={"code": 400, "type": "InvalidKeyException", "
 
 def walk(*replies, retry=RETRY):
     """Return the steps of an exchange whose steps are answered by ``replies``, and its response."""
-    steps, known = exchange(retry), list(replies)
+    steps, known = exchange(retry, "here"), list(replies)
     taken = [next(steps)]
     try:
         while True:
@@ -59,7 +59,7 @@ def test_a_connection_that_is_refused_is_tried_again_and_named_in_the_end():
     error = httpx.ConnectError("Connection refused")
     steps, response = walk("a", error, DONE)
     assert (len(steps), response) == (4, DONE)
-    with pytest.raises(errors.ServerUnreachable, match="Connection refused; is the server running"):
+    with pytest.raises(errors.ServerUnreachable, match=r"at here .Connection refused.: is the server running"):
         walk("a", error, error, error)
 
 

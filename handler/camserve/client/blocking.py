@@ -125,7 +125,7 @@ class Client:
         return read_reply(response.status_code, response.content, question.photo)
 
     def _ask(self, question: Question) -> httpx.Response:
-        steps = exchange(self._retry)
+        steps = exchange(self._retry, self.address)
         step: Step = next(steps)
         try:
             while True:

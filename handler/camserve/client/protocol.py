@@ -84,8 +84,8 @@ Step = Union[NeedToken, Send, Wait]
 Exchange = Generator[Step, Any, httpx.Response]
 
 
-def exchange(retry: Retry) -> Exchange:
-    """Ask until there is a response that stands; each step is what the caller is to do and to give back.
+def exchange(retry: Retry, address: str) -> Exchange:
+    """Ask ``address`` until there is a response that stands; each step is what the caller is to do and to give back.
 
     ServerUnreachable: no connection was made.
     """
@@ -107,7 +107,7 @@ def exchange(retry: Retry) -> Exchange:
         yield Wait(seconds)
     if isinstance(reply, httpx.Response):
         return reply
-    raise ServerUnreachable(f"nothing takes the connection: {first_line(reply)}; is the server running?")
+    raise ServerUnreachable(f"nothing takes a connection at {address} ({first_line(reply)}): is the server running?")
 
 
 def is_token_refusal(response: httpx.Response) -> bool:
