@@ -25,6 +25,7 @@ PACKAGE = ROOT / "handler" / "camserve"
 ANSWERS = (ROOT / "docs" / "answers.md").read_text()
 OUTPUTS = (ROOT / "docs" / "outputs.md").read_text()
 README = (ROOT / "README.md").read_text()
+METHOD_ROW = r"^\| `([^`]+)` \|(.*)\|$"
 WARNINGS = set(re.findall(r'AnswerWarning\(\s*"([A-Z_]+)"', (PACKAGE / "warning_codes.py").read_text()))
 OFFERED = {
     "evidence": choices.EVIDENCE,
@@ -77,6 +78,22 @@ def test_every_method_and_option_is_documented():
         assert f"| `{name}` |" in ANSWERS
     for name in PARSERS:
         assert re.search(rf"^\| .*`{name}`.* \|", README, re.MULTILINE), name
+
+
+def test_the_page_of_methods_has_each_with_its_cost_and_what_was_measured():
+    pages = [(ROOT / "docs" / name).read_text() for name in ("methods.md", "evidence.md")]
+    rows, measured = (
+        {
+            name: [cell.strip() for cell in cells.split("|")]
+            for name, cells in re.findall(METHOD_ROW, page, re.MULTILINE)
+        }
+        for page in (pages[0], pages[1].partition("## On what a map depends")[2].partition("\n## ")[0])
+    )
+    assert set(rows) == set(METHODS)
+    for name, (_, passes, _, numbers) in rows.items():
+        assert passes == METHODS[name].passes, name
+        drawn = [cell.partition(" /")[0] for cell in measured.get(name, [])]
+        assert numbers == " ".join(drawn), name
 
 
 @pytest.mark.parametrize("option", OFFERED)

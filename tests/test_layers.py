@@ -14,11 +14,11 @@ FLOORS = [
     "input_spec output_spec measures",
     "settings answer",
     "intake network monitor viewer",
-    "attribution",
+    "attribution client",
     "fast drift",
     "serving operate",
     "build",
-    "bench bulk asgi",
+    "bench bulk asgi explainer",
     "cli gradcam_handler",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -4,6 +4,8 @@ CamserveError
 |-- ConfigError              an operator's mistake: settings, archive, command line
 |-- CompilationUnavailable   no compiled trunk on this machine; the network runs eager
 |-- OutOfTime                an explanation took too long; the prediction stands
+|-- ServerUnreachable        no answer came back to a client
+|-- UnexpectedAnswer         what came back to a client is not camserve's
 `-- RequestError             one row's fault; its neighbours never notice
     |-- MissingImage   400   |-- TooManyBytes       413
     |-- BadBase64      400   |-- TooManyPixels      413
@@ -55,11 +57,23 @@ class OutOfTime(CamserveError):
     """An explanation has used up its time."""
 
 
+class ServerUnreachable(CamserveError):
+    """A client got no answer: nothing listens, or it took too long."""
+
+
+class UnexpectedAnswer(CamserveError):
+    """A client got an answer that is not camserve's."""
+
+
 class RequestError(CamserveError):
-    """One row cannot be answered; the class holds its HTTP status and its stable code."""
+    """One row cannot be answered; the class holds its HTTP status and its stable code.
+
+    To a client, one that is this class itself comes from TorchServe or a proxy, which have codes of their own.
+    """
 
     status = 400
     code = "bad_request"
+    request_id = ""  # known to clients
 
 
 class MissingImage(RequestError):

@@ -31,13 +31,13 @@ class InputSpec:
     depth: Optional[int] = None  # bits of 16-bit greys; null: what the file says, or a guess and a warning
     resize: Union[int, tuple[int, int], None] = 256  # short side, or (height, width) regardless of aspect
     crop: Union[int, tuple[int, int], None] = 224  # centre crop: side, or (height, width)
-    interpolation: str = "bilinear"
+    interpolation: str = "bilinear"  # nearest, bilinear, bicubic, lanczos
     pad: Optional[str] = None  # square: before resizing; letterbox: to ``resize``, after fitting the picture into it
     pad_color: tuple[int, int, int] = (0, 0, 0)  # red, green, blue, 0..255; also around a picture smaller than ``crop``
     scale: int = 1  # the network's white, before ``mean`` and ``std``: 1 or 255
     normalise: str = "fixed"  # by ``mean`` and ``std``; image: by the picture's own
     mean: tuple[float, ...] = IMAGENET_MEAN  # of pixels in 0..scale
-    std: tuple[float, ...] = IMAGENET_STD
+    std: tuple[float, ...] = IMAGENET_STD  # as ``mean``
     transform: Optional[str] = None  # module:callable, in the place of all but ``channels``, ``color`` and the size
 
     def __post_init__(self) -> None:

@@ -98,18 +98,18 @@ class CompiledSpec:
 class Defaults:
     """The options of a request that does not give them, in the words of a request."""
 
-    explain: str = "true"
-    target: str = "predicted"
-    method: str = "gradcam"
-    evidence: str = EVIDENCE[0]
-    format: str = FORMATS[0]
-    top_k: str = "5"
-    compat: str = COMPATS[0]
-    palette: str = PALETTES[0]
-    opacity: str = "0.6"
-    legend: str = "false"
-    caption: str = "false"
-    context: str = ""
+    explain: str = "true"  # or a condition on the prediction
+    target: str = "predicted"  # the class that is explained
+    method: str = "gradcam"  # one of ``methods``
+    evidence: str = EVIDENCE[0]  # for, against or signed
+    format: str = FORMATS[0]  # what an answer shows of a map
+    top_k: str = "5"  # number of predictions
+    compat: str = COMPATS[0]  # the library whose answer is reproduced
+    palette: str = PALETTES[0]  # of drawn maps
+    opacity: str = "0.6"  # of drawn maps, where they are strongest
+    legend: str = "false"  # a colour bar under drawn maps
+    caption: str = "false"  # class, probability and scale under drawn maps
+    context: str = ""  # what ``score`` gets where a request gives none
 
 
 @dataclass(frozen=True)
@@ -117,21 +117,21 @@ class Limits:
     """The limits of a request."""
 
     max_bytes: int = 6_000_000  # of the encoded picture
-    max_pixels: int = 25_000_000
-    max_side: int = 10_000  # pixels
-    min_side: int = 8  # pixels
-    max_targets: int = 5
-    max_methods: int = 3
-    max_layers: int = 3
-    max_maps: int = 9
+    max_pixels: int = 25_000_000  # of the decoded picture
+    max_side: int = 10_000  # pixels of a picture's side
+    min_side: int = 8  # pixels of a picture's side
+    max_targets: int = 5  # classes that one request asks about
+    max_methods: int = 3  # of one request
+    max_layers: int = 3  # that one request fuses
+    max_maps: int = 9  # targets times methods
     max_picture_side: int = 1024  # of drawn pictures, pixels
-    max_top_k: int = 100
+    max_top_k: int = 100  # predictions
     max_instances: int = 16  # pictures in one KServe body
     max_body_pixels: int = 50_000_000  # decoded, of all pictures of a body
     max_body_maps: int = 64  # of all pictures of a body
     max_body_drawn: int = 30_000_000  # pixels of all its drawn pictures
-    max_response_bytes: int = 6_000_000
-    answer_ms: Optional[int] = None  # of a batch, after which no further work is begun; null: see serving/pace.py
+    max_response_bytes: int = 6_000_000  # of an answer
+    answer_ms: Optional[int] = None  # of a batch, after which no further work is begun; null: what suits the machine
 
     def __post_init__(self) -> None:
         require_ranges(self, LIMIT_RANGES)

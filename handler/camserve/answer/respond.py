@@ -170,6 +170,8 @@ def _explanation(explanation: Explanation) -> dict[str, Any]:
         "images": dict(explanation.images),
         "balance": _rounded(explanation.balance),
     }
+    if explanation.shown < 1:
+        written["shown"] = round(explanation.shown, 4)
     if explanation.compat is not None:
         written["compat"] = explanation.compat
     return {**written, **explanation.details}

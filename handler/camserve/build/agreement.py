@@ -33,7 +33,7 @@ def check_agreement(block: Mapping[str, Any], theirs: Callable[[Image.Image], An
         spec = read(InputSpec, block, "preprocess")
     except ConfigError as error:
         raise ConfigError(f"{advice} ({error}): give --preprocess") from None
-    image = _ramps(*SIZE)
+    image = draw_ramps(*SIZE)
     try:
         expected = torch.as_tensor(theirs(image)).float()
     except Exception as error:  # code of the other library's
@@ -49,7 +49,7 @@ def check_agreement(block: Mapping[str, Any], theirs: Callable[[Image.Image], An
         raise ConfigError(f"{advice}: pixels differ by {difference:.2f} of their deviation; give --preprocess")
 
 
-def _ramps(width: int, height: int) -> Image.Image:
+def draw_ramps(width: int, height: int) -> Image.Image:
     """Return a picture whose places and channels all differ, and which no resampling blurs."""
     down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     channels = np.stack([across, down, (across + down) / 4], axis=2)

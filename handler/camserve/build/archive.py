@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -84,7 +85,8 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
         settings, pixels, loaded = _stage_model(recipe, content, report)
         device = torch.device("cpu")
         classifier = loaded or load_classifier(content, settings, device)
-        measures = measure_methods(content, settings, classifier, pixels, PATTERN not in settings.samples, report)
+        load = partial(load_network, content, settings, device)
+        measures = measure_methods(load, settings, classifier, pixels, PATTERN not in settings.samples, report)
         settings = dataclasses.replace(settings, measures=measures)
         _try_samples(
             content, load_pipeline(content, settings, recipe.name, recipe.version, device, classifier), recipe, report
@@ -169,22 +171,10 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Setti
     examined = examine(scoring, recipe, pixels, [None if known is None else len(known) for known in names], report)
     for head, meaning in zip(recipe.head_choices.values(), examined.meanings):
         _stage_labels(head.labels, meaning, content, report)
-    settings = Settings(
-        model=spec,
-        input=geometry,
-        outputs=tuple(meaning.output for meaning in examined.meanings),
-        score=recipe.score,
-        layers=examined.target.layers,
-        members=examined.target.members,
-        members_share=examined.target.share,
-        runtime=examined.runtime,
-        methods=examined.methods,
-        defaults=examined.defaults,
-        limits=recipe.limits,
-        samples=samples,
-    )
+    settings = examined.settings(recipe, spec, geometry, samples)
     checked = ScoringNetwork(network, *settings.outputs, score=scoring.score).eval()
-    runtime, classifier = choose_runtime(checked, settings, content, pixels[-1:], report)
+    load = partial(load_classifier, content, device=torch.device("cpu"))
+    runtime, classifier = choose_runtime(checked, settings, load, pixels[-1:], report)
     settings = dataclasses.replace(settings, runtime=runtime)
     if settings.runtime.mode == "aot":
         settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))

@@ -15,8 +15,9 @@ from camserve.build.probe import check_layer
 from camserve.build.probe.target import Target, find_target, measure_share
 from camserve.build.recipe import Recipe
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
-from camserve.settings import Defaults, RuntimeSpec
+from camserve.settings import Defaults, ModelSpec, RuntimeSpec, Settings
 from camserve.values import Progress
 
 WITHOUT_GRADIENTS = "reciprocam"  # the default method where no gradient reaches a layer
@@ -31,6 +32,23 @@ class Examined:
     runtime: RuntimeSpec
     methods: tuple[str, ...]
     defaults: Defaults
+
+    def settings(self, recipe: Recipe, model: ModelSpec, geometry: InputSpec, samples: Sequence[str]) -> Settings:
+        """Return the settings that serve a recipe's network, but for what is measured."""
+        return Settings(
+            model=model,
+            input=geometry,
+            outputs=tuple(meaning.output for meaning in self.meanings),
+            score=recipe.score,
+            layers=self.target.layers,
+            members=self.target.members,
+            members_share=self.target.share,
+            runtime=self.runtime,
+            methods=self.methods,
+            defaults=self.defaults,
+            limits=recipe.limits,
+            samples=tuple(samples),
+        )
 
 
 def examine(

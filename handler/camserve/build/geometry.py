@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 
@@ -25,10 +27,15 @@ def input_spec(preprocess: InputSpec | str | None) -> InputSpec:
         raise ConfigError(
             f"preprocess: '{preprocess}' is neither 'imagenet' nor torchvision weights such as ResNet50_Weights.DEFAULT"
         ) from None
-    return InputSpec(
-        resize=int(transforms.resize_size[0]),
-        crop=int(transforms.crop_size[0]),
-        interpolation=transforms.interpolation.value,
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-    )
+    return InputSpec(**preset_block(transforms))
+
+
+def preset_block(transforms: Any) -> dict[str, Any]:
+    """Return the input block of the transforms that come with weights of torchvision."""
+    return {
+        "resize": int(transforms.resize_size[0]),
+        "crop": int(transforms.crop_size[0]),
+        "interpolation": transforms.interpolation.value,
+        "mean": tuple(transforms.mean),
+        "std": tuple(transforms.std),
+    }

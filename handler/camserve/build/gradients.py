@@ -7,10 +7,9 @@ gradient lies in another order in memory than its input (2.14.1). Finite differe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ from camserve.build.float64 import in_float64
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.serving.batch import Classifier
-from camserve.serving.load import load_classifier
 from camserve.settings import RuntimeSpec, Settings
 from camserve.values import Layer, Progress
 
@@ -65,22 +63,26 @@ class Fault:
 
 
 def choose_runtime(
-    network: ScoringNetwork, settings: Settings, content: Path, pixels: Tensor, report: Progress
+    network: ScoringNetwork,
+    settings: Settings,
+    load: Callable[[Settings], Classifier],
+    pixels: Tensor,
+    report: Progress,
 ) -> tuple[RuntimeSpec, Classifier | None]:
     """Return the runtime of ``settings``, or the first like it whose gradients agree with finite differences.
 
     Beside it stands what was loaded to find that out, where it is what a server on a CPU would load.
 
-    ``network`` is the archive's as it was written, float32 on the CPU; ``pixels`` is one picture, (1, C, H, W), since a
-    request usually comes alone. ``report`` gets a line for each switch. ConfigError: gradients are wrong with every
-    one.
+    ``network`` is the archive's as it was written, float32 on the CPU, and ``load`` loads it; ``pixels`` is one
+    picture, (1, C, H, W), since a request usually comes alone. ``report`` gets a line for each switch. ConfigError:
+    gradients are wrong with every one.
     """
     if not any(METHODS[method].gradients for method in settings.methods):
         return settings.runtime, None
     first: Fault | None = None
     for runtime in _similar(network, settings.runtime, pixels):
         plain = replace(runtime, mode="eager", precision="fp32")  # whose rounding does not hide a fault
-        classifier = load_classifier(content, replace(settings, runtime=plain), torch.device("cpu"))
+        classifier = load(replace(settings, runtime=plain))
         shown = pixels.contiguous(memory_format=torch.channels_last if plain.channels_last else torch.contiguous_format)
         fault = find_fault(network, classifier, settings.layers, shown, report)
         if fault is None:

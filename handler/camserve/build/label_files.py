@@ -58,6 +58,11 @@ def label_names(labels: str | None, classes: int, report: Progress, noun: str = 
     names = read_names(labels)
     if names is None:
         return [str(index) if labels == INDICES else f"{noun} {index}" for index in range(classes)]
+    return fit_names(names, classes, report)
+
+
+def fit_names(names: list[str], classes: int, report: Progress) -> list[str]:
+    """Return the names; ``report`` gets what a caller should know of them. ConfigError: their number is another."""
     if len(names) != classes:
         raise ConfigError(f"labels: {len(names)} names for {classes} classes")
     for line in _describe_words(names):

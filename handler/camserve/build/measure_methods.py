@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,10 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
 from camserve.measures import Measures, MethodMeasure
-from camserve.network.load import load_network
 from camserve.network.precision import DTYPES
 from camserve.serving.batch import Classifier
-from camserve.settings import RuntimeSpec, Settings
+from camserve.serving.load import Loader
+from camserve.settings import Settings
 from camserve.values import Explanation, Progress, Target, significant
 
 ABSENT = 0.05  # a probability below which a class is taken not to be in a sample
@@ -49,14 +48,15 @@ class _Photo:
 
 
 def measure_methods(
-    content: Path, settings: Settings, classifier: Classifier, pixels: Tensor, are_photos: bool, report: Progress
+    load: Loader, settings: Settings, classifier: Classifier, pixels: Tensor, are_photos: bool, report: Progress
 ) -> Measures:
     """Return what the samples' pixels (N, C, H, W) show of each method, at the default layer and for the first head.
 
-    Nothing is said of strength where the samples are no photos. ``report`` gets a line of what was found.
+    ``load`` returns the network on the CPU. Nothing is said of strength where the samples are no photos. ``report``
+    gets a line of what was found.
     """
     photos = [_predict(settings, classifier, picture[None]) for picture in pixels[:MOST_PHOTOS]]
-    drawn = _draw_classifier(content, settings, classifier)
+    drawn = _draw_classifier(load, settings, classifier)
     is_quantity = classifier.heads[0].spec.is_quantity
     gaps = [photo.row.gap for photo in photos]
     gap = float(np.median(gaps)) if are_photos and not is_quantity else None
@@ -86,17 +86,17 @@ def _absent(row: RowScores) -> list[int]:
     return [low[place] for place in np.random.default_rng(SEED).permutation(at)]
 
 
-def _draw_classifier(content: Path, settings: Settings, served: Classifier) -> Classifier | None:
+def _draw_classifier(load: Loader, settings: Settings, served: Classifier) -> Classifier | None:
     """Return the network with random weights in its last layer; None: no parameter has a row for each class."""
-    device = torch.device("cpu")
-    plain = replace(settings, runtime=RuntimeSpec(fast=False, channels_last=settings.runtime.channels_last))
-    network = load_network(content, plain, device)
+    network = load()
     if not _redraw(network, len(served.heads[0].labels)):
         return None
     # What follows a layer may depend on a context: a closed form would hold for one alone.
     layers = settings.layers if settings.score is None else ()
     heads = {layer.name: find_linear_head(network, layer, settings.input.shape) for layer in layers}
-    return Classifier(network, served.heads, device, {name: Tail(head) for name, head in heads.items() if head})
+    return Classifier(
+        network, served.heads, torch.device("cpu"), {name: Tail(head) for name, head in heads.items() if head}
+    )
 
 
 def _redraw(network: nn.Module, count: int) -> bool:

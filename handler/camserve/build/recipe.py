@@ -26,8 +26,8 @@ OF_A_HEAD = ("task", "output", "threshold", "units", "labels")  # keys of a reci
 class Expected:
     """The prediction for a sample by another implementation of the model: guards against a wrong preprocess block."""
 
-    label: str
-    probability: Optional[float] = None
+    label: str  # of the best class
+    probability: Optional[float] = None  # of it, within 0.02
     value: Optional[float] = None  # of task regression, in the place of the probability
 
 
@@ -35,8 +35,8 @@ class Expected:
 class OutputChoice:
     """What a person says of the output; None: it is found."""
 
-    select: Optional[str] = None
-    activation: Optional[str] = None
+    select: Optional[str] = None  # the way to the tensor: logits, 1, heads.color
+    activation: Optional[str] = None  # what stands at the network's end
 
     def __post_init__(self) -> None:
         if self.activation is not None and self.activation not in ACTIVATIONS:
@@ -47,44 +47,44 @@ class OutputChoice:
 class HeadChoice:
     """What a person says of one output of a network; None: it is found."""
 
-    select: Optional[str] = None
-    activation: Optional[str] = None
-    task: Optional[str] = None
-    threshold: float = OutputSpec.threshold
-    labels: Optional[str] = None
-    units: tuple[Optional[str], ...] = ()
+    select: Optional[str] = None  # the way to its tensor
+    activation: Optional[str] = None  # what stands at its end
+    task: Optional[str] = None  # what it means
+    threshold: float = OutputSpec.threshold  # as above
+    labels: Optional[str] = None  # as above
+    units: tuple[Optional[str], ...] = ()  # as above
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One classifier to deploy, as config/models/*.yaml describe it."""
 
-    name: str
+    name: str  # of the archive and of the served model: letters, digits, . _ -
     weights: str  # .safetensors, a state dict for weights_only loading, or a program: .pt2, TorchScript
     factory: Optional[str] = None  # MODULE:CALLABLE, or a name in ``model_file``; a program needs none
     weights_key: Optional[str] = None  # of several state dicts in a checkpoint: the keys that lead to it
     trust_pickle: bool = False  # unpickle the weights when the archive is built, which runs the code in them
-    args: dict[str, Any] = field(default_factory=dict)
-    model_file: Optional[str] = None
+    args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+    model_file: Optional[str] = None  # a Python file that defines the network; modules beside it travel along
     export: bool = False  # carry the network as an exported program: the server needs no model code
-    version: str = "1.0"
-    task: Optional[str] = None  # found where it can be: see build/output.py
-    output: OutputChoice = field(default_factory=OutputChoice)
-    threshold: float = OutputSpec.threshold
+    version: str = "1.0"  # of the served model
+    task: Optional[str] = None  # what the outputs mean: found where it can be
+    output: OutputChoice = field(default_factory=OutputChoice)  # which tensor holds the scores, and what ends it
+    threshold: float = OutputSpec.threshold  # probability from which a class of task multilabel is there
     units: tuple[Optional[str], ...] = ()  # of the values of task regression, one each
     labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
     heads: dict[str, HeadChoice] = field(default_factory=dict)  # of several outputs; the first is the default
     preprocess: Union[InputSpec, str, None] = None  # a block, "imagenet", or a torchvision weights name: never guessed
     layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
-    bundle: tuple[str, ...] = ()
-    samples: tuple[str, ...] = ()
+    bundle: tuple[str, ...] = ()  # pure Python packages to carry along
+    samples: tuple[str, ...] = ()  # photos to try and to carry along: the self-test, and what is usual
     expect: dict[str, Expected] = field(default_factory=dict)  # by file name of the sample
     score: Optional[str] = None  # MODULE:CALLABLE that asks the network, with the context of each row
-    methods: tuple[str, ...] = ("gradcam",)
-    runtime: RuntimeSpec = field(default_factory=RuntimeSpec)
-    defaults: Defaults = field(default_factory=Defaults)
-    limits: Limits = field(default_factory=Limits)
-    serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys; see ``server_keys``
+    methods: tuple[str, ...] = ("gradcam",)  # that requests may name
+    runtime: RuntimeSpec = field(default_factory=RuntimeSpec)  # how the network is run
+    defaults: Defaults = field(default_factory=Defaults)  # options of a request that does not give them
+    limits: Limits = field(default_factory=Limits)  # of a request
+    serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys of model-config.yaml
 
     def __post_init__(self) -> None:
         """Refuse what is said twice (ConfigError)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import MapFilter
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
+from camserve.network.output import ScoringNetwork
 from camserve.network.precision import DTYPES, cast
 from camserve.output_spec import Head, line_up
 from camserve.serving.batch import Classifier
@@ -32,6 +33,8 @@ from camserve.settings import Settings
 from camserve.values import RawRequest
 
 logger = logging.getLogger(__name__)
+
+Loader = Callable[[], ScoringNetwork]  # returns a network of its own at each call
 
 
 def load_classifier(folder: Path, settings: Settings, device: torch.device) -> Classifier:
@@ -47,13 +50,23 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
 
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    runtime, layers, shape = settings.runtime, settings.layers, settings.input.shape
-    if runtime.mode == "aot":
+    if settings.runtime.mode == "aot":
         check_compiled(folder, settings.compiled, device)
+    heads = line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
+    return prepare_classifier(lambda: load_network(folder, settings, device), heads, settings, device, folder)
+
+
+def prepare_classifier(
+    load: Loader, heads: tuple[Head, ...], settings: Settings, device: torch.device, folder: Path | None = None
+) -> Classifier:
+    """Return the network that ``load`` returns, ready to answer: frozen, in float32, on ``device``, changed in place.
+
+    ``folder`` holds the compiled trunk of mode aot. Where shortcuts fail on it, ``load`` is called again.
+    """
+    runtime, layers, shape = settings.runtime, settings.layers, settings.input.shape
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    network = load_network(folder, settings, device)
-    heads = line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
+    network = load()
     # What follows a layer may depend on a context: a closed form would hold for one alone.
     plain = layers if settings.score is None else ()
     found = {layer.name: find_linear_head(network, layer, shape) for layer in plain}
@@ -65,7 +78,8 @@ def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
             raise
         except Exception as error:  # a shortcut that does not fit this network is no reason not to serve it
             logger.warning("camserve: the network runs without shortcuts: %s", first_line(error))
-            return _load(folder, replace(settings, runtime=replace(runtime, mode="eager", fast=False)), device)
+            slow = replace(settings, runtime=replace(runtime, mode="eager", fast=False))
+            return prepare_classifier(load, heads, slow, device)
         return Classifier(prepared.network, heads, device, prepared.tails)
     cast(network, DTYPES[runtime.precision])
     return Classifier(network, heads, device, {name: Tail(head) for name, head in linear.items()})

@@ -15,7 +15,7 @@ import torch
 
 from camserve.answer.respond import refuse, write_json
 from camserve.choices import JSON_TYPE
-from camserve.errors import RequestError
+from camserve.errors import ConfigError, RequestError
 from camserve.monitor import Recorder, live_recorders
 from camserve.monitor.series import Sink
 from camserve.monitor.signals import NAMES, OF_QUANTITIES
@@ -37,6 +37,10 @@ from camserve.viewer.page import HTML_TYPE, render_page
 
 logger = logging.getLogger(__name__)
 
+NO_SETTINGS = (
+    "model-config.yaml has no block camserve, which says what input and output of the network mean: "
+    "torch-model-archiver cannot find that out, `camserve archive` does (docs/deploy.md)"
+)
 RESPONSE_TIMEOUT = 120  # seconds, TorchServe's own where an archive's configuration names none
 
 
@@ -134,7 +138,9 @@ def load_worker(
 
 def _settings(config: Mapping[str, Any]) -> Settings:
     """Read the archive's settings; a worker takes its share of the cores where nothing else is said."""
-    settings = load_settings(config.get("camserve"))
+    if "camserve" not in config:
+        raise ConfigError(NO_SETTINGS)
+    settings = load_settings(config["camserve"])
     if settings.runtime.threads is not None:
         return settings
     share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))

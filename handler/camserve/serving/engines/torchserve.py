@@ -21,6 +21,10 @@ NO_ASYNC = (
     "asyncCommunication: true hands over one request at a time and needs an asynchronous handler: leave it out of "
     "model-config.yaml; batchSize answers many at once"
 )
+NO_SETTINGS = (
+    "model-config.yaml has no block camserve, which says what input and output of the network mean: "
+    "torch-model-archiver cannot find that out, `camserve archive` does (docs/deploy.md)"
+)
 
 
 class TorchServeHandler:

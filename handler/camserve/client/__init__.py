@@ -1,0 +1,1 @@
+"""Asking a server from Python: typed answers, tokens, waiting where it is busy. Nothing here needs torch."""

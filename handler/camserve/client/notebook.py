@@ -1,0 +1,50 @@
+"""An answer as a notebook shows it: one piece of HTML that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from html import escape
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from camserve.client.answers import Answer, Explanation
+
+SIDE = 320  # pixels of each picture's longest side
+MOST_MAPS = 9
+
+
+def render_html(answer: Answer) -> str:
+    """Return the predictions, the maps and the warnings of an answer; every text in it is escaped."""
+    rows = "".join(
+        f"<tr><td>{escape(prediction.label)}</td><td>{escape(prediction.meaning)}</td></tr>"
+        for prediction in answer.predictions
+    )
+    warnings = "".join(
+        f"<li><b>{escape(warning.code)}</b> {escape(warning.message)}</li>" for warning in answer.warnings
+    )
+    listed = f"<ul>{warnings}</ul>" if warnings else ""
+    return f"<div><table>{rows}</table>{''.join(_figures(answer))}{listed}</div>"
+
+
+def _figures(answer: Answer) -> Iterator[str]:
+    for number, explanation in enumerate(answer.explanations[:MOST_MAPS]):
+        picture = "" if explanation.grid is None else f'<img alt="" src="{_picture(answer, number)}">'
+        yield (
+            '<figure style="display:inline-block;margin:4px">'
+            f"{picture}<figcaption>{escape(_caption(explanation))}</figcaption></figure>"
+        )
+
+
+def _picture(answer: Answer, number: int) -> str:
+    buffer = BytesIO()
+    longest = max(answer.input.width, answer.input.height)
+    answer.overlay(number, size=min(SIDE, longest)).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _caption(explanation: Explanation) -> str:
+    status = "" if explanation.status == "ok" else f", {explanation.status}"
+    strength = "" if explanation.strength is None else f", strength {explanation.strength:.2f}"
+    return f"{explanation.method}: {explanation.subject}{strength}{status}"
