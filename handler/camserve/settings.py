@@ -108,6 +108,7 @@ class Defaults:
     palette: str = PALETTES[0]
     opacity: str = "0.6"
     legend: str = "false"
+    box_threshold: str = "0.2"
     context: str = ""
 
 

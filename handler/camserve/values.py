@@ -128,6 +128,7 @@ class Options:
     compat: str | None = None  # the library whose rendering is reproduced
     palette: str = PALETTES[0]
     opacity: float = 0.6
+    box_threshold: float = 0.2  # of the maximum, which what is boxed reaches
     legend: bool = False  # whether drawn maps carry a colour bar
     picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
 

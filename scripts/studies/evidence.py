@@ -80,9 +80,10 @@ photos whose boxes cover at most half of the centre crop. The floors count: obje
 {table}
 
 Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike:
-Grad-CAM points worse than the centre of the picture. Ask for `layercam`, `hirescam` or `attention`, which weigh each
-position by itself and cost the same one pass of the tail. `attention` traces the attention of the tail alone, here the
-last block's.
+Grad-CAM points worse than the centre of the picture. `layercam`, `hirescam` and `attention` weigh each position by
+itself and cost the same one pass of the tail. So `layercam` is the default where the target layer is a grid of tokens
+and the gradient differs among them; where their mean is read, Grad-CAM stays. `attention` traces the attention of the
+tail alone, here the last block's.
 """
 
 

@@ -182,7 +182,7 @@ def test_an_archive_without_a_baseline_is_told_how_to_get_one(pets):
 
 
 def test_a_recipe_needs_a_name_and_weights_only():
-    assert Recipe("n", "w", "a:b").methods == ("gradcam",)
+    assert Recipe("n", "w", "a:b").methods == ()
 
 
 def test_an_archive_that_only_the_builder_can_load_is_not_written(recipe, tmp_path):

@@ -78,6 +78,7 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("palette", "viridis", "palette", "viridis"),
         ("opacity", 0.25, "opacity", 0.25),
         ("legend", "true", "legend", True),
+        ("box_threshold", 0.35, "box_threshold", 0.35),
         ("legend", False, "legend", False),
     ],
 )
@@ -115,6 +116,7 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"size": "2000"}, "16 to 1024"),
         ({"size": "100.5"}, "whole number"),
         ({"opacity": "nan"}, "0 to 1"),
+        ({"box_threshold": "1.5"}, "0 to 1"),
         ({"legend": "yes"}, "takes true or false, not 'yes'"),
         ({"evidence": "for,against"}, "takes one value"),
         ({"compat": "captum"}, "not one of: none, pytorch-grad-cam, torchserve"),

@@ -76,8 +76,8 @@ def _illustrate(answer: Answer, explanation: Explanation, most: int, is_first: b
         if (is_first and not images) or time.monotonic() <= answer.request.spare_until:
             images[name] = data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
     is_complete = len(images) == len(drawn)
-    found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
-    picture = answer.request.picture
+    picture, threshold = answer.request.picture, answer.request.options.box_threshold
+    found = boxes(explanation.grid, answer.request.region, threshold) if "boxes" in formats else []
     # What a box covers of padding is no part of the picture.
     found = [box for box in (clip_box(box, picture.width, picture.height) for box in found) if box is not None]
     grid = explanation.grid if "grid" in formats or not is_complete else None

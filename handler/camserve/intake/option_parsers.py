@@ -204,5 +204,6 @@ PARSERS: Mapping[str, Parser] = {
     "palette": lambda value, _: {"palette": read_name(value, "palette", PALETTES)},
     "opacity": lambda value, _: {"opacity": read_number(value, "opacity", 0, 1)},
     "legend": _legend,
+    "box_threshold": lambda value, _: {"box_threshold": read_number(value, "box_threshold", 0, 1)},
     "context": _context,
 }

@@ -13,12 +13,11 @@ MOST_BOXES = 10  # boxes of one map; a map at the input's resolution can fall in
 GridCell = tuple[int, int]  # row, column
 
 
-def boxes(grid: np.ndarray, region: Box, threshold: float = 0.15) -> list[Box]:
+def boxes(grid: np.ndarray, region: Box, threshold: float) -> list[Box]:
     """Box each connected part of a map (h, w) that reaches ``threshold`` of its maximum, strongest sum first.
 
     In pixels of the uploaded picture; at most ten, always whole cells, none for a signed or a blank map.
-    The threshold is that of Selvaraju et al. 2017, section 4.1 (Zhou et al. 2016 take 0.2); both box the
-    largest part alone.
+    Zhou et al. 2016 take 0.2, Selvaraju et al. 2017, section 4.1, 0.15; both box the largest part alone.
     """
     strongest = grid.max()
     if grid.min() < 0 or strongest == 0:
