@@ -17,6 +17,7 @@ from camserve.attribution.explain import explain
 from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
+from camserve.build.rank_correlation import rank_correlation
 from camserve.measures import Measures, MethodMeasure
 from camserve.network.load import load_network
 from camserve.network.precision import DTYPES
@@ -167,20 +168,8 @@ def _likeness(
 
 
 def _correlate(one: Explanation, other: Explanation) -> float | None:
-    """Return the rank correlation of two maps; 0 where one is constant, None where one failed."""
-    if one.grid is None or other.grid is None:
-        return None
-    first, second = _ranks(one.grid), _ranks(other.grid)
-    if not first.any() or not second.any():
-        return 0.0
-    return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum()))
-
-
-def _ranks(grid: np.ndarray) -> np.ndarray:
-    """Return each cell's rank, equal ones their mean, less the mean of all."""
-    _, place, counts = np.unique(grid.ravel(), return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
-    return np.asarray(ranks - ranks.mean())
+    """Return the rank correlation of two maps; None where one failed."""
+    return None if one.grid is None or other.grid is None else rank_correlation(one.grid, other.grid)
 
 
 def _mass(explanation: Explanation) -> float:
