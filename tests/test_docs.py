@@ -40,6 +40,15 @@ def test_every_warning_code_is_documented_and_no_other():
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE)) == WARNINGS
 
 
+def test_every_warning_has_its_place_among_the_plain_words():
+    page = (ROOT / "docs" / "reading-heatmaps.md").read_text()
+    assert set(re.findall(r"^### `([A-Z_]+)`$", page, re.MULTILINE)) == WARNINGS
+    for text in re.split(r"^### `[A-Z_]+`$", page, flags=re.MULTILINE)[1:]:
+        assert len(text.split()) > 15
+    for name in re.findall(r"\(reading/(\w+\.jpg)\)", page):
+        assert (ROOT / "docs" / "reading" / name).stat().st_size < 60_000
+
+
 def test_every_warning_comes_from_one_file():
     for path in sorted(PACKAGE.rglob("*.py")):
         if path.name != "warning_codes.py":

@@ -35,13 +35,14 @@ from camserve.intake.preprocess import normalise
 from camserve.network.output import device_of_network
 from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
+from camserve.warning_codes import WEAK_EVIDENCE, warn_blank
 
 BATCH = 16  # changed pictures of one forward pass
 ABSENT = 3  # classes a photo
 PLAUSIBLE = 5  # best classes, none of which is absent
 QUALITY, NOISE = 50, 10.0  # of JPEG; the noise's deviation, of 255
 TINY_SIDE = 8  # cells of a floor where the layer has no grid of its own
-WEAK = {"WEAK_EVIDENCE", "NO_POSITIVE_EVIDENCE"}
+WEAK = {WEAK_EVIDENCE.code, warn_blank("for").code}
 PLAIN = {"explain": "true", "evidence": "for", "format": "grid", "compat": "none", "details": "none"}
 
 Answer = dict[str, Any]
