@@ -12,7 +12,7 @@ from typing import Any, Optional
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import quote
 from camserve.input_spec import InputSpec
-from camserve.measures import Measures
+from camserve.measures import Evaluated, Measures
 from camserve.output_spec import OutputSpec
 from camserve.strict import read, require, require_choice, require_ranges
 from camserve.values import Layer, MapSource
@@ -188,6 +188,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     samples: tuple[str, ...] = ()
     measures: Measures = field(default_factory=Measures)
+    evaluated: Evaluated = field(default_factory=Evaluated)
     selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off
     monitoring: Monitoring = field(default_factory=Monitoring)
     seal: str = ""  # SHA-256 of seal.json, which holds those of labels, settings, self-test and baseline

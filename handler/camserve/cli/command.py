@@ -26,6 +26,7 @@ COMMANDS = {
     "archive": Command("build a .mar that predicts and explains", "serve"),
     "baseline": Command("measure what is normal and add it to a .mar, so that drift can be seen", "serve"),
     "evaluate": Command("measure what maps are worth on labelled photos", "serve"),
+    "choose": Command("find the method and the layer that suit labelled photos", "serve"),
     "inspect": Command("show what a .mar holds"),
     "explain": Command("ask an archive or a server about photos", "serve"),
     "serve": Command("start TorchServe with the shipped configuration", "serve"),
