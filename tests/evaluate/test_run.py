@@ -15,6 +15,7 @@ from camserve.evaluate.run import evaluate
 from camserve.evaluate.select import choose_photos, choose_variants
 from camserve.evaluate.summary import summarise
 from input_archives import build_means
+from output_archives import build_outputs
 
 PLAN = Plan((Variant("gradcam"),), steps=4)
 COUNT = 6
@@ -106,6 +107,19 @@ def test_what_an_archive_does_not_offer_is_refused(means):
         with pytest.raises(ConfigError, match="--layers 'stem'"):
             choose_variants(pipeline.settings, [], ["stem"])
         assert choose_variants(pipeline.settings, [], ["features"]) == (Variant("gradcam", "features"),)
+
+
+def test_an_archive_of_quantities_is_refused(data, tmp_path, capsys):
+    archive = build_outputs(tmp_path, "scores", task="regression")
+    assert main(["evaluate", str(archive), "--data", str(data)]) == 1
+    assert capsys.readouterr().err.endswith("camserve: evaluate needs classes: the archive's task is regression\n")
+
+
+@pytest.mark.parametrize("option", ["--steps", "--photos"])
+def test_a_number_below_one_is_refused(means, data, option, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(means), "--data", str(data), option, "0"])
+    assert "'0' is not a whole number from 1" in capsys.readouterr().err
 
 
 def test_photos_are_drawn_by_the_seed_and_keep_their_order(tmp_path):

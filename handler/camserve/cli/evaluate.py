@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.build.unpack import open_archive
-from camserve.cli.terminal import say
+from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
 from camserve.evaluate.measures import GROUPS
 from camserve.evaluate.one_photo import Plan
@@ -47,8 +47,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", help="names with commas, of the archive's (its default)")
     parser.add_argument("--measures", help=f"groups with commas: {', '.join(GROUPS)} (all)")
     parser.add_argument("--target", choices=("label", "predicted"), default="label", help="the class that is explained")
-    parser.add_argument("--photos", type=int, metavar="N", help="so many, drawn by --seed (all)")
-    parser.add_argument("--steps", type=int, default=Plan.steps, help="of deletion and insertion (%(default)s)")
+    parser.add_argument("--photos", type=count, metavar="N", help="so many, drawn by --seed (all)")
+    parser.add_argument("--steps", type=count, default=Plan.steps, help="of deletion and insertion (%(default)s)")
     parser.add_argument("--seed", type=int, default=Plan.seed, help="of draws and noise (%(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FILE.jsonl", help="rows of photos; a stopped run goes on from it")
 
