@@ -215,11 +215,11 @@ class Settings:
 
     def map_source(self, names: tuple[str, ...] = ()) -> MapSource:
         """Return where the maps are read that a request asks for at the named layers, or at none in particular."""
-        if not names and self.members:
-            return MapSource(self.members, added=True, share=self.members_share)
-        shares = {layer.name: layer.share for layer in self.layers}
-        names = names or (self.layers[0].name,)
-        return MapSource(names, share=max(shares[name] for name in names))
+        added = not names and bool(self.members)
+        names = names or self.members or (self.layers[0].name,)
+        layers = [layer for layer in self.layers if layer.name in names]
+        share = self.members_share if added else max(layer.share for layer in layers)
+        return MapSource(names, added, share, of_tokens=any(layer.layout == "NLC" for layer in layers))
 
 
 def load_settings(block: object) -> Settings:

@@ -354,6 +354,17 @@ def test_a_map_without_plain_evidence_has_no_boxes():
     assert boxes(one_hot(7, 7, 1, 1) - one_hot(7, 7, 2, 2), (0, 0, 70, 70), 0.15) == []
 
 
+def test_single_tokens_are_boxed_with_what_is_round_them():
+    grid = np.zeros((11, 11), np.float32)
+    grid[4, 4] = grid[6, 6] = 1
+    assert boxes(grid, (0, 0, 11, 11), 0.2) == [(4, 4, 5, 5), (6, 6, 7, 7)]
+    assert boxes(grid, (0, 0, 11, 11), 0.2, of_tokens=True) == [(2, 2, 9, 9)]
+    assert boxes(grid, (0, 0, 11, 11), 0.9, of_tokens=True) == [(4, 4, 7, 7)]
+    fine = np.zeros((80, 80), np.float32)
+    fine[3, 3] = 1
+    assert boxes(fine, (0, 0, 80, 80), 0.2, of_tokens=True) == [(3, 3, 4, 4)]
+
+
 def test_specks_are_limited_to_the_strongest_in_order():
     grid = np.zeros((9, 9), np.float32)
     grid[::2, ::2] = np.linspace(0.3, 1, 25).reshape(5, 5)

@@ -13,7 +13,7 @@ from camserve.answer.render import Scene, boxes, draw, encode
 from camserve.answer.respond import data_uri, show_picture
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
 from camserve.errors import TooMuchWork
-from camserve.values import Answer, Explanation, Options, Response, clip_box
+from camserve.values import Answer, Box, Explanation, Options, Response, clip_box
 from camserve.warning_codes import NO_TIME_TO_DRAW
 
 TINY = 1e-6  # nothing is drawn that is so faint
@@ -77,7 +77,9 @@ def _illustrate(answer: Answer, explanation: Explanation, most: int, is_first: b
             images[name] = data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
     is_complete = len(images) == len(drawn)
     picture, threshold = answer.request.picture, answer.request.options.box_threshold
-    found = boxes(explanation.grid, answer.request.region, threshold) if "boxes" in formats else []
+    found: list[Box] = []
+    if "boxes" in formats:
+        found = boxes(explanation.grid, answer.request.region, threshold, explanation.of_tokens)
     # What a box covers of padding is no part of the picture.
     found = [box for box in (clip_box(box, picture.width, picture.height) for box in found) if box is not None]
     grid = explanation.grid if "grid" in formats or not is_complete else None

@@ -62,7 +62,9 @@ def energy(values: np.ndarray, mask: np.ndarray) -> float:
     return float(values[mask].sum()) / total if total > 0 else 0.0
 
 
-def overlaps(grid: np.ndarray, region: Box, size: tuple[float, float], truth: Sequence[Box]) -> dict[str, float]:
+def overlaps(
+    grid: np.ndarray, region: Box, size: tuple[float, float], truth: Sequence[Box], of_tokens: bool = False
+) -> dict[str, float]:
     """Return by threshold the IoU of a map's first box with the true box that it fits best; {}: the map is too fine.
 
     ``size`` is the picture's width and height.
@@ -71,7 +73,7 @@ def overlaps(grid: np.ndarray, region: Box, size: tuple[float, float], truth: Se
         return {}
     found = {}
     for threshold in THRESHOLDS:
-        (first, *_) = [*boxes(np.maximum(grid, 0), region, threshold), None]
+        (first, *_) = [*boxes(np.maximum(grid, 0), region, threshold, of_tokens), None]
         clipped = None if first is None else clip_box(first, *size)
         found[f"{threshold:g}"] = 0.0 if clipped is None else max(overlap(clipped, box) for box in truth)
     return found

@@ -100,6 +100,7 @@ class Evaluator:
         """Stand ready; nothing is run."""
         self._pipeline, self._plan = pipeline, plan
         self._device = device_of_network(pipeline.network)
+        self._of_tokens = pipeline.settings.map_source().of_tokens
         self._size = (pipeline.settings.input.shape[1], pipeline.settings.input.shape[2])
 
     def rows(self, photo: LabelledPhoto, name: str) -> list[Row]:
@@ -143,7 +144,8 @@ class Evaluator:
             mask = box_mask(photo.boxes, region, self._size)
             if mask.any():
                 values |= {"pointing": pointing(shown, mask), "energy": energy(shown, mask)}
-                iou = overlaps(grid, region, (answer["input"]["width"], answer["input"]["height"]), photo.boxes)
+                size = (answer["input"]["width"], answer["input"]["height"])
+                iou = overlaps(grid, region, size, photo.boxes, self._of_tokens)
         if "change" in groups:
             scores, steps = partial(self._scores, target), self._plan.steps
             values["deletion"] = deletion(shown, pixels, scores, steps, seed)
