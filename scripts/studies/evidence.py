@@ -80,8 +80,8 @@ it is built. Above {kept} the method's maps carry `FAILS_SANITY_CHECK`, which is
 MAPS = """
 ## Where maps of convolutional networks point
 
-Measured by the room `evaluate`, as `camserve evaluate` does, for the label of the {small} photos whose boxes cover at
-most half of the centre crop. Pointing is the share of maps whose maximum lies in a box (Zhang et al. 2016), energy the
+Measured by the room `evaluate`, as `camserve evaluate` does, on {count} of the photos, drawn at random; here for the
+label of the {small} of them whose boxes cover at most half of the centre crop. Pointing is the share of maps whose maximum lies in a box (Zhang et al. 2016), energy the
 share of the map inside (Wang et al. 2020). The last four lines know nothing of the network. A star: another mean than
 Grad-CAM's, p below .05 after Holm's correction for the number of methods.
 
@@ -98,7 +98,7 @@ told on the others: `camserve evaluate` does so for your photos, and prints the 
 
 ## What the network does when the map's pixels change
 
-On {fewer} of the photos, drawn at random, in {steps} steps: deletion, insertion (Petsiuk et al. 2018), drop and gain
+On {fewer} of these photos, in {steps} steps: deletion, insertion (Petsiuk et al. 2018), drop and gain
 (Chattopadhyay et al. 2018), complexity (Bhatt et al. 2020), and the rank correlation with the map of the photo after
 JPEG of quality 50 and under noise of 10 of 255. For deletion, drop and complexity less is better. Drop and gain favour
 flat maps: `uniform` changes nothing and loses nothing.
@@ -134,6 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="with commas (%(default)s)")
     parser.add_argument("--backbone", type=Path, help="for the part tokens")
+    parser.add_argument("--photos", type=int, default=500, help="of the part maps, drawn at random (%(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="rows of the part maps; a stopped run goes on")
     args = parser.parse_args()
     parts = args.parts.split(",")
@@ -144,21 +145,21 @@ def main() -> int:
             raise ConfigError(f"--parts takes {', '.join(PARTS)}")
         if "tokens" in parts and args.backbone is None:
             raise ConfigError("the part tokens needs --backbone; --parts leaves it out")
-        write_page(Path(os.environ["CAMSERVE_DATA"]), parts, args.backbone, args.keep)
+        write_page(Path(os.environ["CAMSERVE_DATA"]), parts, args)
     except CamserveError as error:
         say(f"camserve: {error}")
         return 1
     return 0
 
 
-def write_page(folder: Path, parts: Sequence[str], backbone: Path | None, keep: Path | None) -> None:
+def write_page(folder: Path, parts: Sequence[str], args: argparse.Namespace) -> None:
     """Write the page; what is not among ``parts`` stays as it is."""
     written = split_page(PAGE.read_text(encoding="utf-8"))
     if not {"strength", "maps"}.isdisjoint(parts):
-        written |= networks(folder, parts, keep)
-    if backbone is not None and "tokens" in parts:
+        written |= networks(folder, parts, args.photos, args.keep)
+    if "tokens" in parts:
         with tempfile.TemporaryDirectory(prefix="camserve-evidence-") as work:
-            written["tokens"] = tokens_text(*measure_tokens(folder / PHOTOS, backbone, Path(work), PHOTO, say))
+            written["tokens"] = tokens_text(*measure_tokens(folder / PHOTOS, args.backbone, Path(work), PHOTO, say))
     count = len(read_photos(folder / PHOTOS).paths)
     text = INTRODUCTION.format(photos=count) + "".join(written.get(part, "") for part in PARTS)
     PAGE.write_text(text, encoding="utf-8")
@@ -174,9 +175,9 @@ def split_page(page: str) -> dict[str, str]:
     }
 
 
-def networks(folder: Path, parts: Sequence[str], keep: Path | None) -> dict[str, str]:
+def networks(folder: Path, parts: Sequence[str], count: int, keep: Path | None) -> dict[str, str]:
     """Measure the networks, and return the parts of them."""
-    photos, boxed = read_photos(folder / PHOTOS), read_boxed_photos(folder / PHOTOS)
+    photos, boxed = read_photos(folder / PHOTOS), read_boxed_photos(folder / PHOTOS).draw(count)
     strengths: dict[str, Strengths] = {}
     measures: dict[str, Measures] = {}
     maps: dict[str, Maps] = {}
@@ -195,7 +196,9 @@ def networks(folder: Path, parts: Sequence[str], keep: Path | None) -> dict[str,
         written["strength"] = STRENGTH.format(absent=20, drawn=4, kept=KEPT, **tables)
     if maps:
         tables = {"place": place_table(maps), "boxes": box_table(maps), "change": change_table(maps)}
-        written["maps"] = MAPS.format(small=len(boxed.small), fewer=FEWER, steps=STEPS, **tables)
+        written["maps"] = MAPS.format(
+            count=len(boxed.labelled), small=len(boxed.small), fewer=FEWER, steps=STEPS, **tables
+        )
     return written
 
 

@@ -42,6 +42,12 @@ class BoxedPhotos:
     labelled: Sequence[LabelledPhoto]
     is_small: Sequence[bool]  # whether the boxes cover at most half of the centre crop
 
+    def draw(self, count: int, seed: int = 0) -> BoxedPhotos:
+        """Return so many of them, drawn at random and in their order; all where there are no more."""
+        count = min(count, len(self.labelled))
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self.labelled), count, replace=False)).tolist()
+        return BoxedPhotos([self.labelled[at] for at in chosen], [self.is_small[at] for at in chosen])
+
     @property
     def small(self) -> list[LabelledPhoto]:
         """The photos of small objects."""

@@ -21,7 +21,7 @@ from camserve.values import Progress
 from labelled_photos import BoxedPhotos
 
 METHODS = ("gradcam", "layercam", "xgradcam", "gradcam++", "eigengradcam", "eigencam")
-FEWER, STEPS = 24, 10  # photos and steps of measures that run the network again and again
+FEWER, STEPS = 16, 10  # photos and steps of measures that run the network again and again
 CHANGED = METHODS[:2] + METHODS[4:]  # whose pixels are changed
 EARLIER, USUAL = "0.15", "0.2"  # thresholds of boxes
 COSTLY = frozenset({"change", "shape", "stable"})
