@@ -81,9 +81,10 @@ MAPS = """
 ## Where maps of convolutional networks point
 
 Measured by the room `evaluate`, as `camserve evaluate` does, on {count} of the photos, drawn at random; here for the
-label of the {small} of them whose boxes cover at most half of the centre crop. Pointing is the share of maps whose maximum lies in a box (Zhang et al. 2016), energy the
-share of the map inside (Wang et al. 2020). The last four lines know nothing of the network. A star: another mean than
-Grad-CAM's, p below .05 after Holm's correction for the number of methods.
+label of the {small} of them whose boxes cover at most half of the centre crop. Pointing is the share of maps whose
+maximum lies in a box (Zhang et al. 2016), energy the share of the map inside (Wang et al. 2020). The last four lines
+know nothing of the network. A star: another mean than Grad-CAM's, p below .05 after Holm's correction for the number
+of methods.
 
 {place}
 
