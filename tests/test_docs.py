@@ -13,6 +13,8 @@ from camserve import choices, errors
 from camserve.attribution.methods import METHODS
 from camserve.build.recipe import HeadChoice
 from camserve.cli.command import COMMANDS
+from camserve.evaluate.frames import FLOORS
+from camserve.evaluate.measures import MEASURES
 from camserve.fast import SHORTCUTS
 from camserve.input_spec import InputSpec
 from camserve.intake.option_parsers import PARSERS
@@ -40,6 +42,24 @@ OFFERED = {
 
 def test_every_warning_code_is_documented_and_no_other():
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", ANSWERS, re.MULTILINE)) == WARNINGS
+
+
+def test_every_warning_has_its_place_among_the_plain_words():
+    page = (ROOT / "docs" / "reading-heatmaps.md").read_text()
+    assert set(re.findall(r"^### `([A-Z_]+)`$", page, re.MULTILINE)) == WARNINGS
+    for text in re.split(r"^### `[A-Z_]+`$", page, flags=re.MULTILINE)[1:]:
+        assert len(text.split()) > 15
+    for name in re.findall(r"\(reading/(\w+\.jpg)\)", page):
+        assert (ROOT / "docs" / "reading" / name).stat().st_size < 60_000
+
+
+def test_every_measure_is_documented_with_its_group():
+    page = (ROOT / "docs" / "evaluating.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \| `(\w+)` \| [^|]* \| (more|less) \|$", page, re.MULTILINE)
+    documented = {name: (group, better) for names, group, better in rows for name in re.findall("`(\\w+)`", names)}
+    words = {1: "more", -1: "less"}
+    assert documented == {name: (measure.group, words[measure.is_better]) for name, measure in MEASURES.items()}
+    assert all(f"`{floor}`" in page for floor in FLOORS)
 
 
 def test_every_warning_comes_from_one_file():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from camserve.attribution.methods import METHODS
-from camserve.build.examine import WITHOUT_GRADIENTS
+from camserve.build.choose_methods import WITHOUT_GRADIENTS
 from camserve.build.in_process import pipeline_of
 from camserve.build.locate import archive_name
 from camserve.build.recipe import Recipe

@@ -56,6 +56,18 @@ class MethodMeasure:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What ``camserve choose`` found on labelled photos, which are not part of the archive."""
+
+    date: str = ""  # ISO 8601; "": nothing was measured
+    data: str = ""  # the start of the SHA-256 of the photos' names, labels, boxes and sizes
+    photos: int = 0
+    accuracy: float = 0.0
+    verdict: str = ""
+    figures: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)  # measure: map: mean, low, high
+
+
+@dataclass(frozen=True)
 class Measures:
     """Of the first head at the default layer."""
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import quote
 from camserve.input_spec import InputSpec
-from camserve.measures import Measures
+from camserve.measures import Evaluated, Measures
 from camserve.output_spec import OutputSpec
 from camserve.strict import read, require, require_choice, require_ranges
 from camserve.values import Layer, MapSource
@@ -109,6 +109,7 @@ class Defaults:
     opacity: str = "0.6"  # of drawn maps, where they are strongest
     legend: str = "false"  # a colour bar under drawn maps
     caption: str = "false"  # class, probability and scale under drawn maps
+    box_threshold: str = "0.2"  # share of a map's maximum that a box surrounds
     context: str = ""  # what ``score`` gets where a request gives none
 
 
@@ -188,6 +189,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     samples: tuple[str, ...] = ()
     measures: Measures = field(default_factory=Measures)
+    evaluated: Evaluated = field(default_factory=Evaluated)
     selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off
     monitoring: Monitoring = field(default_factory=Monitoring)
     seal: str = ""  # SHA-256 of seal.json, which holds those of labels, settings, self-test and baseline
@@ -214,11 +216,11 @@ class Settings:
 
     def map_source(self, names: tuple[str, ...] = ()) -> MapSource:
         """Return where the maps are read that a request asks for at the named layers, or at none in particular."""
-        if not names and self.members:
-            return MapSource(self.members, added=True, share=self.members_share)
-        shares = {layer.name: layer.share for layer in self.layers}
-        names = names or (self.layers[0].name,)
-        return MapSource(names, share=max(shares[name] for name in names))
+        added = not names and bool(self.members)
+        names = names or self.members or (self.layers[0].name,)
+        layers = [layer for layer in self.layers if layer.name in names]
+        share = self.members_share if added else max(layer.share for layer in layers)
+        return MapSource(names, added, share, of_tokens=any(layer.layout == "NLC" for layer in layers))
 
 
 def load_settings(block: object) -> Settings:

@@ -61,6 +61,7 @@ class MapSource:
     layers: tuple[str, ...]
     added: bool = False  # several layers' maps are added up, as those of an ensemble's members; else they are fused
     share: float = 1.0  # of the scores' variance that passes them
+    of_tokens: bool = False  # whether a cell is a token
 
     @property
     def name(self) -> str:
@@ -128,6 +129,7 @@ class Options:
     compat: str | None = None  # the library whose rendering is reproduced
     palette: str = PALETTES[0]
     opacity: float = 0.6
+    box_threshold: float = 0.2  # of the maximum, which what is boxed reaches
     legend: bool = False  # whether drawn maps carry a colour bar
     caption: bool = False  # whether they carry words and a colour bar
     picture: str | None = None  # JPEG, PNG or WEBP: the overlay itself is the body
@@ -194,6 +196,7 @@ class Explanation:
     strength: float | None = None  # 0..1, of what a predicted class usually has; None: not known
     shown: float = 1.0  # by which the drawn map is fainter: weak evidence is drawn weak
     compat: str | None = None  # the grid is what this library returns, at the input's resolution
+    of_tokens: bool = False  # whether a cell of the layer is a token
     boxes: tuple[Box, ...] = ()  # in the uploaded picture's pixels
     images: Mapping[str, str] = field(default_factory=dict)  # format -> data URI
     balance: Mapping[str, float | None] = field(default_factory=dict)

@@ -105,6 +105,7 @@ def _serve(source: Source, network: nn.Module, shape: InputShape, folder: Path) 
         preprocess=InputSpec(resize=shape[1:], crop=None),
         output=OutputChoice(source.select, "none"),  # random scores may all lie between 0 and 1
         samples=(PHOTO,),
+        methods=("gradcam",),
     )
     start = time.perf_counter()
     archive = build_archive(recipe, folder, lambda _line: None, fresh_process=False)
@@ -112,7 +113,7 @@ def _serve(source: Source, network: nn.Module, shape: InputShape, folder: Path) 
     photo = find_file(PHOTO).read_bytes()
     with open_archive(archive) as pipeline:
         settings = pipeline.settings
-        (response,) = pipeline.answer([RawRequest(photo, {"explain": True, "evidence": "signed"})])
+        (response,) = pipeline.answer([RawRequest(photo, {"explain": True, "method": "gradcam", "evidence": "signed"})])
     (explanation,) = json.loads(response.body)["explanations"]
     served = np.array(explanation["grid"]) * explanation["scale"]
     index = explanation["target"]["index"]

@@ -349,34 +349,45 @@ def test_boxes_by_hand():
         np.float32,
     )
     # cells are 20 wide and 10 high; 0.9 + 0.9 outweighs 1.0 + 0.5, whose corners touch
-    assert boxes(grid, (100, 50, 200, 100)) == [(100, 90, 140, 100), (120, 60, 160, 80), (180, 50, 200, 70)]
+    assert boxes(grid, (100, 50, 200, 100), 0.15) == [(100, 90, 140, 100), (120, 60, 160, 80), (180, 50, 200, 70)]
     assert boxes(grid, (100, 50, 200, 100), threshold=0.95) == [(120, 60, 140, 70)]
-    assert boxes(grid * 0.01, (100, 50, 200, 100)) == boxes(grid, (100, 50, 200, 100))
+    assert boxes(grid * 0.01, (100, 50, 200, 100), 0.15) == boxes(grid, (100, 50, 200, 100), 0.15)
 
 
 @pytest.mark.parametrize("side", range(5, 10))
 def test_a_diagonal_is_one_part_either_way(side):
     for grid in (np.eye(side), np.eye(side)[::-1]):
-        assert boxes(grid, (0, 0, side, side)) == [(0, 0, side, side)]
+        assert boxes(grid, (0, 0, side, side), 0.15) == [(0, 0, side, side)]
     for grid in (np.eye(side)[:, :1] + np.zeros(side), np.eye(side)[:1] + np.zeros((side, 1))):
-        assert len(boxes(grid, (0, 0, side, side))) == 1
+        assert len(boxes(grid, (0, 0, side, side), 0.15)) == 1
 
 
 def test_a_box_never_cuts_a_cell_and_holds_plain_numbers():
-    ((left, top, right, bottom),) = boxes(one_hot(7, 7, 2, 6), (125.5, 25.0, 475.5, 375.0))
+    ((left, top, right, bottom),) = boxes(one_hot(7, 7, 2, 6), (125.5, 25.0, 475.5, 375.0), 0.15)
     assert (left, top, right, bottom) == pytest.approx((425.5, 125, 475.5, 175))
     assert {type(side) for side in (left, top, right, bottom)} == {float}
 
 
 def test_a_map_without_plain_evidence_has_no_boxes():
-    assert boxes(np.zeros((7, 7), np.float32), (0, 0, 70, 70)) == []
-    assert boxes(one_hot(7, 7, 1, 1) - one_hot(7, 7, 2, 2), (0, 0, 70, 70)) == []
+    assert boxes(np.zeros((7, 7), np.float32), (0, 0, 70, 70), 0.15) == []
+    assert boxes(one_hot(7, 7, 1, 1) - one_hot(7, 7, 2, 2), (0, 0, 70, 70), 0.15) == []
+
+
+def test_single_tokens_are_boxed_with_what_is_round_them():
+    grid = np.zeros((11, 11), np.float32)
+    grid[4, 4] = grid[6, 6] = 1
+    assert boxes(grid, (0, 0, 11, 11), 0.2) == [(4, 4, 5, 5), (6, 6, 7, 7)]
+    assert boxes(grid, (0, 0, 11, 11), 0.2, of_tokens=True) == [(2, 2, 9, 9)]
+    assert boxes(grid, (0, 0, 11, 11), 0.9, of_tokens=True) == [(4, 4, 7, 7)]
+    fine = np.zeros((80, 80), np.float32)
+    fine[3, 3] = 1
+    assert boxes(fine, (0, 0, 80, 80), 0.2, of_tokens=True) == [(3, 3, 4, 4)]
 
 
 def test_specks_are_limited_to_the_strongest_in_order():
     grid = np.zeros((9, 9), np.float32)
     grid[::2, ::2] = np.linspace(0.3, 1, 25).reshape(5, 5)
-    found = boxes(grid, (0, 0, 9, 9))
+    found = boxes(grid, (0, 0, 9, 9), 0.15)
     assert found[0] == (8, 8, 9, 9)
     assert found[-1] == (0, 6, 1, 7)  # the tenth from the end of 5 x 5
     assert len(found) == 10
@@ -385,7 +396,7 @@ def test_specks_are_limited_to_the_strongest_in_order():
 def test_equal_parts_come_in_reading_order():
     grid = np.zeros((5, 5), np.float32)
     grid[::2, ::2] = 1
-    assert [box[:2] for box in boxes(grid, (0, 0, 5, 5))] == [(x, y) for y in (0, 2, 4) for x in (0, 2, 4)]
+    assert [box[:2] for box in boxes(grid, (0, 0, 5, 5), 0.15)] == [(x, y) for y in (0, 2, 4) for x in (0, 2, 4)]
 
 
 @pytest.mark.parametrize("kind", CONTENT_TYPES)

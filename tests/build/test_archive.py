@@ -185,7 +185,17 @@ def test_an_archive_without_a_baseline_is_told_how_to_get_one(pets):
 
 
 def test_a_recipe_needs_a_name_and_weights_only():
-    assert Recipe("n", "w", "a:b").methods == ("gradcam",)
+    assert Recipe("n", "w", "a:b").methods == ()
+
+
+def test_a_method_that_does_not_suit_the_network_is_refused_in_one_line(recipe, tmp_path, caplog):
+    unfit = dataclasses.replace(recipe, methods=("gradcam", "attention"))
+    with pytest.raises(
+        ConfigError, match=r"methods: .* needs attention over all \d+ tokens after .*; leave attention out"
+    ):
+        build_archive(unfit, tmp_path, quiet, fresh_process=False)
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not list(tmp_path.glob("*.mar"))
 
 
 def test_an_archive_that_only_the_builder_can_load_is_not_written(recipe, tmp_path):

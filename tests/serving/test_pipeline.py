@@ -187,6 +187,20 @@ def test_pictures_come_as_data_uris_and_timing_on_request(pipeline, photo):
     assert {"decode", "preprocess", "forward", "explain"} <= set(answer["timing_ms"])
 
 
+def test_boxes_follow_the_threshold_that_a_request_gives(pipeline):
+    rows = np.full((16, 16, 3), 90, np.uint8)
+    rows[:4, :4] = 230
+    picture = BytesIO()
+    Image.fromarray(rows).save(picture, "PNG")
+    found = [
+        ask(pipeline, RawRequest(picture.getvalue(), {"format": "boxes", "target": "red", **options}))[0][1]
+        for options in ({}, {"box_threshold": "0.9"})
+    ]
+    whole, part = (answer["explanations"][0]["boxes"][0] for answer in found)
+    assert whole == [0, 0, 16, 16]
+    assert (part[2] - part[0]) * (part[3] - part[1]) < 16 * 16 / 2
+
+
 def test_a_legend_stands_below_the_picture_and_says_what_one_stands_for(pipeline, photo):
     def picture(**options):
         options = {"size": "224", **options}

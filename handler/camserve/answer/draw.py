@@ -14,7 +14,7 @@ from camserve.answer.render import Caption, Scene, boxes, draw, encode
 from camserve.answer.respond import data_uri, show_picture, write_prediction
 from camserve.choices import CONTENT_TYPES, DRAWN_FORMATS
 from camserve.errors import TooMuchWork
-from camserve.values import Answer, Explanation, Options, Response, clip_box
+from camserve.values import Answer, Box, Explanation, Options, Response, clip_box
 from camserve.warning_codes import NO_TIME_TO_DRAW
 
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
@@ -76,8 +76,10 @@ def _illustrate(answer: Answer, explanation: Explanation, most: int, is_first: b
         if (is_first and not images) or time.monotonic() <= answer.request.spare_until:
             images[name] = data_uri(CONTENT_TYPES[PICTURE_KIND], encode(draw(name, scene), PICTURE_KIND))
     is_complete = len(images) == len(drawn)
-    found = boxes(explanation.grid, answer.request.region) if "boxes" in formats else []
-    picture = answer.request.picture
+    picture, threshold = answer.request.picture, answer.request.options.box_threshold
+    found: list[Box] = []
+    if "boxes" in formats:
+        found = boxes(explanation.grid, answer.request.region, threshold, explanation.of_tokens)
     # What a box covers of padding is no part of the picture.
     found = [box for box in (clip_box(box, picture.width, picture.height) for box in found) if box is not None]
     grid = explanation.grid if "grid" in formats or not is_complete else None

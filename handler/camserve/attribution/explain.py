@@ -17,7 +17,7 @@ from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS, Method
 from camserve.attribution.normalise import Map, normalise_maps
 from camserve.attribution.objectives import Objectives
-from camserve.errors import OutOfTime
+from camserve.errors import ConfigError, OutOfTime
 from camserve.values import Explanation, MapSource
 from camserve.warning_codes import (
     EXPLANATION_FAILED,
@@ -68,8 +68,10 @@ def _attempt(outputs: list[LayerOutput], method: Method, chosen: Sequence[MapReq
         return _explanations(outputs, method, chosen)
     except OutOfTime:
         return [request.without_map("skipped", OUT_OF_TIME) for request in chosen]
-    except Exception:
-        logger.exception("method %s failed on %d requests", chosen[0].method, len(chosen))
+    except Exception as error:
+        # A method that does not suit the network says so in a line.
+        reason, trace = (f": {error}", False) if isinstance(error, ConfigError) else ("", True)
+        logger.error("method %s failed on %d requests%s", chosen[0].method, len(chosen), reason, exc_info=trace)
         if len(chosen) == 1:
             return [chosen[0].without_map("failed", EXPLANATION_FAILED)]
         return [_attempt(outputs, method, [request])[0] for request in chosen]

@@ -42,7 +42,14 @@ class MapRequest:
     def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""
         return Explanation(
-            status, self.method, self.source.name, self.evidence, self.target, self.contrast, warnings=warnings
+            status,
+            self.method,
+            self.source.name,
+            self.evidence,
+            self.target,
+            self.contrast,
+            of_tokens=self.source.of_tokens,
+            warnings=warnings,
         )
 
 

@@ -137,6 +137,7 @@ def _build_camserve(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
         factory="Network",
         model_file=str(parts.model_file),
         preprocess="imagenet",
+        methods=("gradcam",),
         serving=parts.serving,
         runtime=runtime,
     )

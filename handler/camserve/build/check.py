@@ -9,6 +9,7 @@ from typing import Any
 
 from camserve.answer.respond import word_meaning
 from camserve.attribution.methods import METHODS
+from camserve.build.choose_methods import METHOD, choose_methods
 from camserve.build.convert import is_program
 from camserve.build.geometry import input_spec
 from camserve.build.label_files import read_names
@@ -91,12 +92,13 @@ def _check_defaults(recipe: Recipe, names: Sequence[str]) -> None:
     """Read the default options as a server reads them, for a network whose layer is not known yet."""
     task = next(iter(recipe.head_choices.values())).task
     heads = line_up([OutputSpec(task=task) if task else OutputSpec()], [Labels(names)])
+    methods, defaults = choose_methods(recipe, METHOD)
     settings = Settings(
         ModelSpec("any:factory"),
         InputSpec(),
         (Layer("any"),),
-        methods=recipe.methods,
-        defaults=recipe.defaults,
+        methods=methods,
+        defaults=defaults,
         limits=recipe.limits,
     )
     try:

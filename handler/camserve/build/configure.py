@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from camserve.build.server_keys import check_server_keys
 from camserve.build.unpack import Contents, read_contents
 from camserve.measures import Measures
 from camserve.network.factory import load_transform
+from camserve.network.load import load_network
 from camserve.serving.batch import check_contexts
 from camserve.serving.load import load_archive, load_classifier, load_pipeline
 from camserve.serving.pipeline import Pipeline
@@ -82,7 +84,8 @@ def _change_methods(folder: Path, contents: Contents, after: Settings, report: P
     if any(method not in measures for method in after.methods):
         transform = load_transform(folder, before.input)
         pixels = pixels_to_try(folder, before.samples, before.input, before.limits, transform)[NOISE:]
-        found = measure_methods(folder, after, classifier, pixels, PATTERN not in after.samples, report).methods
+        load = partial(load_network, folder, after, device)
+        found = measure_methods(load, after, classifier, pixels, PATTERN not in after.samples, report).methods
         measures = {**found, **measures}
     _renew_selftest(folder, pipeline)
     kept = {method: measures[method] for method in after.methods}

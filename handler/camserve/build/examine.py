@@ -8,19 +8,16 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from camserve.attribution.explain import ENOUGH
-from camserve.attribution.methods import METHODS
+from camserve.build.choose_methods import choose_methods, say_methods, suitable_method
 from camserve.build.contract import check_rows, takes_channels_last
 from camserve.build.output import Meaning, find_meanings
 from camserve.build.probe import check_layer
 from camserve.build.probe.target import Target, find_target, measure_share
 from camserve.build.recipe import Recipe
-from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.settings import Defaults, ModelSpec, RuntimeSpec, Settings
 from camserve.values import Progress
-
-WITHOUT_GRADIENTS = "reciprocam"  # the default method where no gradient reaches a layer
 
 
 @dataclass(frozen=True)
@@ -67,9 +64,9 @@ def examine(
     if runtime.channels_last and not takes_channels_last(scoring, pixels, report):
         runtime = replace(runtime, channels_last=False)
     target = _choose_target(scoring, recipe, pixels, report)
-    methods, defaults = recipe.methods, recipe.defaults
-    if not target.gradients:
-        methods, defaults = _without_gradients(recipe, target, report)
+    suitable = suitable_method(scoring, target, pixels)
+    methods, defaults = choose_methods(recipe, suitable)
+    say_methods(recipe, suitable, methods, target.layers[0], report)
     return Examined(meanings, target, runtime, methods, defaults)
 
 
@@ -89,16 +86,3 @@ def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, repo
     if found.members:
         report(f"maps of {' + '.join(found.members)} are added up: {found.share:.0%} passes them together")
     return replace(found, layers=layers)
-
-
-def _without_gradients(recipe: Recipe, target: Target, report: Progress) -> tuple[tuple[str, ...], Defaults]:
-    """Return the methods that explain a network whose gradients are cut off, and the defaults of its requests."""
-    methods = tuple(name for name in recipe.methods if not METHODS[name].gradients) or (WITHOUT_GRADIENTS,)
-    default = recipe.defaults.method if recipe.defaults.method in methods else methods[0]
-    report(
-        f"no gradient of the scores reaches {target.layers[0].name} (no_grad, inference_mode or detach() in the "
-        f"network's code): explained by {', '.join(methods)}, which need none"
-    )
-    if recipe.runtime.mode != "eager":
-        raise ConfigError(f"runtime.mode {recipe.runtime.mode} needs a network whose gradients reach the target layer")
-    return methods, replace(recipe.defaults, method=default)

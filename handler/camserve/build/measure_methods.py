@@ -16,6 +16,9 @@ from camserve.attribution.explain import explain
 from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
+from camserve.attribution.objectives import Objectives
+from camserve.build.rank_correlation import rank_correlation
+from camserve.errors import ConfigError
 from camserve.measures import Measures, MethodMeasure
 from camserve.network.precision import DTYPES
 from camserve.serving.batch import Classifier
@@ -119,6 +122,7 @@ def _measure(
     gap: float | None,
 ) -> MethodMeasure:
     most, absent = (SLOW_PHOTOS, SLOW_ABSENT) if METHODS[name].slow else (MOST_PHOTOS, MOST_ABSENT)
+    _check(name, settings, classifier, photos[0])
     maps = [_explain(name, settings, classifier, photo, photo.targets(absent)) for photo in photos[:most]]
     found = MethodMeasure(
         random_weights=_mean([_likeness(name, settings, drawn, *pair) for pair in zip(photos, maps)] if drawn else []),
@@ -153,6 +157,21 @@ def _explain(
     return explain({output.layer.name: output for output in outputs}, wanted)
 
 
+def _check(name: str, settings: Settings, classifier: Classifier, photo: _Photo) -> None:
+    """Refuse a method that does not suit the network, before anything is measured of it. ConfigError."""
+    if METHODS[name].slow:
+        return  # which the samples try anyway, and each time takes long
+    layers = [layer for layer in settings.layers if layer.name in settings.map_source().layers]
+    contexts = None if settings.score is None else [settings.defaults.context]
+    with Capture(classifier.network, layers, classifier.tails) as capture:
+        pixels = photo.pixels.to(classifier.device, next(_dtypes(classifier.network), torch.float32))
+        for output in capture.forward(pixels, contexts=contexts):
+            try:
+                METHODS[name].run(output, Objectives.of_top_classes(output.scores))
+            except ConfigError as error:
+                raise ConfigError(f"methods: {error}; leave {name} out") from None
+
+
 def _dtypes(network: nn.Module) -> Iterator[torch.dtype]:
     return (weight.dtype for weight in network.parameters() if weight.is_floating_point())
 
@@ -167,20 +186,8 @@ def _likeness(
 
 
 def _correlate(one: Explanation, other: Explanation) -> float | None:
-    """Return the rank correlation of two maps; 0 where one is constant, None where one failed."""
-    if one.grid is None or other.grid is None:
-        return None
-    first, second = _ranks(one.grid), _ranks(other.grid)
-    if not first.any() or not second.any():
-        return 0.0
-    return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum()))
-
-
-def _ranks(grid: np.ndarray) -> np.ndarray:
-    """Return each cell's rank, equal ones their mean, less the mean of all."""
-    _, place, counts = np.unique(grid.ravel(), return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
-    return np.asarray(ranks - ranks.mean())
+    """Return the rank correlation of two maps; None where one failed."""
+    return None if one.grid is None or other.grid is None else rank_correlation(one.grid, other.grid)
 
 
 def _mass(explanation: Explanation) -> float:

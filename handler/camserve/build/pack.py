@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256
+from camserve.measures import Evaluated
 from camserve.monitor.baseline import BASELINE
 from camserve.serving.seal import check_seal, write_seal
 from camserve.settings import Monitoring, Settings, load_settings
@@ -60,15 +62,34 @@ def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
 
     ConfigError: it is no archive, or not as it was built.
     """
+
+    def add(folder: Path, block: dict[str, Any]) -> None:
+        (folder / BASELINE).write_bytes(baseline)
+        entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
+        block.setdefault("monitoring", {}).update(entry)
+
+    _change(source, out, add)
+
+
+def add_evaluated(source: Path, out: Path, evaluated: Evaluated, defaults: Mapping[str, str]) -> None:
+    """Write the archive ``source`` with what was measured of it, and other defaults, to ``out``, as the above does."""
+
+    def add(_folder: Path, block: dict[str, Any]) -> None:
+        block["evaluated"] = json.loads(json.dumps(dataclasses.asdict(evaluated)))
+        block.setdefault("defaults", {}).update(defaults)
+
+    _change(source, out, add)
+
+
+def _change(source: Path, out: Path, change: Callable[[Path, dict[str, Any]], None]) -> None:
+    """Write an archive to ``out`` after ``change`` of its folder and its block of settings."""
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as name:
         folder = Path(name) / "content"
         extract_all(source, folder)
         contents = read_contents(source)
         check_seal(folder, dataclasses.replace(contents.settings, monitoring=Monitoring()))
-        (folder / BASELINE).write_bytes(baseline)
         config = contents.config
-        entry = {"baseline": BASELINE, "baseline_sha256": sha256(folder / BASELINE)}
-        config["camserve"].setdefault("monitoring", {}).update(entry)
+        change(folder, config["camserve"])
         config["camserve"]["seal"] = write_seal(folder, load_settings(config["camserve"]))
         write_config(config, folder)
         place_archive(zip_archive(folder, Path(name) / out.name), out)

@@ -19,6 +19,7 @@ from camserve.output_spec import ACTIVATIONS, OutputSpec
 from camserve.settings import Defaults, Limits, RuntimeSpec
 from camserve.strict import read
 
+AUTO = "auto"  # found when the archive is built
 OF_A_HEAD = ("task", "output", "threshold", "units", "labels")  # keys of a recipe that describe its only output
 
 
@@ -56,6 +57,13 @@ class HeadChoice:
 
 
 @dataclass(frozen=True)
+class RecipeDefaults(Defaults):
+    """The options of a request that does not give them; a method that is not named is chosen at build."""
+
+    method: str = AUTO
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One classifier to deploy, as config/models/*.yaml describe it."""
 
@@ -75,14 +83,14 @@ class Recipe:
     labels: Optional[str] = None  # a file of one name a line or JSON, "imagenet", or "index"
     heads: dict[str, HeadChoice] = field(default_factory=dict)  # of several outputs; the first is the default
     preprocess: Union[InputSpec, str, None] = None  # a block, "imagenet", or a torchvision weights name: never guessed
-    layer: Union[str, tuple[str, ...]] = "auto"  # the first of several is the default
+    layer: Union[str, tuple[str, ...]] = AUTO  # the first of several is the default
     bundle: tuple[str, ...] = ()  # pure Python packages to carry along
     samples: tuple[str, ...] = ()  # photos to try and to carry along: the self-test, and what is usual
     expect: dict[str, Expected] = field(default_factory=dict)  # by file name of the sample
     score: Optional[str] = None  # MODULE:CALLABLE that asks the network, with the context of each row
-    methods: tuple[str, ...] = ("gradcam",)  # that requests may name
+    methods: tuple[str, ...] = ()  # that requests may name; none: those that suit the target layer
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)  # how the network is run
-    defaults: Defaults = field(default_factory=Defaults)  # options of a request that does not give them
+    defaults: RecipeDefaults = field(default_factory=RecipeDefaults)  # options of a request that does not give them
     limits: Limits = field(default_factory=Limits)  # of a request
     serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys of model-config.yaml
 

@@ -24,7 +24,7 @@ from camserve.bench.pairs import QUICK_EFFORT, Effort
 from camserve.bench.report import BenchReport, Table, describe_machine, write_docs, write_report_json
 from camserve.bench.served_report import make_server_report
 from camserve.bench.shortcuts import make_gains_report, measure_gains
-from camserve.cli.terminal import say
+from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import PRECISIONS, RuntimeSpec
 
@@ -135,13 +135,6 @@ def bench_batching(args: argparse.Namespace) -> BenchReport:
     where = describe_machine(torch.device("cpu"))
     found = batching.measure_batching(model, QUICK_TURN if args.quick else TURN, say)
     return batching.make_batching_report(found, model, command_of(args), where)
-
-
-def count(text: str) -> int:
-    """Read a number that is at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def counts(text: str) -> tuple[int, ...]:

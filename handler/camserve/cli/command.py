@@ -27,6 +27,8 @@ COMMANDS = {
     "archive": Command("build a .mar that predicts and explains", "serve"),
     "baseline": Command("measure what is normal and add it to a .mar, so that drift can be seen", "serve"),
     "configure": Command("change settings of a .mar", "serve"),
+    "evaluate": Command("measure what maps are worth on labelled photos", "serve"),
+    "choose": Command("find the method and the layer that suit labelled photos", "serve"),
     "inspect": Command("show what a .mar holds"),
     "explain": Command("ask an archive or a server about photos", "serve"),
     "show": Command("draw what explain kept: pictures, a sheet, a gallery"),

@@ -47,6 +47,7 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": list(settings.methods),
         "measures": dataclasses.asdict(settings.measures),
+        "evaluated": dataclasses.asdict(settings.evaluated),
         "input": dataclasses.asdict(settings.input),
         "defaults": dataclasses.asdict(settings.defaults),
         "samples": list(settings.samples),

@@ -1,7 +1,8 @@
-"""Lines on a terminal: progress, results, and colours where a person looks."""
+"""Lines and numbers of a command line: progress, results, and colours where a person looks."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from typing import TextIO
@@ -29,3 +30,10 @@ def write(text: str) -> None:
     """Print results to standard output; no line of them can control a terminal."""
     for line in text.split("\n"):
         print(printable(line))
+
+
+def count(text: str) -> int:
+    """Read a number that is at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)

@@ -41,6 +41,6 @@ def draw_explanation(
         palette,
         opacity,
         size or min(Limits.max_picture_side, max(answer.input.width, answer.input.height)),
-        signed=explanation.evidence == "signed",
+        evidence=explanation.evidence,
     )
     return draw(name, scene)

@@ -210,5 +210,6 @@ PARSERS: Mapping[str, Parser] = {
     "opacity": lambda value, _: {"opacity": read_number(value, "opacity", 0, 1)},
     "legend": _switch("legend"),
     "caption": _switch("caption"),
+    "box_threshold": lambda value, _: {"box_threshold": read_number(value, "box_threshold", 0, 1)},
     "context": _context,
 }

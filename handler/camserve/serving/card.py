@@ -33,6 +33,7 @@ def describe_model(
         **({"takes_context": True} if settings.score else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings),
+        "evaluated": dataclasses.asdict(settings.evaluated) if settings.evaluated.date else None,
         "input": dataclasses.asdict(settings.input),
         "options": list(PARSERS),
         "defaults": dataclasses.asdict(settings.defaults),

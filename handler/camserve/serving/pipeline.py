@@ -39,7 +39,7 @@ class Pipeline:
         self.network = classifier.network
         self.runner = BatchRunner(classifier, settings, monitor)
         self._at_once = self.runner.rows_at_once
-        self._transform = classifier.transform
+        self.transform = classifier.transform
         self._schema = OptionSchema(settings, classifier.heads)
         self.pace = Pace()
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
@@ -105,7 +105,7 @@ class Pipeline:
     def _plan(self, row: RawRequest) -> Plan:
         options = self._schema.options(row)
         kept = self._kept_side(options)
-        opened = open_to_accept(row.image, self.settings.input, self.settings.limits, kept, self._transform)
+        opened = open_to_accept(row.image, self.settings.input, self.settings.limits, kept, self.transform)
         return Plan(row, options, opened)
 
     def _kept_side(self, options: Options) -> KeptSide:
@@ -123,7 +123,7 @@ class Pipeline:
             plan.picture,
             self.settings.input,
             self._kept_side(options),
-            self._transform,
+            self.transform,
             arrival + batch * LARGE_PICTURES,
         )
         until = arrival + (options.deadline_ms or math.inf) / 1000

@@ -1,0 +1,1 @@
+"""What maps are worth on labelled photos: measures, floors beside them, and intervals."""

@@ -1,0 +1,84 @@
+"""Choosing a map on one half of the photos, and telling its figures on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from camserve.errors import ConfigError
+from camserve.evaluate.frames import FLOORS
+from camserve.evaluate.measures import MEASURES
+from camserve.evaluate.one_photo import Row, Variant
+from camserve.evaluate.summary import Figure, Summary, summarise
+from camserve.measures import Evaluated, MethodMeasure
+
+SURE = 0.05  # p below which a difference counts
+LEAST = 20  # photos
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The map that won, and why."""
+
+    variant: Variant
+    reason: str
+    box_threshold: float | None  # None: the photos have no boxes
+    told: Summary  # the figures of the half that did not choose
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """The options to keep, as a recipe's ``defaults`` has them."""
+        threshold = {} if self.box_threshold is None else {"box_threshold": f"{self.box_threshold:g}"}
+        return {"method": self.variant.method, **threshold}
+
+    def card(self, date: str, data: str) -> Evaluated:
+        """Return what an archive keeps of this."""
+        figures = {
+            measure: {name: _numbers(figure) for name, figure in by_name.items()}
+            for measure, by_name in self.told.figures.items()
+        }
+        return Evaluated(date, data, self.told.photos, round(self.told.accuracy, 4), self.reason, figures)
+
+
+def _numbers(figure: Figure) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in (figure.mean, figure.low, figure.high))
+
+
+def choose(rows: Iterable[Row], variants: Sequence[Variant], by: str, measured: Mapping[str, MethodMeasure]) -> Choice:
+    """Return the map that is best ``by`` a measure; the first of ``variants`` wins unless another is better for sure.
+
+    Every second photo chooses. What hardly depends on the classifier's weights, by what was ``measured`` when the
+    archive was built, cannot win. ConfigError: too few photos, or none has that measure.
+    """
+    kept = list(rows)
+    photos = {name: place for place, name in enumerate(dict.fromkeys(row.photo for row in kept))}
+    if len(photos) < LEAST:
+        raise ConfigError(f"{len(photos)} photos are too few to choose by: give {LEAST} or more")
+    choosing, telling = (summarise(row for row in kept if photos[row.photo] % 2 == half) for half in (0, 1))
+    figures = choosing.figures.get(by)
+    if figures is None or by not in telling.figures:
+        raise ConfigError(f"no photo has the measure {by}: measures of place need boxes")
+    usual = variants[0]
+    better = [one for one in variants[1:] if _is_better(one, usual, figures, by)]
+    blind = [one.name for one in better if not measured.get(one.method, MethodMeasure()).sane]
+    sane = [one for one in better if one.name not in blind]
+    best = max(sane, key=lambda one: figures[one.name].mean * MEASURES[by].is_better, default=usual)
+    return Choice(best, _reason(best, usual, by, telling, blind), choosing.thresholds.get(best.name), telling)
+
+
+def _is_better(one: Variant, usual: Variant, figures: Mapping[str, Figure], by: str) -> bool:
+    found = figures[one.name]
+    rise = (found.mean - figures[usual.name].mean) * MEASURES[by].is_better
+    return found.chance is not None and found.chance < SURE and rise > 0
+
+
+def _reason(best: Variant, usual: Variant, by: str, told: Summary, blind: Sequence[str]) -> str:
+    figures = told.figures[by]
+    floors = {name: figures[name].mean for name in FLOORS if name in figures}
+    floor = max(floors, key=lambda name: floors[name] * MEASURES[by].is_better, default="")
+    beside = f"; {floor}, which knows nothing, {figures[floor].text}" if floor else ""
+    left_out = f"; better, but hardly depending on the class: {', '.join(blind)}" if blind else ""
+    own = f"{by} {figures[best.name].text.removesuffix(' *')}"
+    if best == usual:
+        return f"{usual.name} stays, no other is better for sure: {own}{beside}{left_out}"
+    return f"{best.name}: {own}, {usual.name} {figures[usual.name].text}{beside}{left_out}"

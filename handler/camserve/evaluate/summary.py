@@ -1,0 +1,122 @@
+"""From rows to figures: means with intervals, floors beside them, and comparisons with the default."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from camserve.evaluate.frames import FLOORS
+from camserve.evaluate.measures import FITS, MEASURES, THRESHOLDS
+from camserve.evaluate.one_photo import Row
+from camserve.evaluate.statistics import bootstrap, holm, sign_flip
+
+Columns = dict[str, dict[str, dict[str, float]]]  # measure -> variant -> photo -> value
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The mean of one measure under one variant, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    photos: int
+    chance: float | None = None  # p of the difference to the default, corrected for the number of variants
+
+    @property
+    def text(self) -> str:
+        """The figure as in tables; a star marks a difference of a p below .05."""
+        star = " *" if self.chance is not None and self.chance < 0.05 else ""
+        return f"{self.mean:.2f} [{self.low:.2f} {self.high:.2f}]{star}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What all rows say."""
+
+    photos: int
+    accuracy: float
+    variants: tuple[str, ...]  # the first is the default; floors come last
+    figures: Mapping[str, Mapping[str, Figure]]  # measure -> variant -> figure
+    thresholds: Mapping[str, float]  # variant -> the box_threshold that suits one half of the photos
+    columns: Columns
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures as JSON values."""
+        return {
+            "photos": self.photos,
+            "accuracy": round(self.accuracy, 4),
+            "box_threshold": dict(self.thresholds),
+            "figures": {
+                measure: {name: vars(figure) for name, figure in figures.items()}
+                for measure, figures in self.figures.items()
+            },
+        }
+
+
+def summarise(rows: Iterable[Row]) -> Summary:
+    """Return the figures of all rows, of which there is one at least."""
+    columns: Columns = defaultdict(lambda: defaultdict(dict))
+    boxes: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    variants: dict[str, None] = {}
+    right: dict[str, bool] = {}
+    for row in rows:
+        variants[row.variant] = None
+        right[row.photo] = row.label == row.predicted
+        for measure, value in row.values.items():
+            columns[measure][row.variant][row.photo] = value
+        if row.iou:
+            boxes[row.variant][row.photo] = row.iou
+    thresholds = {name: best_threshold(list(by_photo.values())[::2]) for name, by_photo in boxes.items()}
+    for name, threshold in thresholds.items():
+        told = list(boxes[name].items())[1::2]
+        columns["box"][name] = {photo: float(iou[f"{threshold:g}"] >= FITS) for photo, iou in told}
+    figures = {measure: _figures(columns[measure]) for measure in MEASURES if columns.get(measure)}
+    return Summary(
+        len(right), float(np.mean(list(right.values()))), tuple(variants), figures, thresholds, dict(columns)
+    )
+
+
+def best_threshold(overlaps: Sequence[Mapping[str, float]]) -> float:
+    """Return the threshold at which most first boxes fit; of equal ones, that of the larger mean overlap."""
+
+    def worth(threshold: float) -> tuple[float, float]:
+        found = np.array([iou[f"{threshold:g}"] for iou in overlaps])
+        return float((found >= FITS).mean()), float(found.mean())
+
+    return max(THRESHOLDS, key=worth)
+
+
+def _figures(columns: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
+    """Return the figure of each variant; the first one is what others are compared with, photo by photo."""
+    (first, *_) = columns
+    chances = {
+        name: sign_flip(differences)
+        for name, values in columns.items()
+        if name != first and name not in FLOORS and len(differences := paired(columns[first], values))
+    }
+    corrected = holm(chances)
+    return {
+        name: Figure(*bootstrap(np.array(list(values.values()))), len(values), corrected.get(name))
+        for name, values in columns.items()
+        if values
+    }
+
+
+def paired(usual: Mapping[str, float], values: Mapping[str, float]) -> np.ndarray:
+    """Return the differences (P,) of the photos that both have."""
+    return np.array([values[photo] - usual[photo] for photo in values if photo in usual])
+
+
+def table(summary: Summary) -> list[tuple[str, ...]]:
+    """Return a table: a row for each variant and floor, a column for each measure."""
+    measures = list(summary.figures)
+    rows = [("map", *measures)]
+    for variant in summary.variants:
+        cells = (summary.figures[measure].get(variant) for measure in measures)
+        rows.append((variant, *("" if cell is None else cell.text for cell in cells)))
+    return rows

@@ -1,0 +1,98 @@
+"""Which map wins, and where that is written down."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camserve.build.recipe import load_recipe
+from camserve.build.unpack import open_archive, read_contents
+from camserve.cli import main
+from camserve.errors import ConfigError
+from camserve.evaluate.choice import choose
+from camserve.evaluate.measures import THRESHOLDS
+from camserve.evaluate.one_photo import Row, Variant
+from camserve.measures import MethodMeasure
+from camserve.serving.card import describe_model
+from input_archives import build_means
+
+VARIANTS = tuple(map(Variant, ("gradcam", "layercam", "eigencam")))
+SANE = MethodMeasure(random_weights=0.1)
+BLIND = MethodMeasure(random_weights=0.9)
+COUNT = 40
+
+
+def rows_of(worth, count=COUNT, fits=0.3):
+    """Rows of photos whose energy has these means, and whose boxes fit at one threshold."""
+    random = np.random.default_rng(0)
+    for photo in range(count):
+        common = random.normal(0, 0.1)
+        for name, mean in {**worth, "centre": 0.2}.items():
+            iou = {f"{threshold:g}": float(threshold == fits) for threshold in THRESHOLDS}
+            yield Row(f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, iou)
+
+
+def chosen(worth, measured=None, **more):
+    return choose(rows_of(worth, **more), VARIANTS, "energy", measured or {})
+
+
+def test_the_default_stays_unless_another_is_better_for_sure():
+    same = chosen({"gradcam": 0.5, "layercam": 0.5, "eigencam": 0.4})
+    assert same.variant == Variant("gradcam")
+    assert same.reason.startswith("gradcam stays, no other is better for sure: energy 0.")
+    assert "; centre, which knows nothing, 0." in same.reason
+
+
+def test_the_best_of_the_better_ones_wins_and_is_told_on_photos_that_did_not_choose():
+    best = chosen({"gradcam": 0.3, "layercam": 0.6, "eigencam": 0.5})
+    assert best.variant == Variant("layercam")
+    assert best.defaults == {"method": "layercam", "box_threshold": "0.3"}
+    assert best.told.photos == COUNT // 2
+    card = best.card("2026-11-30", "abc")
+    assert card.figures["energy"]["layercam"][0] == pytest.approx(0.6, abs=0.1)
+
+
+def test_what_hardly_depends_on_the_class_cannot_win():
+    measured = {"layercam": BLIND, "eigencam": SANE}
+    best = chosen({"gradcam": 0.3, "layercam": 0.6, "eigencam": 0.5}, measured)
+    assert best.variant == Variant("eigencam")
+    assert best.reason.endswith("better, but hardly depending on the class: layercam")
+
+
+def test_of_too_few_photos_or_without_the_measure_nothing_is_chosen():
+    with pytest.raises(ConfigError, match="19 photos are too few to choose by: give 20 or more"):
+        chosen({"gradcam": 0.3}, count=19)
+    with pytest.raises(ConfigError, match="no photo has the measure insertion: measures of place need boxes"):
+        choose(rows_of({"gradcam": 0.3}), VARIANTS[:1], "insertion", {})
+
+
+def test_the_choice_goes_into_the_archive_and_a_recipe(tmp_path, capsys):
+    archive = build_means(tmp_path)
+    lines = ["path,label,x0,y0,x1,y1"]
+    for number in range(20):
+        values = np.full((32, 32, 3), 60 + number, np.uint8)
+        values[2:14, 2:14] = (255, 0, 0)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,index:0,2,2,14,14")
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    (tmp_path / "means.yaml").write_text("name: means\nweights: net.pt\ndefaults: {top_k: '1'}\n")
+    recipes = ["--recipe", str(tmp_path / "means.yaml"), "--save-recipe", str(tmp_path / "chosen.yaml")]
+    assert main(["choose", str(archive), "--data", str(tmp_path / "boxes.csv"), "--write-card", *recipes]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("gradcam stays")
+    assert 'defaults: {method: "gradcam", box_threshold: "' in shown
+    settings = read_contents(archive).settings
+    assert settings.evaluated.photos == 10
+    assert settings.evaluated.verdict in shown
+    assert settings.evaluated.figures["pointing"]["gradcam"] == (1, 1, 1)
+    assert f'box_threshold: "{settings.defaults.box_threshold}"' in shown
+    chosen = load_recipe(tmp_path / "chosen.yaml").defaults
+    assert (chosen.method, chosen.top_k, chosen.box_threshold) == ("gradcam", "1", settings.defaults.box_threshold)
+    with open_archive(archive) as pipeline:  # whose seal fits what was added
+        card = describe_model(pipeline.model, pipeline.heads, pipeline.settings)
+    assert card["evaluated"]["data"] == settings.evaluated.data
+    assert main(["inspect", str(archive), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluated"]["photos"] == 10
+    assert main(["choose", str(archive), "--data", str(tmp_path / "boxes.csv"), "--by", "drop", "--photos", "5"]) == 1
+    assert "too few to choose by" in capsys.readouterr().err

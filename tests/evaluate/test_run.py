@@ -1,0 +1,147 @@
+"""A whole evaluation, of an archive whose maps are where red is."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camserve.build.unpack import open_archive
+from camserve.cli import main
+from camserve.errors import ConfigError
+from camserve.evaluate.one_photo import Plan, Variant
+from camserve.evaluate.photos import LabelledPhoto, read_photos
+from camserve.evaluate.run import evaluate
+from camserve.evaluate.select import choose_photos, choose_variants
+from camserve.evaluate.summary import summarise
+from input_archives import build_means
+from output_archives import build_outputs
+
+PLAN = Plan((Variant("gradcam"),), steps=4)
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def means(build_once):
+    return build_once("evaluated", build_means)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Grey photos with a red square, in a CSV with its box."""
+    lines = ["path,label,x0,y0,x1,y1"]
+    for number in range(COUNT):
+        values = np.full((32, 32, 3), 60 + number, np.uint8)
+        values[2:14, 2:14] = (255, 0, 0)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,index:0,2,2,14,14")
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    return tmp_path / "boxes.csv"
+
+
+def rows_of(pipeline, data, plan=PLAN, lines=None, kept=None):
+    photos = read_photos(data, pipeline.heads[0].labels, print)
+    return list(evaluate(pipeline, photos, plan, (lines if lines is not None else []).append, kept))
+
+
+def test_a_true_map_beats_the_floors(means, data):
+    with open_archive(means) as pipeline:
+        summary = summarise(rows_of(pipeline, data))
+    figures = summary.figures
+    assert summary.photos == COUNT
+    assert figures["pointing"]["gradcam"].mean == 1
+    for floor in ("centre", "uniform", "random"):
+        assert figures["energy"]["gradcam"].mean > figures["energy"][floor].mean + 0.2
+        assert figures["deletion"]["gradcam"].mean < figures["deletion"][floor].mean
+    assert figures["complexity"]["uniform"].mean == pytest.approx(1)
+    assert figures["box"]["gradcam"].mean == 1
+    assert figures["jpeg"]["gradcam"].mean > 0.8
+    assert set(figures["jpeg"]) == {"gradcam"}
+    assert "absent" not in figures  # each of three classes may be there
+
+
+def test_absent_classes_are_asked_for_and_said_to_be_weak(imagenet, tmp_path, coffee):
+    (tmp_path / "espresso").mkdir()
+    (tmp_path / "espresso" / "coffee.png").write_bytes(coffee)
+    with open_archive(imagenet) as pipeline:
+        plan = Plan((Variant("gradcam"),), frozenset({"absent"}))
+        summary = summarise(rows_of(pipeline, tmp_path, plan))
+    assert summary.accuracy == 1
+    assert summary.figures["absent"]["gradcam"].mean == 1
+    assert set(summary.figures) == {"absent"}
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same(means, data, tmp_path):
+    kept = tmp_path / "rows.jsonl"
+    with open_archive(means) as pipeline:
+        whole = rows_of(pipeline, data)
+        assert rows_of(pipeline, data, kept=kept) == whole
+        written = kept.read_text()
+        lines = written.splitlines(keepends=True)
+        kept.write_text("".join(lines[:3]) + lines[3][:40])  # stopped in the middle of a line
+        assert rows_of(pipeline, data, kept=kept) == whole
+        assert kept.read_text() == written
+        stamp = kept.stat().st_mtime_ns
+        assert rows_of(pipeline, data, kept=kept) == whole
+        assert kept.stat().st_mtime_ns == stamp
+        with pytest.raises(ConfigError, match="made of another archive or with other options"):
+            rows_of(pipeline, data, Plan((Variant("gradcam"),), steps=5), kept=kept)
+        kept.write_text("no rows\n")
+        with pytest.raises(ConfigError, match="holds no rows of camserve evaluate"):
+            rows_of(pipeline, data, kept=kept)
+
+
+def test_a_photo_that_cannot_be_read_is_left_out_and_named(means, data):
+    (data.parent / "3.png").write_bytes(b"no picture")
+    lines = []
+    with open_archive(means) as pipeline:
+        assert summarise(rows_of(pipeline, data, lines=lines)).photos == COUNT - 1
+    (line,) = lines
+    assert "3.png: left out: " in line
+
+
+def test_what_an_archive_does_not_offer_is_refused(means):
+    with open_archive(means) as pipeline:
+        with pytest.raises(ConfigError, match="--methods 'layercam' is not one of: gradcam"):
+            choose_variants(pipeline.settings, ["layercam"], [])
+        with pytest.raises(ConfigError, match="--layers 'stem'"):
+            choose_variants(pipeline.settings, [], ["stem"])
+        assert choose_variants(pipeline.settings, [], ["features"]) == (Variant("gradcam", "features"),)
+
+
+def test_an_archive_of_quantities_is_refused(data, tmp_path, capsys):
+    archive = build_outputs(tmp_path, "scores", task="regression")
+    assert main(["evaluate", str(archive), "--data", str(data)]) == 1
+    assert capsys.readouterr().err.endswith("camserve: evaluate needs classes: the archive's task is regression\n")
+
+
+@pytest.mark.parametrize("option", ["--steps", "--photos"])
+def test_a_number_below_one_is_refused(means, data, option, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(means), "--data", str(data), option, "0"])
+    assert "'0' is not a whole number from 1" in capsys.readouterr().err
+
+
+def test_photos_are_drawn_by_the_seed_and_keep_their_order(tmp_path):
+    photos = [LabelledPhoto(tmp_path / f"{number:03d}.jpg", 0) for number in range(100)]
+    drawn = choose_photos(photos, 10, 1)
+    assert drawn == choose_photos(photos, 10, 1) == sorted(drawn, key=lambda photo: photo.path)
+    assert drawn != choose_photos(photos, 10, 2)
+    assert choose_photos(photos, None, 1) == choose_photos(photos, 200, 1) == photos
+
+
+def test_the_command_prints_a_table_and_writes_json_and_one_page(means, data, tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("found.json", "found.html")]
+    command = ["evaluate", str(means), "--data", str(data), "--steps", "4", "--json", files[0], "--html", files[1]]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].split()[:3] == ["map", "pointing", "energy"]
+    assert "boxes fit best with defaults: {box_threshold:" in shown
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["figures"]["pointing"]["gradcam"]["mean"] == 1
+    assert found["photos"] == COUNT
+    page = (tmp_path / "found.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * COUNT
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert main(["evaluate", str(means), "--data", str(data), "--measures", "places"]) == 1
+    assert "--measures 'places' is not one of: place" in capsys.readouterr().err
