@@ -311,3 +311,10 @@ def test_free_memory_below_what_is_in_use_is_given_back():
     trim_heap()
     assert before - resident() > 50_000_000
     assert above
+
+
+def test_rows_that_are_decoded_ahead_get_the_same_answers(pipeline, photo):
+    rows = [RawRequest(photo(50, 100, 200)), RawRequest(b"no picture"), RawRequest(photo(200, 100, 50), {"top_k": "x"})]
+    ahead = pipeline.complete(rows, pipeline.decode(rows))
+    assert [response.body for response in ahead] == [response.body for response in pipeline.answer(rows)]
+    assert [response.status for response in ahead] == [200, 415, 400]
