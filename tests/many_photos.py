@@ -12,11 +12,16 @@ from camserve.cli import main
 COMMAND = [sys.executable, "-c", "import sys; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"]
 
 
-def write_photo(path: Path, seed=0, size=(80, 60)):
-    """Write a smooth picture of its own."""
+def smooth_picture(seed, size):
+    """Make a picture of its own."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def write_photo(path: Path, seed=0, size=(80, 60)):
+    """Write a picture of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path)
+    smooth_picture(seed, size).save(path)
     return path
 
 

@@ -11,6 +11,8 @@ from camserve.cli import main
 from many_photos import explain
 from synthetic_photos import write_photos
 
+pytestmark = pytest.mark.server  # as long as one
+
 DAY = ["--date", "2026-01-01"]
 
 

@@ -245,6 +245,7 @@ def test_a_damaged_journal_is_named(pets, photos, capsys):
     assert "answers.jsonl, line 1, is no row of camserve explain" in capsys.readouterr().err
 
 
+@pytest.mark.server
 def test_ctrl_c_says_what_is_kept_and_the_run_goes_on(pets, photos):
     for number in range(400):
         write_photo(photos / "many" / f"{number}.jpg", number)

@@ -186,6 +186,7 @@ def many(photos, count):
     return [*COMMAND, "explain", "photos/many", "--out", "run", "--save", "parquet", "--shard-size", "20"]
 
 
+@pytest.mark.server
 def test_a_worker_that_is_killed_costs_its_shard_a_second_time_and_nothing_else(pets, photos):
     command = [*many(photos, 400), "--archive", str(pets), "--workers", "2"]
     shards = Path("run/shards")
@@ -201,6 +202,7 @@ def test_a_worker_that_is_killed_costs_its_shard_a_second_time_and_nothing_else(
     )
 
 
+@pytest.mark.server
 def test_a_run_that_is_killed_leaves_whole_shards_and_no_workers(pets, photos):
     command = [*many(photos, 400), "--archive", str(pets)]
     shards = Path("run/shards")
@@ -218,6 +220,7 @@ def test_a_run_that_is_killed_leaves_whole_shards_and_no_workers(pets, photos):
     assert len(by_path("run")) == 400 == len(list(read_run(Path("run"))))
 
 
+@pytest.mark.server
 def test_ctrl_c_loses_the_shards_in_flight_alone(pets, photos):
     command = [*many(photos, 400), "--archive", str(pets), "--workers", "2"]
     shards = Path("run/shards")
@@ -252,6 +255,10 @@ def test_without_pyarrow_one_line_says_what_to_install(photos, pets):
     done = subprocess.run([*command, "--save", "parquet"], capture_output=True, text=True, check=False)
     assert done.stderr == "camserve: --save parquet needs pyarrow: pip install 'camserve[bulk]'\n"
     assert done.returncode == 1
+    for source, said in (("paths.parquet", "paths.parquet"), ("s3://lake/photos", "s3://")):
+        other = [source if word == "photos/c.png" else word for word in command]
+        done = subprocess.run(other, capture_output=True, text=True, check=False)
+        assert done.stderr == f"camserve: {said} needs pyarrow: pip install 'camserve[bulk]'\n"
     done = subprocess.run([*command, "--save", "csv"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

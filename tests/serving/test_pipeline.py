@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -325,3 +326,18 @@ def test_free_memory_below_what_is_in_use_is_given_back():
     trim_heap()
     assert before - resident() > 50_000_000
     assert above
+
+
+def test_rows_that_are_decoded_ahead_get_the_same_answers(pipeline, photo):
+    rows = [RawRequest(photo(50, 100, 200)), RawRequest(b"no picture"), RawRequest(photo(200, 100, 50), {"top_k": "x"})]
+    ahead = pipeline.complete(rows, pipeline.decode(rows))
+    assert [response.body for response in ahead] == [response.body for response in pipeline.answer(rows)]
+    assert [response.status for response in ahead] == [200, 415, 400]
+
+
+def test_the_time_of_rows_that_waited_for_others_begins_when_they_are_answered(pipeline, photo, monkeypatch):
+    rows = [RawRequest(photo(50, 100, 200), {"deadline_ms": "60000"})]
+    decoded, now = pipeline.decode(rows), time.monotonic
+    monkeypatch.setattr("time.monotonic", lambda: now() + 120)
+    (response,) = pipeline.complete(rows, decoded)
+    assert [shown["status"] for shown in json.loads(response.body)["explanations"]] == ["ok"]

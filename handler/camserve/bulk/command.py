@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from camserve.bulk.images import save_one
 from camserve.bulk.options import check_options, look_of
 from camserve.bulk.outputs import OUTPUTS, write_outputs
+from camserve.bulk.remote import require_pyarrow
 from camserve.bulk.run import Job, Outcome, ask_all, read_run, run_journal, run_shards
 from camserve.bulk.sources import list_photos
 from camserve.bulk.words import row_lines
@@ -24,8 +24,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 def read_saves(text: str) -> list[str]:
     """Return what is to be written, of ``SAVES``. BadOption: a name is none; ConfigError: pyarrow is missing."""
     names = [choose(dict(zip(SAVES, SAVES)), name.strip(), "--save") for name in text.split(",")]
-    if "parquet" in names and find_spec("pyarrow") is None:
-        raise ConfigError("--save parquet needs pyarrow: pip install 'camserve[bulk]'")
+    if "parquet" in names:
+        require_pyarrow("--save parquet")
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from camserve.build.photos import SUFFIXES
@@ -23,6 +24,12 @@ class Address(NamedTuple):
     after: str  # and behind it: the system's own options
 
 
+def require_pyarrow(what: str) -> None:
+    """Raise ConfigError where pyarrow is missing, which ``what`` needs."""
+    if find_spec("pyarrow") is None:
+        raise ConfigError(f"{what} needs pyarrow: pip install 'camserve[bulk]'")
+
+
 def is_remote(path: str) -> bool:
     """Return whether a path is an address of another file system."""
     return "://" in path
@@ -37,10 +44,9 @@ def find_address(uri: str) -> Address:
 
 @lru_cache(maxsize=64)
 def _system(scheme: str, host: str, options: str) -> FileSystem:
-    try:
-        from pyarrow import ArrowException, fs
-    except ModuleNotFoundError:
-        raise ConfigError(f"{scheme}:// needs pyarrow: pip install 'camserve[bulk]'") from None
+    require_pyarrow(f"{scheme}://")
+    from pyarrow import ArrowException, fs
+
     try:
         if scheme in OF_PYARROW:
             system, _ = fs.FileSystem.from_uri(f"{scheme}://{host}/" + (f"?{options}" if options else ""))
@@ -59,9 +65,9 @@ def list_remote(uri: str) -> list[tuple[str, str]]:
 
     ConfigError: there are none, or the address cannot be listed.
     """
+    address = find_address(uri)
     from pyarrow import ArrowException, fs
 
-    address = find_address(uri)
     if address.path.lower().endswith(tuple(SUFFIXES)):
         return [(uri, address.path.rpartition("/")[2])]
     root = address.path.rstrip("/")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camserve.build.photos import find_images
-from camserve.bulk.remote import is_remote, list_remote
+from camserve.bulk.remote import is_remote, list_remote, require_pyarrow
 from camserve.errors import ConfigError, first_line
 
 TABLES = (".csv", ".tsv")
@@ -87,6 +87,7 @@ def _read_text(path: Path, suffix: str) -> list[str]:
 
 
 def _read_parquet(path: Path) -> list[str]:
+    require_pyarrow(str(path))
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:

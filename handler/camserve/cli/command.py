@@ -31,7 +31,7 @@ COMMANDS = {
     "choose": Command("find the method and the layer that suit labelled photos", "serve"),
     "inspect": Command("show what a .mar holds"),
     "explain": Command("ask an archive or a server about photos", "serve"),
-    "show": Command("draw what explain kept: pictures, a sheet, a gallery"),
+    "show": Command("draw what explain kept: pictures, a sheet, a gallery", "bulk"),
     "serve": Command("start TorchServe with the shipped configuration", "serve"),
     "doctor": Command("say what is unsafe in a server's configuration"),
     "metrics": Command("declare camserve's metrics beside your own"),

@@ -70,9 +70,19 @@ class Pipeline:
         return self._in_threads(lambda number: self._accepted(plans[number], number, arrival), range(len(plans)))
 
     def complete(self, rows: Sequence[RawRequest], accepted: Sequence[Request | RequestError]) -> list[Response]:
-        """Return the answers to one group of rows that ``decode`` returned, at most ``runner.rows_at_once``."""
+        """Return the answers to one group of rows that ``decode`` returned, at most ``runner.rows_at_once``.
+
+        Their time begins now: that in which they waited for others is not theirs.
+        """
         self.monitor.begin()
-        return self._complete(rows, accepted, time.monotonic())
+        start = time.monotonic()
+        return self._complete(rows, [self._begin_now(row, start) for row in accepted], start)
+
+    def _begin_now(self, row: Request | RequestError, start: float) -> Request | RequestError:
+        if isinstance(row, RequestError):
+            return row
+        until, spare_until = self._ends(row.options, start)
+        return replace(row, until=until, spare_until=spare_until)
 
     def _answer_group(self, rows: Sequence[RawRequest], plans: Sequence[Planned], arrival: float) -> list[Response]:
         start = time.monotonic()
@@ -118,15 +128,15 @@ class Pipeline:
         return attempt(self._accept, plan, number, arrival) if isinstance(plan, Plan) else plan
 
     def _accept(self, plan: Plan, number: int, arrival: float) -> Request:
-        options, batch = plan.options, self.pace.seconds
+        options = plan.options
         accepted = accept(
             plan.picture,
             self.settings.input,
             self._kept_side(options),
             self.transform,
-            arrival + batch * LARGE_PICTURES,
+            arrival + self.pace.seconds * LARGE_PICTURES,
         )
-        until = arrival + (options.deadline_ms or math.inf) / 1000
+        until, spare_until = self._ends(options, arrival)
         return Request(
             accepted.picture,
             accepted.pixels,
@@ -135,9 +145,14 @@ class Pipeline:
             plan.raw.request_id,
             number,
             until,
-            min(until, arrival + batch),
+            spare_until,
             accepted.preview,
         )
+
+    def _ends(self, options: Options, start: float) -> tuple[float, float]:
+        """Return ``until`` and ``spare_until`` of a request whose time begins at ``start``."""
+        until = start + (options.deadline_ms or math.inf) / 1000
+        return until, min(until, start + self.pace.seconds)
 
     def _draw(self, answer: Answer) -> Answer | Response:
         limits = self.settings.limits
