@@ -3,12 +3,14 @@
 import re
 import zipfile
 
+import pytest
 import timm
 import torchvision
 from torch import nn
 
 from camserve.build.needs import describe_needs
 from camserve.build.stock import _standard_library, imported_packages
+from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.settings import ModelSpec, Settings
 from camserve.values import Layer
@@ -76,3 +78,9 @@ def test_a_python_that_does_not_list_its_library_finds_it():
     found = _standard_library()
     assert {"os", "json", "sys", "_json", "asyncio", "zipfile"} <= found
     assert not found & {"torch", "numpy", "pytest"}
+
+
+def test_more_code_than_is_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("camserve.build.stock.MOST_CODE", 100)
+    with pytest.raises(ConfigError, match=r"a\.mar holds \d+ bytes of Python code, and 100 are read"):
+        packages(tmp_path / "a.mar")

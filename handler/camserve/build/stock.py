@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from camserve.build.archive_file import open_mar, read_member
+from camserve.errors import ConfigError
 from camserve.settings import Settings
 
 # Modules of the image pytorch/torchserve:0.12.0 (docker/Dockerfile and requirements/ of its release).
@@ -19,7 +20,7 @@ STOCK = {
     *("psutil", "pynvml", "ts", "typing_extensions"),
 }
 STOCK_TORCH = "TorchServe's stock image has 2.4.0"
-MOST_SOURCE = 2_000_000  # bytes of one file of code
+MOST_CODE = 64_000_000  # bytes, of all files
 OWN = ("camserve/", "gradcam_handler.py")  # our code in an archive, which needs nothing else
 
 
@@ -42,16 +43,19 @@ def imported_packages(path: Path, settings: Settings) -> list[str]:
     """Return the packages that an archive's code imports, and that neither it nor the stock image has.
 
     An import inside a function, a condition or a ``try`` is taken for one that can be done without. ConfigError: the
-    archive is broken.
+    archive is broken, or holds more code than is read.
     """
     model = settings.model
     named = [settings.score, settings.input.transform, model.factory if model.file is None else None]
     found = {name.partition(":")[0].partition(".")[0] for name in named if name is not None}
     with open_mar(path) as archive:
         names = archive.namelist()
-        for name in names:
-            if name.endswith(".py") and not name.startswith(OWN):
-                found.update(_imports(read_member(archive, name, MOST_SOURCE)))
+        code = [name for name in names if name.endswith(".py") and not name.startswith(OWN)]
+        size = sum(archive.getinfo(name).file_size for name in code)
+        if size > MOST_CODE:
+            raise ConfigError(f"{path} holds {size} bytes of Python code, and {MOST_CODE} are read")
+        for name in code:
+            found.update(_imports(read_member(archive, name, MOST_CODE)))
     carried = {name.partition("/")[0].removesuffix(".py") for name in names}
     return sorted(foreign_modules(found) - carried - {""})
 
