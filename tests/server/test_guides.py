@@ -46,12 +46,11 @@ def section(title):
 def folder(tmp_path_factory):
     """What a person has on disk: checkpoints of every source, names, a photo."""
     import timm
-    import torchvision
     import transformers
 
     folder = tmp_path_factory.mktemp("guide")
     torch.manual_seed(4)
-    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), folder / "flowers.pt")
+    torch.save(squeezenet().state_dict(), folder / "flowers.pt")
     network = timm.create_model("test_resnet", num_classes=3)
     with torch.no_grad():
         network.fc.weight -= network.fc.weight.mean(0)  # so that something speaks for the best class
@@ -77,15 +76,22 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_old(folder):
-    """Pack an archive of image_classifier."""
+def squeezenet():
     import torchvision
 
+    network = torchvision.models.squeezenet1_1(num_classes=3)
+    with torch.no_grad():
+        network.classifier[1].weight *= 200  # so that scores are no probabilities
+    return network
+
+
+def write_old(folder):
+    """Pack an archive of image_classifier."""
     (folder / "squeeze.py").write_text(
         "from torchvision.models.squeezenet import SqueezeNet\n\n\nclass Squeeze(SqueezeNet):\n"
         "    def __init__(self):\n        super().__init__('1_1', num_classes=3)\n"
     )
-    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), folder / "squeeze.pt")
+    torch.save(squeezenet().state_dict(), folder / "squeeze.pt")
     (folder / "index_to_name.json").write_text(json.dumps(dict(enumerate(NAMES))))
     pack(
         folder,
@@ -120,7 +126,7 @@ def bash(folder):
         environment.update(variables)
         script = f"set -eu\ntrap 'declare -p >variables' EXIT\n{block}"
         done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
+            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr
         environment.update(VARIABLE.findall((folder / "variables").read_text()))

@@ -52,6 +52,8 @@ def answers():
             "layers": [{"name": "pool", "grid": [4, 4]}],
             "outputs": [{"name": "colour"}, {"name": "amount", "task": "regression", "units": ["%"]}],
             "methods": ["gradcam", "eigencam"],
+            # beside which every map is weak
+            "measures": {"photos": 1, "usual_gap": 1, "methods": {"gradcam": {"usual_mass": 1e6, "weak_below": 0.9}}},
         }
     )
     heads = line_up(settings.outputs, [Labels(["red", "green"]), Labels(["blue"])])
