@@ -91,9 +91,10 @@ of methods.
 ## Boxes
 
 For how many objects Grad-CAM's first box has an intersection over union of .5 with a true one. On all photos few
-thresholds differ, since most objects fill the picture; small ones need a higher one. 20 % of the maximum loses little
-on all and gains on small ones, so it is the default. The calibrated threshold is chosen on every second photo and
-told on the others: `camserve evaluate` does so for your photos, and prints the `box_threshold` to write into a recipe.
+thresholds differ, since most objects fill the picture: a box round the whole crop fits nearly as many. Small ones need
+a higher one. 20 % of the maximum loses little on all and gains on small ones, so it is the default. The calibrated
+threshold is chosen on every second photo and told on the others: `camserve evaluate` does so for your photos, and
+prints the `box_threshold` to write into a recipe.
 
 {boxes}
 
