@@ -71,14 +71,20 @@ def place_table(found: Mapping[str, Maps]) -> str:
 
 def box_table(found: Mapping[str, Maps]) -> str:
     """Return for how many objects the first box reaches an IoU of .5."""
-    head = "| network | objects | at 15 % | at 20 % | calibrated on one half, the other half | threshold |"
+    head = ("network", "objects", "the whole crop", "at 15 %", "at 20 %", "calibrated, on the other half", "threshold")
     rows = [
-        f"| {name} | {words} | {_found(maps.overlaps[words], EARLIER)} | {_found(maps.overlaps[words], USUAL)} | "
-        f"{_text(summary, 'box', METHODS[0])} | {summary.thresholds[METHODS[0]]:.0%} |"
+        (
+            *(name, words),
+            _text(summary, "box", "uniform"),
+            *(_found(maps.overlaps[words], threshold) for threshold in (EARLIER, USUAL)),
+            _text(summary, "box", METHODS[0]),
+            f"{summary.thresholds[METHODS[0]]:.0%}",
+        )
         for name, maps in found.items()
         for words, summary in (("all", maps.all), ("small", maps.small))
     ]
-    return "\n".join([head, "|---" * 6 + "|", *rows])
+    lines = [" | ".join(row) for row in (head, *rows)]
+    return "\n".join([f"| {lines[0]} |", "|---" * len(head) + "|", *(f"| {line} |" for line in lines[1:])])
 
 
 def change_table(found: Mapping[str, Maps]) -> str:
