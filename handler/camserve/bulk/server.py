@@ -2,103 +2,74 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-
-import requests
+from urllib.parse import unquote
 
 from camserve.bulk.reading import Loaded
 from camserve.bulk.rows import Row, RunStopped, read_answer, refused
-from camserve.errors import BadOption, TooManyBytes, UnknownClass, first_line
+from camserve.client.answers import Answer
+from camserve.client.blocking import Client
+from camserve.errors import (
+    BadOption,
+    CamserveError,
+    ConfigError,
+    RequestError,
+    TooManyBytes,
+    UnknownClass,
+    quote,
+)
 
-TIMEOUT = 60  # seconds
-RETRIES = 5  # of a busy server
-FIRST_PAUSE = 0.5  # seconds, doubled each time
+OF_ALL = (BadOption, UnknownClass)  # refusals of the options, which are the same for every picture
 BUSY, TOO_LARGE = 503, 413
-OF_ALL = (BadOption.code, UnknownClass.code)  # refusals of the options, which are the same for every picture
 
 
 class ServerAsker:
     """Asks a model's address with the same options about every picture."""
 
-    def __init__(
-        self,
-        url: str,
-        token: str | None,
-        options: Mapping[str, object],
-        at_once: int,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """Stand ready; ``at_once`` pictures are on their way together, ``pause`` waits for a busy server."""
-        self._url, self._options, self._at_once, self._pause = url, dict(options), at_once, pause
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._local = threading.local()
-        self._stopped = threading.Event()
+    def __init__(self, url: str, token: str | None, options: Mapping[str, Any], at_once: int) -> None:
+        """Stand ready; ``at_once`` pictures are on their way together. ConfigError: no model's address."""
+        self._client = _client_of(url, token)
+        self._options, self._at_once = dict(options), at_once
 
     def __call__(self, pictures: Iterable[Loaded]) -> Iterator[Row]:
         """Yield the row of every picture, in order. RunStopped: the server refuses all, or does not answer."""
-        waiting: deque[Future[Row]] = deque()
-        self._stopped.clear()
-        threads = ThreadPoolExecutor(self._at_once, "ask")
-        try:
+        taken: deque[Loaded] = deque()
+
+        def sent() -> Iterator[bytes]:
             for picture in pictures:
-                waiting.append(threads.submit(self._ask, picture))
-                if len(waiting) >= 2 * self._at_once:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            self._stopped.set()
-            threads.shutdown(cancel_futures=True)
+                taken.append(picture)
+                if not picture.code:
+                    yield picture.content
 
-    def _ask(self, picture: Loaded) -> Row:
-        if picture.code:
-            return refused(picture)
-        for attempt in range(RETRIES + 1):
-            response = self._post(picture)
-            if response.status_code != BUSY:
-                return self._read(picture, response)
-            if attempt < RETRIES and not self._stopped.is_set():
-                self._pause(FIRST_PAUSE * 2**attempt)
-        raise RunStopped(f"{self._url} is busy (503) and stays so: ask for fewer at once (--workers), or later")
+        for answer in self._client.explain_many(sent(), concurrency=self._at_once, **self._options):
+            while taken[0].code:
+                yield refused(taken.popleft())
+            yield self._row(taken.popleft(), answer)
+        yield from map(refused, taken)
 
-    def _post(self, picture: Loaded) -> requests.Response:
-        session = self._session()
-        try:
-            return session.post(
-                self._url, files={"data": picture.content}, data=self._options, headers=self._headers, timeout=TIMEOUT
+    def _row(self, picture: Loaded, answer: Answer | CamserveError) -> Row:
+        if isinstance(answer, Answer):
+            return read_answer(picture, dict(answer.raw))
+        if isinstance(answer, OF_ALL):
+            raise RunStopped(f"{picture.photo.path}: {answer}")
+        if not isinstance(answer, RequestError):
+            raise RunStopped(str(answer))
+        if answer.status == BUSY:
+            raise RunStopped(
+                f"{self._client.address} is busy (503) and stays so: ask for fewer at once (--workers), or later"
             )
-        except requests.RequestException as error:
-            raise RunStopped(f"{self._url} does not answer: {first_line(error)}") from None
-
-    def _session(self) -> requests.Session:
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-        session: requests.Session = self._local.session
-        return session
-
-    def _read(self, picture: Loaded, response: requests.Response) -> Row:
-        answer = _parse(response)
-        refusal = answer.get("error")
-        if isinstance(refusal, Mapping) and {"code", "message"} <= refusal.keys():
-            if refusal["code"] in OF_ALL:
-                raise RunStopped(f"{picture.photo.path}: {refusal['message']}")
-            return read_answer(picture, answer)
-        if response.ok and "predictions" in answer:
-            return read_answer(picture, answer)
-        if response.status_code == TOO_LARGE:
+        if type(answer) is not RequestError:
+            return refused(picture, answer.code, str(answer))
+        if answer.status == TOO_LARGE:  # TorchServe's own refusal
             return refused(picture, TooManyBytes.code, "the server takes no picture of so many bytes")
-        said = answer.get("message") or first_line(ValueError(response.text))
-        raise RunStopped(f"{self._url} answers {response.status_code}: {said}")
+        raise RunStopped(f"{self._client.address} answers {answer.status}: {answer}")
 
 
-def _parse(response: requests.Response) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+def _client_of(url: str, token: str | None) -> Client:
+    found = re.fullmatch(r"(https?://[^?#]+)/predictions/([^/?#]+)(?:/([^/?#]+))?", url)
+    if found is None:
+        raise ConfigError(f"--url {quote(url)} is no model's address: write http://HOST:PORT/predictions/MODEL")
+    return Client(found[1], unquote(found[2]), token=token, version=found[3])
