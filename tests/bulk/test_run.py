@@ -175,7 +175,11 @@ def test_a_mistake_is_told_before_the_archive_is_loaded(pets, tmp_path, capsys, 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--evidence", "foor"], "did you mean 'for'"), (["--opacity", "2"], "must be 0 to 1"), ([], "does not answer")],
+    [
+        (["--evidence", "foor"], "did you mean 'for'"),
+        (["--opacity", "2"], "must be 0 to 1"),
+        ([], "is the server running?"),
+    ],
 )
 @pytest.mark.usefixtures("photos")
 def test_a_mistake_is_told_before_anything_is_sent(capsys, options, message):

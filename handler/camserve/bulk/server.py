@@ -12,6 +12,7 @@ from camserve.bulk.reading import Loaded
 from camserve.bulk.rows import Row, RunStopped, read_answer, refused
 from camserve.client.answers import Answer
 from camserve.client.blocking import Client
+from camserve.client.protocol import Retry
 from camserve.errors import (
     BadOption,
     CamserveError,
@@ -72,4 +73,4 @@ def _client_of(url: str, token: str | None) -> Client:
     found = re.fullmatch(r"(https?://[^?#]+)/predictions/([^/?#]+)(?:/([^/?#]+))?", url)
     if found is None:
         raise ConfigError(f"--url {quote(url)} is no model's address: write http://HOST:PORT/predictions/MODEL")
-    return Client(found[1], unquote(found[2]), token=token, version=found[3])
+    return Client(found[1], unquote(found[2]), token=token, version=found[3], retry=Retry(connects=1))

@@ -38,6 +38,8 @@ class RequestOptions(TypedDict, total=False):
     palette: str
     opacity: float
     legend: bool
+    caption: bool
+    box_threshold: float
     context: str
 
 

@@ -27,6 +27,7 @@ class Retry:
     """How often, and after how long, a request is sent again: upon 503 and where nothing takes the connection."""
 
     attempts: int = 6  # the first one included
+    connects: int = 6  # as many of them at most where nothing takes the connection
     first: float = 0.5  # seconds, the most that is waited before the second; it doubles from then on
     longest: float = 30.0  # seconds; a server that asks for more is not asked again
 
@@ -100,6 +101,8 @@ def exchange(retry: Retry, address: str) -> Exchange:
                 reply = yield Send(token)
         if isinstance(reply, httpx.Response) and reply.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
             return reply
+        if not isinstance(reply, httpx.Response) and attempt >= retry.connects:
+            break
         asked = retry_after(reply) if isinstance(reply, httpx.Response) else 0.0
         seconds = retry.wait(attempt, asked)
         if seconds is None:
