@@ -8,7 +8,7 @@ import pytest
 
 from camserve.build.locate import find_file
 from camserve.operate.ports import free_ports
-from environments import NO_CLONE, ROOT, Environment, build_package, copy_sources
+from environments import NO_CLONE, ROOT, Environment, build_package, copy_sources, run
 from model_file import write_pets
 
 pytestmark = pytest.mark.server
@@ -60,6 +60,13 @@ def test_the_base_asks_a_server_without_torch(wheel, server, folder, tmp_path):
     question = ["explain", find_file(COFFEE), "--url", address, "--token", server.inference.token, "--out", "why.png"]
     assert "espresso" in environment.camserve(*question, cwd=folder).stdout
     assert (folder / "why.png").read_bytes().startswith(b"\x89PNG")
+    side = server.inference
+    script = f"""from camserve import Client
+answer = Client({side.url!r}, 'imagenet', token={side.token!r}).explain({str(find_file(COFFEE))!r})
+answer.overlay().save('client.png')
+print(answer.predictions[0].label)"""
+    assert run([environment.python, "-c", script], cwd=folder).stdout == "espresso\n"
+    assert (folder / "client.png").read_bytes().startswith(b"\x89PNG")
     management = server.management
     environment.camserve("doctor", "--url", management.url, "--token", management.token, cwd=folder)
     shown = Path(environment.camserve("config", cwd=folder).stdout.strip())
