@@ -226,11 +226,13 @@ def test_a_photo_that_was_changed_or_deleted_is_not_drawn(pets, photos, capsys):
     explain(pets, "photos", "--out", "run", "--save", "csv")
     (photos / "a.png").unlink()
     write_photo(photos / "c.png", 3, size=(90, 60))
+    write_photo(photos / "a.jpg", 3, size=(60, 80))
     assert main(["show", "run"]) == 0
     said = capsys.readouterr().err
     assert "photos/a.png: No such file or directory: its maps are not drawn" in said
-    assert "photos/c.png is another picture than the one explained" in said
-    assert len(list(Path("run/images").rglob("*.jpg"))) == 3
+    for name in ("c.png", "a.jpg"):
+        assert f"photos/{name} is another picture than the one explained" in said
+    assert len(list(Path("run/images").rglob("*.jpg"))) == 2
 
 
 def test_a_run_of_somebody_else_writes_nothing_outside_of_its_folder(pets, photos, capsys):

@@ -138,7 +138,7 @@ def test_a_run_is_read_as_an_audit_log_is(runs):
         )
         assert record.input == same.input
         assert list(record.flags) == list(same.flags)
-        assert record.explanations == same.explanations
+        assert list(record.explanations) == list(same.explanations)
         assert record.signals == pytest.approx(same.signals, abs=2e-3, rel=2e-3)
         assert [best["index"] for best in record.predictions] == [best["index"] for best in same.predictions]
 

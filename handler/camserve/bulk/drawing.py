@@ -16,7 +16,7 @@ from camserve.bulk.options import USUAL_SIDE, Look
 from camserve.bulk.reading import load
 from camserve.bulk.rows import Answer, Row, warning_codes
 from camserve.bulk.sources import UNSAFE
-from camserve.errors import ConfigError, RequestError
+from camserve.errors import ConfigError, RequestError, TooManyPixels
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
 from camserve.settings import LIMIT_RANGES, MOST_BYTES, Limits
@@ -66,11 +66,17 @@ def read_photo(row: Row, side: int) -> Image.Image:
         raise NotDrawable(f"{row.photo.path}: {picture.message}: its maps are not drawn")
     try:
         decoded = decode(picture.content, limits, lambda width, height: _at_least(width, height, side), ANY_FORMAT)
+    except TooManyPixels:
+        raise _other_picture(row) from None
     except RequestError as error:
         raise NotDrawable(f"{row.photo.path}: {error}: its maps are not drawn") from None
     if (decoded.width, decoded.height) != (asked["width"], asked["height"]):
-        raise NotDrawable(f"{row.photo.path} is another picture than the one explained: its maps are not drawn")
+        raise _other_picture(row)
     return decoded.image
+
+
+def _other_picture(row: Row) -> NotDrawable:
+    return NotDrawable(f"{row.photo.path} is another picture than the one explained: its maps are not drawn")
 
 
 def _at_least(width: int, height: int, side: int) -> tuple[int, int]:

@@ -111,7 +111,8 @@ def _question(explanation: dict[str, Any]) -> str:
     contrast = explanation["contrast"]
     rather = f", rather than {contrast['label']}" if contrast else ""
     status = "" if explanation["status"] == "ok" else f": {explanation['status']}"
-    return f"{explanation['method']}, {explanation['evidence']}{rather}{status}"
+    strength = "" if explanation["strength"] is None else f", strength {explanation['strength']:.2g}"
+    return f"{explanation['method']}, {explanation['evidence']}{rather}{strength}{status}"
 
 
 def _predictions(answer: Answer) -> str:
