@@ -104,6 +104,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "palette": "viridis",
         "opacity": "0.4",
         "legend": "true",
+        "caption": "true",
+        "box_threshold": "0.3",
         "context": "a photo of",
     },
     "limits": {

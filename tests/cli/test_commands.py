@@ -110,7 +110,7 @@ def test_everything_that_is_imported_is_declared(settings):
     names = {re.split(r"[=<>\[]", line.strip())[0].lower() for line in declared.splitlines() if line.strip()}
     providers = packages_distributions()
     for name in sorted(outside_names()):
-        assert {distribution.lower() for distribution in providers.get(name, [name])} & names, name
+        assert {distribution.lower().replace("_", "-") for distribution in providers.get(name, [name])} & names, name
 
 
 def test_every_command_has_a_help(capsys):
