@@ -1,5 +1,6 @@
 """Which map wins, and where that is written down."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -44,11 +45,11 @@ def test_the_default_stays_unless_another_is_better_for_sure():
     assert "; centre, which knows nothing, 0." in same.reason
 
 
-def test_the_best_of_the_better_ones_wins_and_is_told_on_photos_that_did_not_choose():
+def test_the_best_of_the_better_ones_wins_with_figures_of_photos_that_did_not_choose():
     best = chosen({"gradcam": 0.3, "layercam": 0.6, "eigencam": 0.5})
     assert best.variant == Variant("layercam")
     assert best.defaults == {"method": "layercam", "box_threshold": "0.3"}
-    assert best.told.photos == COUNT // 2
+    assert best.held_out.photos == COUNT // 2
     card = best.card("2026-11-30", "abc")
     assert card.figures["energy"]["layercam"][0] == pytest.approx(0.6, abs=0.1)
 
@@ -65,6 +66,14 @@ def test_of_too_few_photos_or_without_the_measure_nothing_is_chosen():
         chosen({"gradcam": 0.3}, count=19)
     with pytest.raises(ConfigError, match="no photo has the measure insertion: measures of place need boxes"):
         choose(rows_of({"gradcam": 0.3}), VARIANTS[:1], "insertion", {})
+
+
+def test_maps_too_fine_to_be_boxed_cannot_win_by_boxes():
+    rows = list(rows_of({"gradcam": 0.3, "layercam": 0.3}))
+    fine = [dataclasses.replace(row, iou={}) if row.variant == "layercam" else row for row in rows]
+    assert choose(fine, VARIANTS[:2], "box", {}).variant == Variant("gradcam")
+    with pytest.raises(ConfigError, match="layercam has no measure box: its map is too fine"):
+        choose(fine, VARIANTS[1::-1], "box", {})
 
 
 def test_the_choice_goes_into_the_archive_and_a_recipe(tmp_path, capsys):

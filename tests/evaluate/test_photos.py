@@ -65,6 +65,17 @@ def test_coco_boxes_are_corner_and_size_and_foreign_classes_are_counted(tmp_path
     assert lines == ["1 of 2 objects are of 1 classes that the model does not have: left out"]
 
 
+def test_names_of_coco_may_be_numbers(tmp_path):
+    save(tmp_path / "a.jpg")
+    content = {
+        "categories": [{"id": 7, "name": 1}],
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 7, "bbox": [1, 2, 10, 20]}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    assert read(tmp_path / "instances.json") == [LabelledPhoto(tmp_path / "a.jpg", 1, ((1, 2, 11, 22),))]
+
+
 def test_pixels_of_voc_count_from_one(tmp_path):
     save(tmp_path / "JPEGImages" / "a.jpg")
     box = "<bndbox><xmin>3</xmin><ymin>1</ymin><xmax>10</xmax><ymax>20</ymax></bndbox>"
@@ -79,6 +90,8 @@ def test_pixels_of_voc_count_from_one(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", "file,label\na.jpg,cat\n", r"must have the columns path and label"),
+        ("a.csv", "path,label\na.jpg,cat\nb.jpg\n", r"row 2 below the header lacks its path or its label"),
+        ("a.csv", f"path,label\n{'a' * 200_000},cat\n", r"cannot be read: Error: field larger than field limit"),
         ("a.csv", "path,label\na.jpg,bird\n", r"'a\.jpg': no class is called 'bird'"),
         ("a.csv", "path,label\na.jpg,cat\n", r"names .*a\.jpg, which is not there: paths are relative"),
         ("a.csv", "path,label,x0,y0,x1,y1\na.jpg,cat,1,2,3,\n", r"cannot be read: ValueError"),

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from camserve.errors import ConfigError
 from camserve.evaluate.one_photo import Row
 from camserve.evaluate.statistics import bootstrap, holm, interval, sign_flip
 from camserve.evaluate.summary import best_threshold, summarise
@@ -56,6 +57,13 @@ def test_a_summary_compares_with_the_first_and_calibrates_boxes_on_one_half():
     assert summary.thresholds["gradcam"] == 0.3
     assert summary.figures["box"]["gradcam"].mean == 1
     assert summary.figures["box"]["gradcam"].photos == 15
+
+
+def test_one_photo_has_no_figure_of_boxes_and_none_are_refused():
+    summary = summarise(rows_of(0, 0.4, 0.6))
+    assert list(summary.figures) == ["energy"]
+    with pytest.raises(ConfigError, match="no photo could be measured"):
+        summarise([])
 
 
 def test_of_thresholds_that_find_as_many_the_larger_overlap_wins():

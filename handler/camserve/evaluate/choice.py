@@ -1,4 +1,4 @@
-"""Choosing a map on one half of the photos, and telling its figures on the other."""
+"""Choosing a map on one half of the photos; its figures are those of the half held out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from camserve.evaluate.one_photo import Row, Variant
 from camserve.evaluate.summary import Figure, Summary, summarise
 from camserve.measures import Evaluated, MethodMeasure
 
-SURE = 0.05  # p below which a difference counts
 LEAST = 20  # photos
 
 
@@ -23,7 +22,7 @@ class Choice:
     variant: Variant
     reason: str
     box_threshold: float | None  # None: the photos have no boxes
-    told: Summary  # the figures of the half that did not choose
+    held_out: Summary  # the figures of the half that did not choose
 
     @property
     def defaults(self) -> dict[str, str]:
@@ -35,9 +34,9 @@ class Choice:
         """Return what an archive keeps of this."""
         figures = {
             measure: {name: _numbers(figure) for name, figure in by_name.items()}
-            for measure, by_name in self.told.figures.items()
+            for measure, by_name in self.held_out.figures.items()
         }
-        return Evaluated(date, data, self.told.photos, round(self.told.accuracy, 4), self.reason, figures)
+        return Evaluated(date, data, self.held_out.photos, round(self.held_out.accuracy, 4), self.reason, figures)
 
 
 def _numbers(figure: Figure) -> tuple[float, ...]:
@@ -54,26 +53,28 @@ def choose(rows: Iterable[Row], variants: Sequence[Variant], by: str, measured: 
     photos = {name: place for place, name in enumerate(dict.fromkeys(row.photo for row in kept))}
     if len(photos) < LEAST:
         raise ConfigError(f"{len(photos)} photos are too few to choose by: give {LEAST} or more")
-    choosing, telling = (summarise(row for row in kept if photos[row.photo] % 2 == half) for half in (0, 1))
+    choosing, held_out = (summarise(row for row in kept if photos[row.photo] % 2 == half) for half in (0, 1))
     figures = choosing.figures.get(by)
-    if figures is None or by not in telling.figures:
+    if figures is None or by not in held_out.figures:
         raise ConfigError(f"no photo has the measure {by}: measures of place need boxes")
     usual = variants[0]
-    better = [one for one in variants[1:] if _is_better(one, usual, figures, by)]
+    if usual.name not in figures:
+        raise ConfigError(f"{usual.name} has no measure {by}: its map is too fine; name another first in --methods")
+    better = [one for one in variants[1:] if one.name in figures and _is_better(one, usual, figures, by)]
     blind = [one.name for one in better if not measured.get(one.method, MethodMeasure()).sane]
     sane = [one for one in better if one.name not in blind]
     best = max(sane, key=lambda one: figures[one.name].mean * MEASURES[by].is_better, default=usual)
-    return Choice(best, _reason(best, usual, by, telling, blind), choosing.thresholds.get(best.name), telling)
+    return Choice(best, _reason(best, usual, by, held_out, blind), choosing.thresholds.get(best.name), held_out)
 
 
 def _is_better(one: Variant, usual: Variant, figures: Mapping[str, Figure], by: str) -> bool:
     found = figures[one.name]
     rise = (found.mean - figures[usual.name].mean) * MEASURES[by].is_better
-    return found.chance is not None and found.chance < SURE and rise > 0
+    return found.differs and rise > 0
 
 
-def _reason(best: Variant, usual: Variant, by: str, told: Summary, blind: Sequence[str]) -> str:
-    figures = told.figures[by]
+def _reason(best: Variant, usual: Variant, by: str, held_out: Summary, blind: Sequence[str]) -> str:
+    figures = held_out.figures[by]
     floors = {name: figures[name].mean for name in FLOORS if name in figures}
     floor = max(floors, key=lambda name: floors[name] * MEASURES[by].is_better, default="")
     beside = f"; {floor}, which knows nothing, {figures[floor].text}" if floor else ""

@@ -83,7 +83,7 @@ def _read(data: Path) -> tuple[Iterable[_Object], bool]:
             return list(_of_voc(data)), True
         if data.is_dir():
             return _of_folders(data), False
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error, ElementTree.ParseError) as error:
         raise ConfigError(f"{data} cannot be read: {type(error).__name__}: {error}; give {FORMS}") from None
     raise ConfigError(f"{data} is not there, or none of these: {FORMS}")
 
@@ -101,6 +101,9 @@ def _of_csv(data: Path) -> list[_Object]:
         rows = list(csv.DictReader(file))
     if not rows or not {"path", "label"} <= set(rows[0]):
         raise ConfigError(f"{data} must have the columns path and label, and may have {', '.join(CORNERS)}")
+    short = next((number for number, row in enumerate(rows, 1) if not row["path"] or not row["label"]), None)
+    if short is not None:
+        raise ConfigError(f"{data}: row {short} below the header lacks its path or its label")
     return [_Object(data.parent / row["path"], row["label"], _box_of(row)) for row in rows]
 
 
@@ -115,7 +118,7 @@ def _box_of(row: Mapping[str, str | None]) -> Box | None:
 def _of_coco(data: Path) -> Iterator[_Object]:
     """Yield the objects of an instances file; its images lie beside it, or in images/ there."""
     content: Any = json.loads(data.read_text(encoding="utf-8"))
-    names = {category["id"]: category["name"] for category in content["categories"]}
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
     files = {image["id"]: _image_of(data.parent, image["file_name"]) for image in content["images"]}
     for thing in content["annotations"]:
         if not thing.get("iscrowd"):

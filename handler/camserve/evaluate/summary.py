@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import FITS, MEASURES, THRESHOLDS
 from camserve.evaluate.one_photo import Row
 from camserve.evaluate.statistics import bootstrap, holm, sign_flip
 
+SURE = 0.05  # p below which a difference counts
 Columns = dict[str, dict[str, dict[str, float]]]  # measure -> variant -> photo -> value
 
 
@@ -28,9 +30,14 @@ class Figure:
     chance: float | None = None  # p of the difference to the default, corrected for the number of variants
 
     @property
+    def differs(self) -> bool:
+        """Whether the mean is another than the default's."""
+        return self.chance is not None and self.chance < SURE
+
+    @property
     def text(self) -> str:
-        """The figure as in tables; a star marks a difference of a p below .05."""
-        star = " *" if self.chance is not None and self.chance < 0.05 else ""
+        """The figure as in tables; a star marks another mean than the default's."""
+        star = " *" if self.differs else ""
         return f"{self.mean:.2f} [{self.low:.2f} {self.high:.2f}]{star}"
 
 
@@ -59,7 +66,7 @@ class Summary:
 
 
 def summarise(rows: Iterable[Row]) -> Summary:
-    """Return the figures of all rows, of which there is one at least."""
+    """Return the figures of all rows. ConfigError: there are none."""
     columns: Columns = defaultdict(lambda: defaultdict(dict))
     boxes: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     variants: dict[str, None] = {}
@@ -71,10 +78,12 @@ def summarise(rows: Iterable[Row]) -> Summary:
             columns[measure][row.variant][row.photo] = value
         if row.iou:
             boxes[row.variant][row.photo] = row.iou
+    if not right:
+        raise ConfigError("no photo could be measured: the lines above say why")
     thresholds = {name: best_threshold(list(by_photo.values())[::2]) for name, by_photo in boxes.items()}
     for name, threshold in thresholds.items():
-        told = list(boxes[name].items())[1::2]
-        columns["box"][name] = {photo: float(iou[f"{threshold:g}"] >= FITS) for photo, iou in told}
+        if held_out := list(boxes[name].items())[1::2]:
+            columns["box"][name] = {photo: float(iou[f"{threshold:g}"] >= FITS) for photo, iou in held_out}
     figures = {measure: _figures(columns[measure]) for measure in MEASURES if columns.get(measure)}
     return Summary(
         len(right), float(np.mean(list(right.values()))), tuple(variants), figures, thresholds, dict(columns)
@@ -103,7 +112,6 @@ def _figures(columns: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
     return {
         name: Figure(*bootstrap(np.array(list(values.values()))), len(values), corrected.get(name))
         for name, values in columns.items()
-        if values
     }
 
 
