@@ -2,8 +2,11 @@
 
 import pytest
 
+from camserve.answer.render import encode
 from camserve.bulk.drawing import find_fading, make_scene, map_name
+from camserve.bulk.images import PICTURES, save_picture
 from camserve.bulk.options import Look, check_options, look_of, wire_options
+from camserve.bulk.sources import safe_name
 from camserve.errors import BadOption
 from camserve.measures import MethodMeasure
 from many_photos import smooth_picture
@@ -49,6 +52,22 @@ def test_a_label_is_a_part_of_a_file_name():
     assert map_name(answer(), 0) == "1-a___b_c-gradcam"
     other = answer(evidence="against", contrast={"label": "x" * 99})
     assert map_name(other, 0) == f"1-a___b_c-gradcam-not-{'x' * 40}-against"
+
+
+@pytest.mark.parametrize("suffix", PICTURES)
+def test_one_picture_has_the_bytes_that_a_server_sends(suffix, tmp_path):
+    picture = smooth_picture(0, (80, 60))
+    save_picture(picture, tmp_path / "sub" / f"why{suffix}")
+    assert (tmp_path / "sub" / f"why{suffix}").read_bytes() == encode(picture, PICTURES[suffix])
+
+
+def test_the_longest_names_are_names_of_files(tmp_path):
+    label = "\N{SNOWMAN}\u732b" * 60
+    target = {"index": 1, "label": label}
+    name = map_name(answer(target=target, contrast=target, evidence="against", method="integrated_gradients"), 0)
+    path = tmp_path / f"{safe_name(label)}~99-{name}-overlay.jpg"
+    path.touch()  # OSError: it is too long
+    assert "\u732b" in path.name
 
 
 def test_what_is_drawn_here_is_not_asked_of_the_model():

@@ -1,4 +1,4 @@
-"""What the command line asks of a run, told in lines."""
+"""What the command line asks of a run, and the lines that say how it went."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from camserve.bulk.remote import require_pyarrow
 from camserve.bulk.run import Job, Outcome, ask_all, read_run, run_journal, run_shards
 from camserve.bulk.sources import list_photos
 from camserve.bulk.words import row_lines
-from camserve.drift.run_records import SHARDS
+from camserve.drift.run_records import ANSWERS, SHARDS
 from camserve.errors import ConfigError, choose
 from camserve.values import Progress
 
 SAVES = (*OUTPUTS, "parquet")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def read_saves(text: str) -> list[str]:
@@ -68,7 +67,7 @@ def keep_answers(job: Job, out: Path, saves: Sequence[str], grid: str, size: int
     if outcome.kept:
         say(f"{outcome.kept} pictures were answered before")
     wanted = [name for name in saves if name in OUTPUTS and (as_shards or name != "jsonl")]
-    say(f"{out / (SHARDS if as_shards else 'answers.jsonl')}: {outcome.asked} answers more")
+    say(f"{out / (SHARDS if as_shards else ANSWERS)}: {outcome.asked} answers more")
     for line in write_outputs(wanted, lambda: read_run(out), out, look_of(job.options, job.contents), say):
         say(line)
     return outcome

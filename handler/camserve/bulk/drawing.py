@@ -15,7 +15,7 @@ from camserve.answer.render import Scene, draw
 from camserve.bulk.options import USUAL_SIDE, Look
 from camserve.bulk.reading import load
 from camserve.bulk.rows import Answer, Row, warning_codes
-from camserve.bulk.sources import UNSAFE
+from camserve.bulk.sources import UNSAFE, cut
 from camserve.errors import ConfigError, RequestError, TooManyPixels
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
@@ -24,7 +24,7 @@ from camserve.warning_codes import WEAK_EVIDENCE
 
 MOST_SIDE = LIMIT_RANGES["max_side"][1]
 ANY_FORMAT = InputSpec(extra_formats=("tiff", "avif"))
-LONGEST_LABEL = 40  # characters of it in a file's name
+LONGEST_LABEL = 40  # bytes of it in a file's name
 
 
 class NotDrawable(ConfigError):
@@ -130,7 +130,7 @@ def map_name(answer: Answer, number: int) -> str:
 
 
 def _short(label: str) -> str:
-    return re.sub(r"[\s.]+", "_", UNSAFE.sub("_", label))[:LONGEST_LABEL]
+    return cut(re.sub(r"[\s.]+", "_", UNSAFE.sub("_", label)), LONGEST_LABEL)
 
 
 def thumbnail_look(look: Look, side: int) -> Look:

@@ -14,7 +14,8 @@ from camserve.bulk.rows import Row
 from camserve.errors import ConfigError, quote
 from camserve.values import Progress
 
-KIND, SUFFIX = "JPEG", ".jpg"
+SUFFIX = ".jpg"  # of each drawn map
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # suffix -> format
 
 
 def write_images(rows: Iterable[Row], folder: Path, look: Look, report: Progress) -> int:
@@ -28,9 +29,7 @@ def write_images(rows: Iterable[Row], folder: Path, look: Look, report: Progress
             continue
         try:
             for drawn in draw_row(row, look):
-                path = _inside(folder, f"{drawn.name}{SUFFIX}")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encode(drawn.image, KIND))
+                save_picture(drawn.image, _inside(folder, f"{drawn.name}{SUFFIX}"))
                 count += 1
         except NotDrawable as error:
             report(str(error))
@@ -61,9 +60,9 @@ def save_one(row: Row, path: Path, look: Look) -> list[Path]:
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture in the format of the file's suffix. ConfigError: it cannot be written."""
+    """Write a picture in the format of the file's suffix, of ``PICTURES``. ConfigError: it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        path.write_bytes(encode(image, PICTURES[path.suffix.lower()]))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write {path}: {error}") from None

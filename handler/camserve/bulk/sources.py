@@ -19,7 +19,7 @@ LISTS = (".txt", ".lst")
 COLUMNS = ("path", "file", "image", "filename")  # of a table, the first that it has
 PATTERN = re.compile(r"[*?\[]")
 UNSAFE = re.compile(r"[^\w .()+=,@-]")
-LONGEST_PART = 80  # characters of a folder or a name of what is written
+LONGEST_PART = 80  # bytes of a folder or a name of what is written
 
 
 class Photo(NamedTuple):
@@ -128,4 +128,9 @@ def safe_name(shown: str) -> str:
 
 def safe_part(text: str) -> str:
     """Return a text as a part of a file's name."""
-    return UNSAFE.sub("_", text)[:LONGEST_PART].strip(" .") or "_"
+    return cut(UNSAFE.sub("_", text), LONGEST_PART).strip(" .") or "_"
+
+
+def cut(text: str, most: int) -> str:
+    """Return the start of a text that has at most so many bytes in UTF-8, of which a file's name may have 255."""
+    return text.encode()[:most].decode(errors="ignore")
