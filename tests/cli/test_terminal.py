@@ -126,3 +126,12 @@ def test_a_connection_that_fails_is_one_line_with_the_next_step(command, reasons
         assert shown.startswith(f"camserve: nothing answers at {address}")
         assert shown.endswith(f": {reason}\n")
         assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "run", "--limit", "-1"], ["explain", "a", "--url", "u", "--workers", "two"]]
+)
+def test_counts_are_whole_numbers_from_one(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert f"'{arguments[-1]}' is not a whole number from 1" in capsys.readouterr().err

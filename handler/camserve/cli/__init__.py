@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 
 from camserve.cli.command import build_parser, chosen_command, missing_extra
-from camserve.cli.terminal import RED, paint
+from camserve.cli.terminal import INTERRUPTED, RED, paint
 from camserve.errors import CamserveError, first_line, printable
-
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         rows = evaluate(pipeline, photos, plan, say, args.keep)
         choice = choose(rows, plan.variants, by, settings.measures.methods)
     print(choice.reason)
-    print(f"figures of the {choice.held_out.photos} photos that did not choose, accuracy {choice.held_out.accuracy:.3f}")
+    print(
+        f"figures of the {choice.held_out.photos} photos that did not choose, accuracy {choice.held_out.accuracy:.3f}"
+    )
     keys = ", ".join(f'{name}: "{value}"' for name, value in choice.defaults.items())
     print(f"defaults: {{{keys}}}")
     _write(args, choice, photos, settings)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from camserve.bulk.command import PICTURES, SAVES, failure_lines, keep_answers, make_job, read_saves, show_answers
+from camserve.bulk.command import SAVES, failure_lines, keep_answers, make_job, read_saves, show_answers
+from camserve.bulk.images import PICTURES
 from camserve.bulk.run import Job
-from camserve.cli.terminal import say, write
+from camserve.cli.terminal import INTERRUPTED, count, say, write
 from camserve.intake.option_parsers import PARSERS
 
 EXAMPLE = """examples:
@@ -20,7 +21,6 @@ EXAMPLE = """examples:
   camserve explain photos --archive model_store/imagenet.mar --out run --save images,sheet,gallery,csv
   camserve explain paths.parquet --archive model_store/imagenet.mar --out run --save parquet
 """
-INTERRUPTED = 130
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,18 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="a folder; or, for one photo, the picture to draw")
     parser.add_argument("--save", metavar="LIST", help=f"what is written into the folder (images): {', '.join(SAVES)}")
     parser.add_argument("--json", action="store_true", help="print the answer, or a list of answers")
-    parser.add_argument("--workers", type=_positive, help="processes of --save parquet; requests at once with --url")
-    parser.add_argument("--shard-size", type=_positive, default=500, help="pictures in a Parquet file (500)")
+    parser.add_argument("--workers", type=count, help="processes of --save parquet; requests at once with --url")
+    parser.add_argument("--shard-size", type=count, default=500, help="pictures in a Parquet file (500)")
     parser.add_argument("--grid", choices=("uint8", "float16"), default="uint8", help="maps in Parquet (uint8)")
     for name in PARSERS:
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"request option {name}")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def run(args: argparse.Namespace) -> int:

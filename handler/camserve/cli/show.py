@@ -12,7 +12,7 @@ from camserve.bulk.folder import read_spec
 from camserve.bulk.options import LOOKS, check_options, look_of
 from camserve.bulk.outputs import OUTPUTS, write_outputs
 from camserve.bulk.run import read_run
-from camserve.cli.terminal import say
+from camserve.cli.terminal import count, say
 from camserve.drift.run_records import SHARDS
 
 EXAMPLE = """examples:
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warning", metavar="CODE", help="pictures with this warning")
     parser.add_argument("--below", type=float, metavar="P", help="pictures whose best class is less probable")
     parser.add_argument("--failed", action="store_true", help="pictures without an answer")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N of them")
+    parser.add_argument("--limit", type=count, metavar="N", help="the first N of them")
     for name in ("format", *LOOKS):
         parser.add_argument(f"--{name}", help=f"as of camserve explain: {name}")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from typing import TextIO
 
 from camserve.errors import printable
 
+INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
 RED, YELLOW, BOLD = 31, 33, 1  # SGR parameters
 
 
