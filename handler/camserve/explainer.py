@@ -22,14 +22,12 @@ from camserve.client.replies import read_reply
 from camserve.errors import CamserveError, ConfigError, unknown_choice
 from camserve.intake.decode import check_decoders
 from camserve.serving.card import describe_model
-from camserve.settings import LIMIT_RANGES, Limits, RuntimeSpec
+from camserve.settings import OWN_LIMITS, RuntimeSpec
 from camserve.values import Progress, RawRequest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-NARROW = ("min_side", "max_picture_side", "answer_ms")  # limits that stay as they are where nobody else waits
-OWN = Limits(min_side=1, **{name: int(most) for name, (_, most) in LIMIT_RANGES.items() if name not in NARROW})
 QUICK = tuple(name for name, method in METHODS.items() if not method.slow and method.gradients)
 USUAL = (*QUICK, WITHOUT_GRADIENTS, "eigencam")  # offered where nobody names methods
 
@@ -74,7 +72,7 @@ class Explainer:
             layer=layer,
             methods=tuple(methods),
             runtime=RuntimeSpec(fast=fast),
-            limits=OWN,
+            limits=OWN_LIMITS,
         )
         names = None if labels is None or isinstance(labels, str) else [str(name) for name in labels]
         photos = [read_photo(photo) for photo in samples]

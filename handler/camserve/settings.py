@@ -139,6 +139,17 @@ class Limits:
         require(self.min_side <= self.max_side, f"min_side {self.min_side} is above max_side {self.max_side}")
 
 
+# Of a photo of one's own, where nobody else waits: what an answer costs and how large it draws stays limited.
+OWN_LIMITS = Limits(
+    min_side=1,
+    **{
+        name: int(most)
+        for name, (_, most) in LIMIT_RANGES.items()
+        if name not in ("min_side", "max_picture_side", "answer_ms")
+    },
+)
+
+
 @dataclass(frozen=True)
 class AuditSpec:
     """Where and how single requests are recorded: signals and hashes, and pictures only with ``pictures``."""

@@ -7,7 +7,7 @@ import pytest
 
 from camserve.errors import ConfigError
 from camserve.evaluate.one_photo import Row
-from camserve.evaluate.statistics import bootstrap, holm, interval, sign_flip
+from camserve.evaluate.statistics import bootstrap, interval, sign_flip
 from camserve.evaluate.summary import best_threshold, summarise
 
 
@@ -24,11 +24,6 @@ def test_the_chance_of_paired_differences_is_that_of_all_signs():
     exact = np.mean([mean >= abs(differences.mean()) - 1e-12 for mean in means])
     assert sign_flip(differences) == pytest.approx(exact, abs=0.02)
     assert sign_flip(np.zeros(9)) == 1
-
-
-def test_holms_correction_by_hand():
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
-    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1, "b": 1}
 
 
 def rows_of(photo, usual, other):

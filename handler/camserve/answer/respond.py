@@ -148,7 +148,7 @@ def image_classifier_view(predictions: Sequence[Prediction]) -> bytes:
 
 def word_meaning(prediction: Mapping[str, Any], digits: int) -> str:
     """Return what a written prediction says: its probability with so many ``digits``, or its value and unit."""
-    if "value" in prediction:
+    if prediction.get("probability") is None:
         return f"{prediction['value']:g} {prediction['unit'] or ''}".strip()
     return f"{prediction['probability']:.{digits}f}"
 

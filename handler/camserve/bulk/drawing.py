@@ -19,10 +19,9 @@ from camserve.bulk.sources import UNSAFE, cut
 from camserve.errors import ConfigError, RequestError, TooManyPixels
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
-from camserve.settings import LIMIT_RANGES, MOST_BYTES, Limits
+from camserve.settings import OWN_LIMITS
 from camserve.warning_codes import WEAK_EVIDENCE
 
-MOST_SIDE = LIMIT_RANGES["max_side"][1]
 ANY_FORMAT = InputSpec(extra_formats=("tiff", "avif"))
 LONGEST_LABEL = 40  # bytes of it in a file's name
 
@@ -59,9 +58,9 @@ def read_photo(row: Row, side: int) -> Image.Image:
     NotDrawable: it cannot be read any more, or has another size than what was asked about.
     """
     assert row.answer is not None
-    picture, asked = load(row.photo, MOST_BYTES), row.answer["input"]
+    picture, asked = load(row.photo, OWN_LIMITS.max_bytes), row.answer["input"]
     # No more is decoded than was asked about: another picture may lie there now.
-    limits = Limits(MOST_BYTES, max(1, asked["width"] * asked["height"]), MOST_SIDE, min_side=1)
+    limits = replace(OWN_LIMITS, max_pixels=max(1, asked["width"] * asked["height"]))
     if picture.code:
         raise NotDrawable(f"{row.photo.path}: {picture.message}: its maps are not drawn")
     try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from io import BytesIO
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from camserve.answer.caption import DIGITS
+from camserve.answer.render import encode
+from camserve.answer.respond import word_meaning
 from camserve.choices import PALETTES
 from camserve.client.drawing import draw_explanation
 from camserve.client.notebook import render_html
@@ -55,7 +57,7 @@ class Prediction:
     @property
     def meaning(self) -> str:
         """The probability, or the value and its unit, as text."""
-        return f"{self.value:g} {self.unit or ''}".strip() if self.probability is None else f"{self.probability:.3f}"
+        return word_meaning(vars(self), DIGITS)
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,7 @@ class Answer:
     def _repr_png_(self) -> bytes | None:
         if not any(explanation.grid is not None for explanation in self.explanations[:1]):
             return None
-        buffer = BytesIO()
-        self.overlay().save(buffer, "PNG")
-        return buffer.getvalue()
+        return encode(self.overlay(), "PNG")
 
 
 def read_answer(block: object, photo: bytes) -> Answer:

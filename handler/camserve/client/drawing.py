@@ -10,14 +10,10 @@ from PIL import Image
 from camserve.answer.render import Scene, draw
 from camserve.errors import ConfigError
 from camserve.intake.decode import decode
-from camserve.settings import LIMIT_RANGES, Limits
+from camserve.settings import OWN_LIMITS
 
 if TYPE_CHECKING:
     from camserve.client.answers import Answer, Explanation
-
-OWN = Limits(
-    min_side=1, **{name: LIMIT_RANGES[name][1] for name in ("max_bytes", "max_pixels", "max_side")}
-)  # a photo of one's own
 
 
 def draw_explanation(
@@ -31,7 +27,7 @@ def draw_explanation(
         raise ConfigError(f"there is no map to draw: its status is {explanation.status}, or format left out the grid")
     if not answer.photo:
         raise ConfigError("there is no photo to draw on: read_answer got none")
-    image = decode(answer.photo, OWN).image
+    image = decode(answer.photo, OWN_LIMITS).image
     across, down = image.width / answer.input.width, image.height / answer.input.height
     left, top, right, bottom = answer.input.region
     scene = Scene(
@@ -40,7 +36,7 @@ def draw_explanation(
         explanation.grid if explanation.compat is not None else explanation.grid * np.float32(explanation.shown),
         palette,
         opacity,
-        size or min(Limits.max_picture_side, max(answer.input.width, answer.input.height)),
+        size or min(OWN_LIMITS.max_picture_side, max(answer.input.width, answer.input.height)),
         evidence=explanation.evidence,
     )
     return draw(name, scene)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from html import escape
-from io import BytesIO
 from typing import TYPE_CHECKING
+
+from camserve.answer.render import encode
+from camserve.answer.respond import data_uri
+from camserve.choices import CONTENT_TYPES
 
 if TYPE_CHECKING:
     from camserve.client.answers import Answer, Explanation
 
 SIDE = 320  # pixels of each picture's longest side
 MOST_MAPS = 9
+KIND = "PNG"
 
 
 def render_html(answer: Answer) -> str:
@@ -38,10 +41,8 @@ def _figures(answer: Answer) -> Iterator[str]:
 
 
 def _picture(answer: Answer, number: int) -> str:
-    buffer = BytesIO()
     longest = max(answer.input.width, answer.input.height)
-    answer.overlay(number, size=min(SIDE, longest)).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(CONTENT_TYPES[KIND], encode(answer.overlay(number, size=min(SIDE, longest)), KIND))
 
 
 def _caption(explanation: Explanation) -> str:

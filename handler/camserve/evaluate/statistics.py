@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 DRAWS = 2000
@@ -29,12 +27,3 @@ def sign_flip(differences: np.ndarray) -> float:
     drawn = np.abs((signs * differences).mean(axis=1))
     # Equal sums may differ in their last digit.
     return float((1 + (drawn >= abs(differences.mean()) - 1e-12).sum()) / (1 + DRAWS))
-
-
-def holm(chances: Mapping[str, float]) -> dict[str, float]:
-    """Return p values corrected for their number (Holm 1979)."""
-    corrected, largest = {}, 0.0
-    for place, name in enumerate(sorted(chances, key=lambda name: chances[name])):
-        largest = max(largest, min(1.0, (len(chances) - place) * chances[name]))
-        corrected[name] = largest
-    return corrected

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from camserve.drift.periods import holm
 from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import FITS, MEASURES, THRESHOLDS
 from camserve.evaluate.one_photo import Row
-from camserve.evaluate.statistics import bootstrap, holm, sign_flip
+from camserve.evaluate.statistics import bootstrap, sign_flip
 
 SURE = 0.05  # p below which a difference counts
 Columns = dict[str, dict[str, dict[str, float]]]  # measure -> variant -> photo -> value
@@ -108,7 +109,7 @@ def _figures(columns: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
         for name, values in columns.items()
         if name != first and name not in FLOORS and len(differences := paired(columns[first], values))
     }
-    corrected = holm(chances)
+    corrected = dict(zip(chances, holm(list(chances.values()))))
     return {
         name: Figure(*bootstrap(np.array(list(values.values()))), len(values), corrected.get(name))
         for name, values in columns.items()
