@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Union
 
-from camserve.build.recipe import Expected, HeadChoice, OutputChoice, Recipe
+from camserve.build.recipe import Expected, HeadChoice, OutputChoice, Recipe, RecipeDefaults
 from camserve.input_spec import InputSpec
-from camserve.settings import LIMIT_RANGES, Defaults, Limits, RuntimeSpec
+from camserve.settings import LIMIT_RANGES, Limits, RuntimeSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "recipe.md"
 HEAD = """# Recipes
@@ -32,7 +32,7 @@ SECTIONS: Mapping[str, tuple[Any, str]] = {
     "expect": (Expected, "A block of these for each sample, by its file name: what another program predicts."),
     "preprocess": (InputSpec, "How a picture becomes the network's input ([input.md](input.md))."),
     "runtime": (RuntimeSpec, "How the network is run ([performance.md](performance.md))."),
-    "defaults": (Defaults, "In the words of a request, as texts ([options](../README.md#options))."),
+    "defaults": (RecipeDefaults, "In the words of a request, as texts ([options](../README.md#options))."),
     "limits": (Limits, "What a request may ask for."),
 }
 # One value of each key, in the order of the dataclasses.
@@ -139,8 +139,15 @@ def _bounds(bounds: tuple[float, float] | None) -> str:
 
 
 def read_comments(spec: Any) -> dict[str, str]:
-    """Return the comment at the end of each field's line in the source of a dataclass."""
-    source = inspect.getsource(spec)
+    """Return the comment at the end of each field's line in the source of a dataclass and of those it rests on."""
+    comments: dict[str, str] = {}
+    for kind in reversed(spec.__mro__[:-1]):
+        comments.update(_read_source(kind))
+    return comments
+
+
+def _read_source(kind: type) -> dict[str, str]:
+    source = inspect.getsource(kind)
     lines = source.splitlines()
     (body,) = ast.parse(source).body
     assert isinstance(body, ast.ClassDef)

@@ -6,10 +6,11 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from camserve.build.recipe import Recipe, load_recipe
+from camserve.build.recipe import Recipe, RecipeDefaults, load_recipe
 from camserve.build.recipe_template import KEYS
 from camserve.build.unpack import read_contents
 from camserve.cli import main
+from camserve.strict import read
 from model_file import write_pets
 
 FLAGS = ["--weights", "net.pt", "--labels", "labels.txt", "--preprocess", "geometry.yaml"]
@@ -29,6 +30,10 @@ def test_a_recipe_has_every_key_and_each_example_can_be_read(tmp_path):
     for key, (_, example) in KEYS.items():
         (tmp_path / "one.yaml").write_text(yaml.safe_dump({"name": "a", "weights": "net.pt", key: example}))
         load_recipe(tmp_path / "one.yaml")
+
+
+def test_the_defaults_that_are_shown_are_those_of_a_recipe_without_them():
+    assert read(RecipeDefaults, KEYS["defaults"][1], "defaults") == Recipe("any", "any").defaults
 
 
 @pytest.mark.usefixtures("one_process")

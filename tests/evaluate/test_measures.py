@@ -116,7 +116,7 @@ def test_the_rank_correlation_is_scipys():
     assert rank_correlation(one, np.ones((3, 3))) is None
 
 
-def test_a_map_is_enlarged_as_pictures_are_and_only_its_positive_part():
+def test_a_map_is_enlarged_bilinearly_and_only_its_positive_part():
     values = enlarge(np.array([[1.0, -1], [0, 0]]), (4, 4))
     assert values.shape == (4, 4)
     assert values[0].tolist() == pytest.approx([1, 0.75, 0.25, 0])

@@ -60,7 +60,7 @@ class HeadChoice:
 class RecipeDefaults(Defaults):
     """The options of a request that does not give them; a method that is not named is chosen at build."""
 
-    method: str = AUTO
+    method: str = AUTO  # one of ``methods``; auto: the one that suits the target layer
 
 
 @dataclass(frozen=True)

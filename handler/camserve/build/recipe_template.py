@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from camserve.build.recipe import RecipeDefaults
 from camserve.output_spec import TASKS
-from camserve.settings import Defaults, Limits, RuntimeSpec
+from camserve.settings import Limits, RuntimeSpec
 
 HEAD = (
     "# {name}: build it with `camserve archive {file}`. Paths are relative to this file; docs/sources.md says more.\n"
@@ -52,7 +53,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     ),
     "methods": ("Map methods to serve (docs/answers.md).", ["gradcam"]),
     "runtime": ("How the network is run (docs/performance.md).", dataclasses.asdict(RuntimeSpec())),
-    "defaults": ("Options of a request that does not give them (README.md).", dataclasses.asdict(Defaults())),
+    "defaults": ("Options of a request that does not give them (README.md).", dataclasses.asdict(RecipeDefaults())),
     "limits": ("Of a request.", dataclasses.asdict(Limits())),
     "serving": (
         "TorchServe's own keys.",

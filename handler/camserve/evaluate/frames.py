@@ -18,7 +18,7 @@ Size = tuple[int, int]  # rows, columns
 
 
 def enlarge(grid: np.ndarray, size: Size) -> np.ndarray:
-    """Return the positive part of a map (h, w) at the input's resolution, as pictures show it: bilinear."""
+    """Return the positive part of a map (h, w) at the input's resolution, bilinear as in the papers of the measures."""
     positive = torch.from_numpy(np.maximum(grid, 0).astype(np.float32))[None, None]
     return functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
