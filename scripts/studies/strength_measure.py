@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from camserve.build.measure_methods import FLAGGED, PREDICTED
+from camserve.drift.records import wilson
 from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 from labelled_photos import Photos
@@ -17,7 +18,6 @@ from labelled_photos import Photos
 ABSENT = 4  # classes a photo
 TOP = 5
 BATCH = 8  # photos
-Z = 1.96  # of 95 %
 
 Explanation = dict[str, Any]  # of an answer, with "mass", "positive" and "weak" beside what it has
 
@@ -49,14 +49,6 @@ class Strengths:
         """The limit that these absent classes give."""
         strong = float(np.quantile([explanation["strength"] for explanation in self.absent], FLAGGED))
         return (strong + PREDICTED) / 2
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927)."""
-    share, spread = count / total, Z**2 / total
-    middle = share + spread / 2
-    half = Z * ((share * (1 - share) + spread / 4) / total) ** 0.5
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def measure_strengths(pipeline: Pipeline, photos: Photos) -> Strengths:

@@ -160,7 +160,7 @@ def stamps(out):
 def test_shards_that_are_there_are_not_made_again(pets, runs, photos):
     _, out = runs
     before = stamps(out)
-    (out / "shards" / ".killed.parquet.part").write_bytes(b"half")
+    (out / "shards" / ".killed.parquet.7.part").write_bytes(b"half")
     write_photo(photos / "between.png", 8)
     options = ["--target", "cat,dog", "--evidence", "signed", "--method", "gradcam,layercam"]
     assert explain(pets, "photos", "--out", out, "--save", "parquet,csv", "--shard-size", "3", *options) == 0

@@ -131,16 +131,16 @@ def test_photos_are_drawn_by_the_seed_and_keep_their_order(tmp_path):
 
 
 def test_the_command_prints_a_table_and_writes_json_and_one_page(means, data, tmp_path, capsys):
-    files = [str(tmp_path / name) for name in ("found.json", "found.html")]
+    files = [str(tmp_path / name) for name in ("new/found.json", "new/found.html")]
     command = ["evaluate", str(means), "--data", str(data), "--steps", "4", "--json", files[0], "--html", files[1]]
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].split()[:3] == ["map", "pointing", "energy"]
     assert "boxes fit best with defaults: {box_threshold:" in shown
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = json.loads((tmp_path / "new" / "found.json").read_text())
     assert found["figures"]["pointing"]["gradcam"]["mean"] == 1
     assert found["photos"] == COUNT
-    page = (tmp_path / "found.html").read_text()
+    page = (tmp_path / "new" / "found.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * COUNT
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert main(["evaluate", str(means), "--data", str(data), "--measures", "places"]) == 1

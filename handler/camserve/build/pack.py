@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from camserve.build.archive_file import CONFIG, MANIFEST, extract_all
 from camserve.build.locate import module_path
 from camserve.build.unpack import read_contents
+from camserve.build.write_file import write_whole
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK
 from camserve.files import sha256
@@ -97,16 +98,11 @@ def _change(source: Path, out: Path, change: Callable[[Path, dict[str, Any]], No
 
 def place_archive(packed: Path, out: Path) -> None:
     """Copy a packed archive to ``out``, whole or not at all. ConfigError: it cannot be written there."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(packed, beside)
-        beside.replace(out)
+        write_whole(out, partial(shutil.copyfile, packed))
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror or error}") from None
-    finally:  # Ctrl-C too
-        with suppress(OSError):
-            beside.unlink()
 
 
 def settings_block(settings: Settings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 
 from camserve.build.label_files import IMAGENET, INDICES
 from camserve.build.locate import PACKAGE_SCHEME
+from camserve.build.write_file import write_text
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.output_spec import ACTIVATIONS, OutputSpec
@@ -165,15 +166,6 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write a model yaml that gives the same archive; files are named from its folder. ConfigError: it cannot be."""
     text = yaml.safe_dump(recipe_block(recipe, path), sort_keys=False, allow_unicode=True)
     write_text(path, f"# Written by camserve archive.\n{text}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file and the folders that it needs. ConfigError: it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _default(key: dataclasses.Field[Any]) -> object:

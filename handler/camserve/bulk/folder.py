@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from camserve.bulk.rows import Row, RunStopped
 from camserve.errors import ConfigError, first_line
@@ -102,20 +102,3 @@ def _watch_model(file: IO[str], kept: RunSpec, out: Path) -> Callable[[Row], Non
             raise RunStopped(f"the model is another than that of the answers in {out}: name another --out")
 
     return see
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file under another name, which becomes ``path`` when it is safe on the disk, or never."""
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        write(unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from camserve.answer.render import encode
 from camserve.answer.respond import data_uri, word_meaning
-from camserve.bulk.folder import write_whole
+from camserve.build.write_file import write_whole
 from camserve.bulk.options import Look
 from camserve.bulk.rows import Answer, Row
 from camserve.bulk.sheet import draw_small

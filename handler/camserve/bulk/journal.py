@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from camserve.bulk.folder import write_whole
+from camserve.build.write_file import remove_unfinished, write_whole
 from camserve.bulk.rows import Row, read_row
 from camserve.errors import ConfigError
 
@@ -32,6 +32,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Row]]:
 
 def reopen(path: Path) -> dict[str, str]:
     """Return the name by path of every picture that a journal has an answer to, and leave the others out of it."""
+    remove_unfinished(path.parent, path.name)  # its folder is locked
     if not path.exists():
         return {}
     kept: dict[str, str] = {}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from camserve.bulk.folder import write_whole
+from camserve.build.write_file import write_whole
 from camserve.bulk.gallery import MOST_CARDS, write_gallery
 from camserve.bulk.images import write_images
 from camserve.bulk.options import Look

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import parquet
 
+from camserve.build.write_file import remove_unfinished, write_whole
 from camserve.bulk.columns import as_utf8, from_columns, make_schema, to_columns
-from camserve.bulk.folder import RunSpec, write_whole
+from camserve.bulk.folder import RunSpec
 from camserve.bulk.rows import Row
 from camserve.bulk.sources import Photo
 from camserve.drift.run_records import METADATA, SHARD_SCHEMA, read_shard
@@ -40,8 +41,7 @@ class Shard(NamedTuple):
 def divide(photos: Sequence[Photo], folder: Path, spec: RunSpec, grid: str, size: int) -> list[Shard]:
     """Return the shards of pictures that no shard in the folder has yet, each named by all that its answers rest on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for unfinished in folder.glob(".*.part"):
-        unfinished.unlink()  # of a run that was killed: the folder is locked, nobody writes it now
+    remove_unfinished(folder, f"*{SUFFIX}")  # the folder is locked
     done = read_done(folder)
     left = [photo for photo in photos if as_utf8(photo.path) not in done]
     parts = [left[start : start + size] for start in range(0, len(left), size)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from camserve.build.unpack import baseline_of
+from camserve.build.write_file import write_text
 from camserve.drift.audit_log import read_audit
 from camserve.drift.calibration import Calibration, History, calibrate, dispersion_rules, from_audit, from_prometheus
 from camserve.drift.statistics import TESTS
@@ -41,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(calibration_lines(version, found)))
         if args.out:
             path = args.out / f"dispersion-{version.model}-{version.version}.yml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(yaml.safe_dump(dispersion_rules(version, found), sort_keys=False), encoding="utf-8")
+            write_text(path, yaml.safe_dump(dispersion_rules(version, found), sort_keys=False))
             print(path)
     return 0
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from camserve.build.unpack import open_archive
+from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
 from camserve.evaluate.measures import GROUPS
 from camserve.evaluate.one_photo import Plan
-from camserve.evaluate.page import write_page
+from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import read_photos
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
 from camserve.evaluate.select import choose_photos, choose_variants
@@ -68,10 +69,10 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             found: dict[str, Any] = {"archive": pipeline.model.name, "weights": pipeline.model.weights}
             found |= {"data": hash_photos(photos), "plan": describe_plan(plan), **summary.as_json()}
-            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_text(args.json, json.dumps(found, indent=1) + "\n")
         if args.html:
             title = f"{pipeline.model.name} {pipeline.model.version}: maps on {summary.photos} photos"
-            args.html.write_text(write_page(summary, pipeline, photos, usual, title), encoding="utf-8")
+            write_text(args.html, render_page(summary, pipeline, photos, usual, title))
     return 0
 
 

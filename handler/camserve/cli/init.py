@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from camserve.build.locate import archive_name, find_file
-from camserve.build.recipe import Recipe, recipe_block, write_text
+from camserve.build.recipe import Recipe, recipe_block
 from camserve.build.recipe_template import write_template
 from camserve.build.sources import describe_source, is_recipe
 from camserve.build.sources.model_file import only_class
+from camserve.build.write_file import write_text
 from camserve.cli.recipe_options import add_recipe_options, given_keys
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from camserve.build.unpack import baseline_of
+from camserve.build.write_file import write_text
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import records_of
 from camserve.drift.report import write_report
@@ -35,8 +36,7 @@ def run(args: argparse.Namespace) -> int:
     version, baseline = baseline_of(args.baseline)
     records = records_of(read_audit(args.audit), version)
     page = write_report(records, baseline, str(version), args.clean_until)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(page, encoding="utf-8")
+    write_text(args.out, page)
     print(f"{args.out}: {len(records)} records")
     return 0
 

@@ -114,7 +114,7 @@ def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
     share, spread = successes / count, z * z / count
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * (share * (1 - share) / count + spread / (4 * count)) ** 0.5
-    return centre - half, centre + half
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def flatten(record: AuditRecord) -> dict[str, Any]:
