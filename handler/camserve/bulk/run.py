@@ -101,19 +101,19 @@ def run_journal(job: Job, out: Path, say: Progress) -> Outcome:
                     see(row)
                     append(row)
                     _count(row, progress, say)
-        progress.clear()
         return Outcome(progress.done, progress.failed, len(photos) - len(left))
 
 
 @contextmanager
 def _saying_what_is_kept(progress: ProgressLine, out: Path) -> Iterator[None]:
-    """Add to the error that ends a run how much of it is kept."""
+    """Add to the error that ends a run how much of it is kept; take the line of progress off the terminal."""
     try:
         yield
     except RunStopped as error:
-        progress.clear()
         kept = f"; {progress.done} answers are kept in {out}, and the same command goes on" if progress.done else ""
         raise RunStopped(f"{error}{kept}") from None
+    finally:  # Ctrl-C too
+        progress.clear()
 
 
 def _count(row: Row, progress: ProgressLine, say: Progress) -> None:
@@ -144,7 +144,6 @@ def run_shards(job: Job, out: Path, grid: str, size: int, say: Progress) -> Outc
         with _saying_what_is_kept(progress, out):
             for tally in _write_shards(job, spec, shards, grid, see, say):
                 count(tally)
-        progress.clear()
         return Outcome(progress.done, progress.failed, kept)
 
 
