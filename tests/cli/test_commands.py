@@ -107,7 +107,11 @@ def outside_names():
 def test_everything_that_is_imported_is_declared(settings):
     extras = settings["options.extras_require"]
     declared = "\n".join([settings["options"]["install_requires"], *extras.values()])
-    names = {re.split(r"[=<>\[]", line.strip())[0].lower() for line in declared.splitlines() if line.strip()}
+    names = {
+        re.split(r"[=<>\[]", line.strip())[0].lower().replace("_", "-")
+        for line in declared.splitlines()
+        if line.strip()
+    }
     providers = packages_distributions()
     for name in sorted(outside_names()):
         assert {distribution.lower().replace("_", "-") for distribution in providers.get(name, [name])} & names, name
