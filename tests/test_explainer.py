@@ -55,22 +55,29 @@ def lite(tmp_path_factory):
     return network, recipe
 
 
+@pytest.fixture(scope="module")
+def twins(lite, imagenet):
+    """The explainer of a network, and the pipeline of its archive."""
+    network, recipe = lite
+    samples = [find_file(sample) for sample in recipe.samples]
+    own = Explainer(network, recipe.labels, recipe.preprocess, methods=recipe.methods, samples=samples, report=quiet)
+    with open_archive(imagenet) as pipeline:
+        yield own, pipeline
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"target": ["cup", "index:3"], "contrast": "next"}, {"evidence": "signed", "format": "grid,overlay"}],
 )
-def test_the_answer_is_that_of_an_archive(lite, imagenet, coffee, options):
-    network, recipe = lite
-    samples = [find_file(sample) for sample in recipe.samples]
-    own = Explainer(network, recipe.labels, recipe.preprocess, methods=recipe.methods, samples=samples, report=quiet)
+def test_the_answer_is_that_of_an_archive(twins, coffee, options):
+    own, pipeline = twins
     fields = {name: json.dumps(value) if isinstance(value, list) else value for name, value in options.items()}
-    with open_archive(imagenet) as pipeline:
-        for method in ("gradcam", "layercam"):
-            (response,) = pipeline.answer([RawRequest(coffee, {"explain": True, "method": method, **fields})])
-            expected = json.loads(response.body)
-            found = own(coffee, method=method, **options)
-            assert of_request(found.raw) == of_request(expected)
-            assert read_answer(expected, coffee).explanations == found.explanations
+    for method in ("gradcam", "layercam"):
+        (response,) = pipeline.answer([RawRequest(coffee, {"explain": True, "method": method, **fields})])
+        expected = json.loads(response.body)
+        found = own(coffee, method=method, **options)
+        assert of_request(found.raw) == of_request(expected)
+        assert read_answer(expected, coffee).explanations == found.explanations
 
 
 @pytest.mark.parametrize("fast", [True, False])

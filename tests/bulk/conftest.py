@@ -1,8 +1,11 @@
 """A small archive, and folders of photos to ask it about."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from many_photos import write_photo
+from many_photos import explain, write_photo
 from model_file import quiet, write_pets
 
 
@@ -24,8 +27,33 @@ def pets(build_once):
 def photos(tmp_path, monkeypatch):
     """Work beside a folder ``photos`` of six pictures, two of them called a, and a broken one."""
     monkeypatch.chdir(tmp_path)
+    return write_photos(tmp_path / "photos")
+
+
+def write_photos(folder):
     names = ("a.png", "a.jpg", "sub/a.jpg", "sub/b.png", "c.png")
     for seed, name in enumerate(names):
-        write_photo(tmp_path / "photos" / name, seed)
-    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
-    return tmp_path / "photos"
+        write_photo(folder / name, seed)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_runs(pets, tmp_path_factory):
+    """A folder with the same run as a journal and as shards of two pictures."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["--target", "cat,dog", "--evidence", "signed", "--method", "gradcam,layercam"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_photos(folder / "photos")
+        for out, save in (("journal", ["csv"]), ("shards", ["parquet", "--shard-size", "2"])):
+            assert explain(pets, "photos", "absent.png", "--out", out, "--save", *save, *options) == 1
+    return folder
+
+
+@pytest.fixture
+def runs(finished_runs, photos):
+    """Both runs, for one test to change."""
+    for name in ("journal", "shards"):
+        shutil.copytree(finished_runs / name, name)
+    return Path("journal"), Path("shards")

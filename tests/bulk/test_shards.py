@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,20 +34,12 @@ def by_path(out):
     return {row.photo.path: row for row in read_run(Path(out))}
 
 
-@pytest.fixture
-def runs(pets, photos):
-    """The same run as a journal and as shards of two pictures."""
-    options = ["--target", "cat,dog", "--evidence", "signed", "--method", "gradcam,layercam"]
-    for out, save in (("journal", ["csv"]), ("shards", ["parquet", "--shard-size", "2"])):
-        assert explain(pets, "photos", "absent.png", "--out", out, "--save", *save, *options) == 1
-    return Path("journal"), Path("shards")
-
-
 @pytest.mark.parametrize("grid", GREATEST)
-def test_shards_hold_what_a_journal_holds(pets, photos, grid):
-    options = ["--target", "cat,dog", "--evidence", "signed"]
-    for out, save in (("journal", ["csv"]), ("shards", ["parquet", "--shard-size", "2", "--grid", grid])):
-        assert explain(pets, "photos", "absent.png", "--out", out, "--save", *save, *options) == 1
+def test_shards_hold_what_a_journal_holds(pets, runs, grid):
+    if grid != "uint8":
+        shutil.rmtree("shards")
+        options = ["--target", "cat,dog", "--evidence", "signed", "--method", "gradcam,layercam", "--grid", grid]
+        assert explain(pets, "photos", "absent.png", "--out", "shards", "--save", "parquet", *options) == 1
     one, other = by_path("journal"), by_path("shards")
     assert one.keys() == other.keys()
     for path, row in one.items():

@@ -106,11 +106,16 @@ def outside_names():
 
 def test_everything_that_is_imported_is_declared(settings):
     extras = settings["options.extras_require"]
-    declared = "\n".join([settings["options"]["install_requires"], *extras.values()])
-    names = {re.split(r"[=<>\[]", line.strip())[0].lower() for line in declared.splitlines() if line.strip()}
+    declared = "\n".join([settings["options"]["install_requires"], *extras.values()]).splitlines()
+    names = {as_pip(re.split(r"[=<>\[]", line.strip())[0]) for line in declared if line.strip()}
     providers = packages_distributions()
     for name in sorted(outside_names()):
-        assert {distribution.lower().replace("_", "-") for distribution in providers.get(name, [name])} & names, name
+        assert set(map(as_pip, providers.get(name, [name]))) & names, name
+
+
+def as_pip(distribution):
+    """Write a distribution's name as pip compares it."""
+    return distribution.lower().replace("_", "-")
 
 
 def test_every_command_has_a_help(capsys):

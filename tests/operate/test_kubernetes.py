@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -132,10 +133,15 @@ def strict(schema):
 
 
 def schema_of(found):
-    group, _, version = found["apiVersion"].partition("/")
     path = CRDS / f"{found['kind'].lower()}s.yaml.gz"
     if not path.is_file():
         pytest.skip(f"the project's schema in {path}: CAMSERVE_DATA names its folder")
+    return read_schema(path, found["apiVersion"])
+
+
+@cache
+def read_schema(path, api_version):
+    group, _, version = api_version.partition("/")
     with gzip.open(path) as file:
         definition = yaml.load(file, yaml.CSafeLoader)["spec"]
     assert definition["group"] == group
