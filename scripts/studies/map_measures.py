@@ -10,7 +10,7 @@ import numpy as np
 
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import FITS, MEASURES
-from camserve.evaluate.one_photo import Plan, Row, Variant
+from camserve.evaluate.one_photo import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.evaluate.run import evaluate, name_of
 from camserve.evaluate.select import choose_photos
@@ -40,18 +40,18 @@ class Maps:
 def measure_maps(pipeline: Pipeline, photos: BoxedPhotos, report: Progress, keep: Path | None = None) -> Maps:
     """Ask for every photo's label under each of METHODS; ``keep`` begins the names of files of rows."""
     places, changes = (keep and keep.with_suffix(f".{kind}.jsonl") for kind in ("place", "change"))
-    plan = Plan(tuple(map(Variant, METHODS)), frozenset({"place"}))
+    plan = EvaluationPlan(tuple(map(Variant, METHODS)), frozenset({"place"}))
     rows = list(evaluate(pipeline, photos.labelled, plan, report, places))
     names = {name_of(photo) for photo in photos.small}
     small = [row for row in rows if row.photo in names]
     some: list[LabelledPhoto] = choose_photos(photos.labelled, FEWER, 0)
-    costly = Plan(tuple(map(Variant, CHANGED)), COSTLY, steps=STEPS)
+    costly = EvaluationPlan(tuple(map(Variant, CHANGED)), COSTLY, steps=STEPS)
     fewer = summarise(evaluate(pipeline, some, costly, report, changes))
     overlaps = {"all": _overlaps(rows), "small": _overlaps(small)}
     return Maps(summarise(small), summarise(rows), fewer, overlaps)
 
 
-def _overlaps(rows: Iterable[Row]) -> list[Mapping[str, float]]:
+def _overlaps(rows: Iterable[PhotoMeasures]) -> list[Mapping[str, float]]:
     return [row.iou for row in rows if row.variant == METHODS[0] and row.iou]
 
 

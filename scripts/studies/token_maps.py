@@ -16,7 +16,7 @@ from torch.nn import functional
 from camserve.build.archive import build_archive
 from camserve.build.recipe import Recipe
 from camserve.build.unpack import open_archive
-from camserve.evaluate.one_photo import Plan, Row, Variant
+from camserve.evaluate.one_photo import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.evaluate.run import evaluate
 from camserve.evaluate.summary import Summary, summarise
@@ -61,7 +61,7 @@ def measure_tokens(folder: Path, backbone: Path, work: Path, sample: str, report
     """
     photos = read_groups(folder)
     features = _features(backbone, photos)
-    rows: list[Row] = []
+    rows: list[PhotoMeasures] = []
     right: list[bool] = []
     groups = torch.tensor([photo.labelled.label for photo in photos])
     for half in (0, 1):
@@ -79,7 +79,7 @@ def measure_tokens(folder: Path, backbone: Path, work: Path, sample: str, report
         archive = build_archive(recipe, work, report, fresh_process=False)
         chosen = [photo.labelled for number, photo in enumerate(photos) if number % 2 != half and photo.is_small]
         with open_archive(archive) as pipeline:
-            plan = Plan(tuple(map(Variant, METHODS)), frozenset({"place"}))
+            plan = EvaluationPlan(tuple(map(Variant, METHODS)), frozenset({"place"}))
             rows += evaluate(pipeline, chosen, plan, report)
     return float(np.mean(right)), summarise(rows)
 

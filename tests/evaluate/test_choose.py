@@ -11,9 +11,9 @@ from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
-from camserve.evaluate.choice import choose
+from camserve.evaluate.choice import choose_variant
 from camserve.evaluate.measures import THRESHOLDS
-from camserve.evaluate.one_photo import Row, Variant
+from camserve.evaluate.one_photo import PhotoMeasures, Variant
 from camserve.measures import MethodMeasure
 from camserve.serving.card import describe_model
 from input_archives import build_means
@@ -31,11 +31,11 @@ def rows_of(worth, count=COUNT, fits=0.3):
         common = random.normal(0, 0.1)
         for name, mean in {**worth, "centre": 0.2}.items():
             iou = {f"{threshold:g}": float(threshold == fits) for threshold in THRESHOLDS}
-            yield Row(f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, iou)
+            yield PhotoMeasures(f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, iou)
 
 
 def chosen(worth, measured=None, **more):
-    return choose(rows_of(worth, **more), VARIANTS, "energy", measured or {})
+    return choose_variant(rows_of(worth, **more), VARIANTS, "energy", measured or {})
 
 
 def test_the_default_stays_unless_another_is_better_for_sure():
@@ -65,15 +65,15 @@ def test_of_too_few_photos_or_without_the_measure_nothing_is_chosen():
     with pytest.raises(ConfigError, match="19 photos are too few to choose by: give 20 or more"):
         chosen({"gradcam": 0.3}, count=19)
     with pytest.raises(ConfigError, match="no photo has the measure insertion: measures of place need boxes"):
-        choose(rows_of({"gradcam": 0.3}), VARIANTS[:1], "insertion", {})
+        choose_variant(rows_of({"gradcam": 0.3}), VARIANTS[:1], "insertion", {})
 
 
 def test_maps_too_fine_to_be_boxed_cannot_win_by_boxes():
     rows = list(rows_of({"gradcam": 0.3, "layercam": 0.3}))
     fine = [dataclasses.replace(row, iou={}) if row.variant == "layercam" else row for row in rows]
-    assert choose(fine, VARIANTS[:2], "box", {}).variant == Variant("gradcam")
+    assert choose_variant(fine, VARIANTS[:2], "box", {}).variant == Variant("gradcam")
     with pytest.raises(ConfigError, match="layercam has no measure box: its map is too fine"):
-        choose(fine, VARIANTS[1::-1], "box", {})
+        choose_variant(fine, VARIANTS[1::-1], "box", {})
 
 
 def test_the_choice_goes_into_the_archive_and_a_recipe(tmp_path, capsys):

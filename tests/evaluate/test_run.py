@@ -9,7 +9,7 @@ from PIL import Image
 from camserve.build.unpack import open_archive
 from camserve.cli import main
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import Plan, Variant
+from camserve.evaluate.one_photo import EvaluationPlan, Variant
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.run import evaluate
 from camserve.evaluate.select import choose_photos, choose_variants
@@ -17,7 +17,7 @@ from camserve.evaluate.summary import summarise
 from input_archives import build_means
 from output_archives import build_outputs
 
-PLAN = Plan((Variant("gradcam"),), steps=4)
+PLAN = EvaluationPlan((Variant("gradcam"),), steps=4)
 COUNT = 6
 
 
@@ -64,7 +64,7 @@ def test_absent_classes_are_asked_for_and_said_to_be_weak(imagenet, tmp_path, co
     (tmp_path / "espresso").mkdir()
     (tmp_path / "espresso" / "coffee.png").write_bytes(coffee)
     with open_archive(imagenet) as pipeline:
-        plan = Plan((Variant("gradcam"),), frozenset({"absent"}))
+        plan = EvaluationPlan((Variant("gradcam"),), frozenset({"absent"}))
         summary = summarise(rows_of(pipeline, tmp_path, plan))
     assert summary.accuracy == 1
     assert summary.figures["absent"]["gradcam"].mean == 1
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(means, data, tmp_path):
         assert rows_of(pipeline, data, kept=kept) == whole
         assert kept.stat().st_mtime_ns == stamp
         with pytest.raises(ConfigError, match="made of another archive or with other options"):
-            rows_of(pipeline, data, Plan((Variant("gradcam"),), steps=5), kept=kept)
+            rows_of(pipeline, data, EvaluationPlan((Variant("gradcam"),), steps=5), kept=kept)
         kept.write_text("no rows\n")
         with pytest.raises(ConfigError, match="holds no rows of camserve evaluate"):
             rows_of(pipeline, data, kept=kept)

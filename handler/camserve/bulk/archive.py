@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from camserve.bulk.reading import Loaded
-from camserve.bulk.rows import Row, read_answer, refused
+from camserve.bulk.rows import Row, make_row, refused
 from camserve.errors import RequestError
 from camserve.monitor.audit import describe_row
 from camserve.monitor.audit_record import SAMPLED, AuditRecord
@@ -83,7 +83,7 @@ class ArchiveAsker:
             if picture.code:
                 yield refused(picture)
             else:
-                yield read_answer(picture, json.loads(next(responses).body), next(records, None))
+                yield make_row(picture, json.loads(next(responses).body), next(records, None))
 
 
 def _batches(pictures: Iterable[Loaded], size: int) -> Iterator[Batch]:

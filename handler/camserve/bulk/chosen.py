@@ -11,7 +11,7 @@ from camserve.bulk.rows import Row
 
 
 @dataclass(frozen=True)
-class Choice:
+class RowFilter:
     """Which rows: all that fit everything that is given."""
 
     path: str | None = None  # a pattern

@@ -44,7 +44,7 @@ def draw_row(row: Row, look: Look) -> Iterator[Drawn]:
     shown = [number for number, explanation in enumerate(row.answer["explanations"]) if explanation["grid"]]
     if not shown:
         return
-    photo = read_photo(row, look.size or USUAL_SIDE)
+    photo = load_photo(row, look.size or USUAL_SIDE)
     for number in shown:
         for name in look.formats:
             suffix = f"-{name}" if len(look.formats) > 1 else ""
@@ -52,7 +52,7 @@ def draw_row(row: Row, look: Look) -> Iterator[Drawn]:
             yield Drawn(f"{row.photo.name}-{map_name(row.answer, number)}{suffix}", image)
 
 
-def read_photo(row: Row, side: int) -> Image.Image:
+def load_photo(row: Row, side: int) -> Image.Image:
     """Return the photo of a row, upright, its longest side of ``side`` pixels or little more, or smaller.
 
     NotDrawable: it cannot be read any more, or has another size than what was asked about.

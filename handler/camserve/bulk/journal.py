@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from camserve.build.write_file import remove_unfinished, write_whole
-from camserve.bulk.rows import Row, read_row
+from camserve.bulk.rows import Row, parse_row
 from camserve.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Row]]:
             if not line.endswith("\n"):
                 return  # the run was ended over it
             try:
-                yield line, read_row(json.loads(line))
+                yield line, parse_row(json.loads(line))
             except (ValueError, LookupError, TypeError):
                 raise ConfigError(f"{path}, line {number}, is no row of camserve explain") from None
 

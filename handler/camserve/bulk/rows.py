@@ -40,7 +40,7 @@ class Ask(Protocol):
         """Yield the row of every picture, in order. RunStopped: nothing more can be asked."""
 
 
-def read_row(block: Mapping[str, Any]) -> Row:
+def parse_row(block: Mapping[str, Any]) -> Row:
     """Read a line of answers.jsonl. LookupError, TypeError, ValueError: it is none."""
     audit = block["audit"]
     photo = Photo(block["path"], block["name"])
@@ -52,7 +52,7 @@ def refused(picture: Loaded, code: str = "", message: str = "") -> Row:
     return Row(picture.photo, error={"code": code or picture.code, "message": message or picture.message})
 
 
-def read_answer(picture: Loaded, answer: Answer, record: AuditRecord | None = None) -> Row:
+def make_row(picture: Loaded, answer: Answer, record: AuditRecord | None = None) -> Row:
     """Return the row of a picture from a written answer, or from a refusal."""
     if "predictions" in answer:
         return Row(picture.photo, answer, record=record)

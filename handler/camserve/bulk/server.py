@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from camserve.bulk.reading import Loaded
-from camserve.bulk.rows import Row, RunStopped, read_answer, refused
+from camserve.bulk.rows import Row, RunStopped, make_row, refused
 from camserve.client.answers import Answer
 from camserve.client.blocking import Client
 from camserve.client.protocol import Retry
@@ -53,7 +53,7 @@ class ServerAsker:
 
     def _row(self, picture: Loaded, answer: Answer | CamserveError) -> Row:
         if isinstance(answer, Answer):
-            return read_answer(picture, dict(answer.raw))
+            return make_row(picture, dict(answer.raw))
         if isinstance(answer, OF_ALL):
             raise RunStopped(f"{picture.photo.path}: {answer}")
         if not isinstance(answer, RequestError):

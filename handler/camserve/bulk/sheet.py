@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from camserve.answer.render import draw
 from camserve.answer.render.text import draw_text, wrap_text
 from camserve.answer.respond import word_meaning
-from camserve.bulk.drawing import NotDrawable, make_scene, read_photo, thumbnail_look
+from camserve.bulk.drawing import NotDrawable, load_photo, make_scene, thumbnail_look
 from camserve.bulk.images import save_picture
 from camserve.bulk.options import Look
 from camserve.bulk.rows import Row, warning_codes
@@ -51,7 +51,7 @@ def draw_small(row: Row, look: Look, side: int, number: int = 0) -> Image.Image 
     if row.answer is None:
         return None
     try:
-        photo = read_photo(row, side)
+        photo = load_photo(row, side)
     except NotDrawable:
         return None
     explanations = row.answer["explanations"]

@@ -17,7 +17,7 @@ from camserve.build.recipe import load_recipe, write_recipe
 from camserve.build.unpack import open_archive
 from camserve.cli.evaluate import add_plan_options, plan_of
 from camserve.cli.terminal import say
-from camserve.evaluate.choice import Choice, choose
+from camserve.evaluate.choice import VariantChoice, choose_variant
 from camserve.evaluate.measures import MEASURES
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.run import evaluate, hash_photos
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         args.measures = args.measures or MEASURES[by].group
         plan = plan_of(args, settings)
         rows = evaluate(pipeline, photos, plan, say, args.keep)
-        choice = choose(rows, plan.variants, by, settings.measures.methods)
+        choice = choose_variant(rows, plan.variants, by, settings.measures.methods)
     print(choice.reason)
     print(
         f"figures of the {choice.held_out.photos} photos that did not choose, accuracy {choice.held_out.accuracy:.3f}"
@@ -66,7 +66,7 @@ def usual_measure(photos: list[LabelledPhoto]) -> str:
     return "energy" if any(photo.boxes for photo in photos) else "insertion"
 
 
-def _write(args: argparse.Namespace, choice: Choice, photos: list[LabelledPhoto], settings: Settings) -> None:
+def _write(args: argparse.Namespace, choice: VariantChoice, photos: list[LabelledPhoto], settings: Settings) -> None:
     layer = choice.variant.layer
     if layer and layer != settings.layers[0].name:
         print(f"layer: {layer} (write it first into the recipe, and build again)")

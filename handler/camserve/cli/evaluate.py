@@ -17,7 +17,7 @@ from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
 from camserve.evaluate.measures import GROUPS
-from camserve.evaluate.one_photo import Plan
+from camserve.evaluate.one_photo import EvaluationPlan
 from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import read_photos
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
@@ -49,8 +49,10 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measures", help=f"groups with commas: {', '.join(GROUPS)} (all)")
     parser.add_argument("--target", choices=("label", "predicted"), default="label", help="the class that is explained")
     parser.add_argument("--photos", type=count, metavar="N", help="so many, drawn by --seed (all)")
-    parser.add_argument("--steps", type=count, default=Plan.steps, help="of deletion and insertion (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Plan.seed, help="of draws and noise (%(default)s)")
+    parser.add_argument(
+        "--steps", type=count, default=EvaluationPlan.steps, help="of deletion and insertion (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=EvaluationPlan.seed, help="of draws and noise (%(default)s)")
     parser.add_argument("--keep", type=Path, metavar="FILE.jsonl", help="rows of photos; a stopped run goes on from it")
 
 
@@ -76,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_of(args: argparse.Namespace, settings: Any) -> Plan:
+def plan_of(args: argparse.Namespace, settings: Any) -> EvaluationPlan:
     """Return what the command line asks for. ConfigError: the archive does not offer it."""
     variants = choose_variants(settings, _names(args.methods), _names(args.layers))
     groups = frozenset(_names(args.measures) or GROUPS)
     for group in sorted(groups - set(GROUPS)):
         raise ConfigError(unknown_choice(group, GROUPS, "--measures"))
-    return Plan(variants, groups, args.target, args.steps, args.seed)
+    return EvaluationPlan(variants, groups, args.target, args.steps, args.seed)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from camserve.bulk.chosen import Choice
+from camserve.bulk.chosen import RowFilter
 from camserve.bulk.command import read_saves
 from camserve.bulk.folder import read_spec
 from camserve.bulk.options import LOOKS, check_options, look_of
@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
     check_options(looks, None)
     spec, out = read_spec(args.run_folder), args.out or args.run_folder
     out.mkdir(parents=True, exist_ok=True)
-    choice = Choice(args.path, args.label, args.warning, args.below, args.failed, args.limit)
+    row_filter = RowFilter(args.path, args.label, args.warning, args.below, args.failed, args.limit)
     is_kept = out == args.run_folder and not (out / SHARDS).is_dir()
     wanted = [name for name in saves if not (is_kept and name == "jsonl")]
     look = replace(look_of(looks, None), weak_below=spec.weak_below)
-    for line in write_outputs(wanted, lambda: choice.rows(read_run(args.run_folder)), out, look, say):
+    for line in write_outputs(wanted, lambda: row_filter.rows(read_run(args.run_folder)), out, look, say):
         say(line)
     return 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import MEASURES
-from camserve.evaluate.one_photo import Row, Variant
+from camserve.evaluate.one_photo import PhotoMeasures, Variant
 from camserve.evaluate.summary import Figure, Summary, summarise
 from camserve.measures import Evaluated, MethodMeasure
 
@@ -16,7 +16,7 @@ LEAST = 20  # photos
 
 
 @dataclass(frozen=True)
-class Choice:
+class VariantChoice:
     """The map that won, and why."""
 
     variant: Variant
@@ -43,7 +43,9 @@ def _numbers(figure: Figure) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in (figure.mean, figure.low, figure.high))
 
 
-def choose(rows: Iterable[Row], variants: Sequence[Variant], by: str, measured: Mapping[str, MethodMeasure]) -> Choice:
+def choose_variant(
+    rows: Iterable[PhotoMeasures], variants: Sequence[Variant], by: str, measured: Mapping[str, MethodMeasure]
+) -> VariantChoice:
     """Return the map that is best ``by`` a measure; the first of ``variants`` wins unless another is better for sure.
 
     Every second photo chooses. What hardly depends on the classifier's weights, by what was ``measured`` when the
@@ -64,7 +66,7 @@ def choose(rows: Iterable[Row], variants: Sequence[Variant], by: str, measured: 
     blind = [one.name for one in better if not measured.get(one.method, MethodMeasure()).sane]
     sane = [one for one in better if one.name not in blind]
     best = max(sane, key=lambda one: figures[one.name].mean * MEASURES[by].is_better, default=usual)
-    return Choice(best, _reason(best, usual, by, held_out, blind), choosing.thresholds.get(best.name), held_out)
+    return VariantChoice(best, _reason(best, usual, by, held_out, blind), choosing.thresholds.get(best.name), held_out)
 
 
 def _is_better(one: Variant, usual: Variant, figures: Mapping[str, Figure], by: str) -> bool:

@@ -67,7 +67,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What is measured."""
 
     variants: tuple[Variant, ...]  # the first is what others are compared with
@@ -78,7 +78,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Row:
+class PhotoMeasures:
     """The measures of one photo under one variant or floor."""
 
     photo: str
@@ -96,14 +96,14 @@ class PhotoUnanswered(CamserveError):
 class Evaluator:
     """Measures photos under one archive."""
 
-    def __init__(self, pipeline: Pipeline, plan: Plan) -> None:
+    def __init__(self, pipeline: Pipeline, plan: EvaluationPlan) -> None:
         """Stand ready; nothing is run."""
         self._pipeline, self._plan = pipeline, plan
         self._device = device_of_network(pipeline.network)
         self._of_tokens = pipeline.settings.map_source().of_tokens
         self._size = (pipeline.settings.input.shape[1], pipeline.settings.input.shape[2])
 
-    def rows(self, photo: LabelledPhoto, name: str) -> list[Row]:
+    def rows(self, photo: LabelledPhoto, name: str) -> list[PhotoMeasures]:
         """Return one row for each variant and floor. PhotoUnanswered: the photo cannot be read, or a map failed."""
         content, seed = photo.path.read_bytes(), seed_of(name, self._plan.seed)
         pixels = self._pixels(content)
@@ -121,11 +121,11 @@ class Evaluator:
                 values[kind] = rank_correlation(grid, _grid(others[number])) or 0.0
             if "absent" in self._plan.groups and len(asked) > 1:
                 values["absent"] = _warned(answer)
-            found.append(Row(name, variant.name, photo.label, row.best, values, iou))
+            found.append(PhotoMeasures(name, variant.name, photo.label, row.best, values, iou))
         size = _grid(answers[0]).shape if answers else (TINY_SIDE, TINY_SIDE)
         for floor, draw in FLOORS.items():
             values, iou = judge(draw(pixels, (size[0], size[1]), seed).astype(np.float32))
-            found.append(Row(name, floor, photo.label, row.best, values, iou))
+            found.append(PhotoMeasures(name, floor, photo.label, row.best, values, iou))
         return found
 
     def _places(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import Evaluator, PhotoUnanswered, Plan, Row
+from camserve.evaluate.one_photo import EvaluationPlan, Evaluator, PhotoMeasures, PhotoUnanswered
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Progress
@@ -22,10 +22,10 @@ TASKS = "evaluate needs classes: the archive's task is regression"
 def evaluate(
     pipeline: Pipeline,
     photos: Sequence[LabelledPhoto],
-    plan: Plan,
+    plan: EvaluationPlan,
     report: Progress,
     kept: Path | None = None,
-) -> Iterator[Row]:
+) -> Iterator[PhotoMeasures]:
     """Yield the rows of all photos; those that are in the file ``kept`` are not measured again, others are added.
 
     ``report`` gets a line every 20 photos, and one for each that could not be measured. ConfigError: the archive has
@@ -67,7 +67,7 @@ def hash_photos(photos: Sequence[LabelledPhoto]) -> str:
     return digest.hexdigest()[:12]
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
+def describe_plan(plan: EvaluationPlan) -> dict[str, Any]:
     """Return a plan as JSON values."""
     return {
         **dataclasses.asdict(plan),
@@ -76,19 +76,19 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, header: dict[str, Any]) -> dict[str, list[Row]]:
+def _read(path: Path, header: dict[str, Any]) -> dict[str, list[PhotoMeasures]]:
     """Return the rows of a file by photo; a new file begins with the header."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(header) + "\n", encoding="utf-8")
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[PhotoMeasures]] = {}
     try:
         first, *lines = path.read_text(encoding="utf-8").split("\n")
         if json.loads(first) != header:
             raise ConfigError(f"{path} was made of another archive or with other options: name another file")
         # A line without its end is of a photo that was not finished.
         for line in lines[:-1]:
-            rows = [Row(**row) for row in json.loads(line)]
+            rows = [PhotoMeasures(**row) for row in json.loads(line)]
             found[rows[0].photo] = rows
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path} holds no rows of camserve evaluate: {error}") from None
@@ -97,6 +97,6 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, list[Row]]:
     return found
 
 
-def _append(path: Path, rows: Sequence[Row]) -> None:
+def _append(path: Path, rows: Sequence[PhotoMeasures]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps([dataclasses.asdict(row) for row in rows]) + "\n")

@@ -13,7 +13,7 @@ from camserve.drift.periods import holm
 from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import FITS, MEASURES, THRESHOLDS
-from camserve.evaluate.one_photo import Row
+from camserve.evaluate.one_photo import PhotoMeasures
 from camserve.evaluate.statistics import bootstrap, sign_flip
 
 SURE = 0.05  # p below which a difference counts
@@ -66,7 +66,7 @@ class Summary:
         }
 
 
-def summarise(rows: Iterable[Row]) -> Summary:
+def summarise(rows: Iterable[PhotoMeasures]) -> Summary:
     """Return the figures of all rows. ConfigError: there are none."""
     columns: Columns = defaultdict(lambda: defaultdict(dict))
     boxes: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
