@@ -11,6 +11,7 @@ from camserve.client.answers import Prediction
 from camserve.client.options import RequestOptions, write_options
 from camserve.client.protocol import (
     NeedToken,
+    Question,
     Retry,
     Send,
     Wait,
@@ -162,3 +163,10 @@ def test_refusals_of_others_keep_their_codes(status, body, code, message):
 def test_an_answer_that_is_not_camserves_is_said_to_be_none(body):
     with pytest.raises(errors.UnexpectedAnswer, match="camserve's"):
         read_reply(200, body, b"")
+
+
+@pytest.mark.parametrize("token", ["secret\n", "secret\u00fc", "a\rb"])
+def test_a_token_that_no_header_holds_is_refused_and_not_shown(token):
+    with pytest.raises(errors.ConfigError, match="the token has a line end") as refusal:
+        Question("GET", "http://127.0.0.1").arguments(token)
+    assert "secret" not in str(refusal.value)

@@ -41,7 +41,7 @@ class Client:
     """Asks one model of one server.
 
     RequestError: a refusal, of the class that errors.py has for its code. ServerUnreachable: no answer came.
-    UnexpectedAnswer: it is not camserve's. ConfigError: the photo cannot be read.
+    UnexpectedAnswer: it is not camserve's. ConfigError: the photo cannot be read, or no header can hold the token.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ import httpx
 
 from camserve.client.options import write_options
 from camserve.client.replies import parse_block, refusal_of
-from camserve.errors import ServerUnreachable, UnexpectedAnswer, first_line
+from camserve.errors import ConfigError, ServerUnreachable, UnexpectedAnswer, first_line
 from camserve.strict import require
 
 INVALID_KEY = "InvalidKeyException"  # TorchServe's type of a refusal for want of a token, status 400
@@ -55,7 +55,9 @@ class Question:
     photo: bytes = b""
 
     def arguments(self, token: str | None) -> dict[str, Any]:
-        """Return the arguments of httpx's ``request``."""
+        """Return the arguments of httpx's ``request``. ConfigError: no header can hold the token."""
+        if token and not (token.isascii() and token.isprintable()):
+            raise ConfigError("the token has a line end, or letters that no token has: strip() what a file holds")
         headers = {**self.headers, **({"Authorization": f"Bearer {token}"} if token else {})}
         return {"method": self.method, "url": self.url, "headers": headers, **self.body}
 
