@@ -88,6 +88,12 @@ def test_a_command_that_needs_more_says_so_in_one_line(tmp_path):
     )
 
 
+def test_what_reads_parquet_is_not_of_a_commands_own_extra():
+    for name in ("baseline", "show", "report"):
+        line = f"camserve {name} needs pyarrow: pip install 'camserve[bulk]'"
+        assert missing_extra(name, ModuleNotFoundError(name="pyarrow.parquet")) == line
+
+
 def test_a_missing_module_of_our_own_is_a_fault_and_no_advice():
     assert missing_extra("archive", ModuleNotFoundError(name="camserve.bulk")) is None
 

@@ -22,6 +22,7 @@ class Command:
     extra: str = ""  # beyond the base installation
 
 
+EXTRAS = {"pyarrow": "bulk"}  # of modules that a command needs for some of its files alone
 COMMANDS = {
     "init": Command("write a recipe with every key in it, to be filled in", "serve"),
     "archive": Command("build a .mar that predicts and explains", "serve"),
@@ -76,5 +77,5 @@ def missing_extra(name: str, error: ModuleNotFoundError) -> str | None:
     module = (error.name or "").partition(".")[0]
     if module in ("", "camserve"):
         return None
-    extra = COMMANDS[name].extra
+    extra = EXTRAS.get(module, COMMANDS[name].extra)
     return f"camserve {name} needs {module}: pip install '{f'camserve[{extra}]' if extra else 'camserve'}'"
