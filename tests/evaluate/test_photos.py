@@ -27,6 +27,7 @@ def test_a_folder_has_one_sub_folder_a_class(tmp_path):
         tmp_path / "dog" / "b.jpg", tmp_path / "cat" / "a.png", tmp_path / "fox" / "deep" / "c.jpg", tmp_path / "x.jpg"
     )
     (tmp_path / "cat" / "notes.txt").write_text("no photo")
+    (tmp_path / "cat" / "folder.jpg").mkdir()
     assert read(tmp_path) == [
         LabelledPhoto(tmp_path / "cat" / "a.png", 0),
         LabelledPhoto(tmp_path / "dog" / "b.jpg", 1),

@@ -9,9 +9,14 @@ from camserve.errors import ConfigError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 
 
+def list_images(folder: Path) -> list[Path]:
+    """Return the photos of a folder and its subfolders, by name."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
 def find_images(folder: Path) -> list[Path]:
-    """Return the photos of a folder and its subfolders, by name. ConfigError: there are none."""
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    """Return the same. ConfigError: there are none."""
+    images = list_images(folder)
     if not images:
         raise ConfigError(f"there are no photos in {folder}")
     return images

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from camserve.build.photos import SUFFIXES
+from camserve.build.photos import list_images
 from camserve.errors import ConfigError, UnknownClass, quote
 from camserve.labels import Labels
 from camserve.values import Box, Progress
@@ -89,11 +89,7 @@ def _read(data: Path) -> tuple[Iterable[_Object], bool]:
 
 
 def _of_folders(data: Path) -> list[_Object]:
-    return [
-        _Object(path, path.relative_to(data).parts[0])
-        for path in sorted(data.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and len(path.relative_to(data).parts) > 1
-    ]
+    return [_Object(path, path.relative_to(data).parts[0]) for path in list_images(data) if path.parent != data]
 
 
 def _of_csv(data: Path) -> list[_Object]:
