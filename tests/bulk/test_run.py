@@ -1,11 +1,13 @@
 """camserve explain over many pictures, with an archive."""
 
 import csv
+import itertools
 import json
 import re
 import signal
 import subprocess
 import zipfile
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from PIL import Image
 
 from camserve.bulk.folder import open_run, read_spec
 from camserve.bulk.progress import ProgressLine, format_seconds
-from camserve.bulk.run import read_run
+from camserve.bulk.rows import RunStopped
+from camserve.bulk.run import read_run, say_what_is_kept
 from camserve.cli import main
 from camserve.errors import ConfigError
 from many_photos import COMMAND, explain, wait_for, write_photo
@@ -282,6 +285,24 @@ def test_progress_counts_and_says_how_long_it_takes(capsys):
     assert progress.line() == "20 of 100 pictures, 0.5/s, 3 min left, 1 failed"
     assert capsys.readouterr().err == "16 of 100 pictures, 0.5/s, 3 min left\n"
     assert [format_seconds(seconds) for seconds in (42.2, 180, 19_200)] == ["42 s", "3 min", "5 h 20 min"]
+
+
+class Terminal(StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RunStopped])
+def test_a_run_that_ends_takes_its_line_of_progress_off_the_terminal(end):
+    terminal = Terminal()
+    progress = ProgressLine(100, terminal, clock=itertools.count().__next__)
+    progress.add(1, 0)
+    assert terminal.getvalue().startswith("\r1 of 100 pictures")
+    with pytest.raises(end), say_what_is_kept(progress, Path("run")):
+        raise end
+    assert terminal.getvalue().endswith("\x1b[K\r\x1b[K")
 
 
 def test_a_folder_that_cannot_be_written_is_said(pets, photos):

@@ -96,7 +96,7 @@ def run_journal(job: Job, out: Path, say: Progress) -> Outcome:
         progress = ProgressLine(len(left))
         if left:
             files = append_rows(out / ANSWERS)
-            with _saying_what_is_kept(progress, out), open_asker(job, spec.options) as ask, files as append:
+            with say_what_is_kept(progress, out), open_asker(job, spec.options) as ask, files as append:
                 for row in ask(read_ahead(left, job.most_bytes)):
                     see(row)
                     append(row)
@@ -105,7 +105,7 @@ def run_journal(job: Job, out: Path, say: Progress) -> Outcome:
 
 
 @contextmanager
-def _saying_what_is_kept(progress: ProgressLine, out: Path) -> Iterator[None]:
+def say_what_is_kept(progress: ProgressLine, out: Path) -> Iterator[None]:
     """Add to the error that ends a run how much of it is kept; take the line of progress off the terminal."""
     try:
         yield
@@ -141,7 +141,7 @@ def run_shards(job: Job, out: Path, grid: str, size: int, say: Progress) -> Outc
                 others = f", and {tally.failed - 1} more in its shard" if tally.failed > 1 else ""
                 say(f"{tally.first}{others}")
 
-        with _saying_what_is_kept(progress, out):
+        with say_what_is_kept(progress, out):
             for tally in _write_shards(job, spec, shards, grid, see, say):
                 count(tally)
         return Outcome(progress.done, progress.failed, kept)
