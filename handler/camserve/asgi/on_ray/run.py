@@ -27,7 +27,7 @@ HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another
 
 def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -> int:
     """Serve on loopback until a signal comes; return the exit status. ConfigError: an archive does not load."""
-    workers = sum(_workers(read_contents(path).config)[1] for path in archives)
+    workers = sum(_workers(read_contents(path).config) for path in archives)
     cores = len(os.sched_getaffinity(0))
     metrics = Metrics()
     with ExitStack() as stack:
@@ -63,14 +63,9 @@ def _options(contents: Contents, rules: BatchRules, workers: int) -> dict[str, A
     """Return the options of a deployment, in which an archive's keys mean what they mean to TorchServe."""
     import ray
 
-    least, most = _workers(contents.config)
-    scale: dict[str, Any] = {"num_replicas": least}
-    if most > least:
-        target = {"target_ongoing_requests": rules.size}
-        scale = {"autoscaling_config": {"min_replicas": least, "max_replicas": most, **target}}
     have = ray.cluster_resources()
     return {
-        **scale,
+        "num_replicas": _workers(contents.config),
         "ray_actor_options": {f"num_{kind.lower()}s": share(have.get(kind, 0), workers) for kind in ("CPU", "GPU")},
         "max_ongoing_requests": 2 * rules.size,  # one batch is gathered while another is answered
         "max_queued_requests": rules.waiting,
@@ -85,10 +80,8 @@ def share(count: float, workers: int) -> float:
     return count // workers if count >= workers else int(PARTS * count / workers) / PARTS
 
 
-def _workers(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many replicas there are at least, and at most."""
-    least = int(config.get("minWorkers", 1))
-    return least, max(least, int(config.get("maxWorkers", least)))
+def _workers(config: Mapping[str, Any]) -> int:
+    return int(config.get("minWorkers", 1))
 
 
 def _reason(application: str) -> str:
