@@ -1,18 +1,15 @@
 """camserve serve --engine asgi: one process without TorchServe, and the same answers."""
 
-import base64
-import gzip
 import re
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import requests
-from supervised import supervised
+from engine_requests import PNG, PREDICT, ask, bodies_of, code_of, started, without_ids
 
 import hostile
 from camserve.monitor.series import COUNTERS, GAUGES
@@ -21,80 +18,23 @@ from environments import ROOT
 
 pytestmark = pytest.mark.server
 
-PREDICT = "/predictions/imagenet"
-PNG, JSON_TYPE = {"Content-Type": "image/png"}, {"Content-Type": "application/json"}
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-@pytest.fixture(scope="module")
-def side(imagenet, tmp_path_factory, next_ports):
-    with started(imagenet, tmp_path_factory.mktemp("asgi"), next_ports()) as (_, side):
-        yield side
-
-
-@contextmanager
-def started(archive, folder, port):
-    with supervised(port, folder, archive, "--engine", "asgi") as process:
-        process.until("ready; ")
-        yield process, Endpoint(f"http://127.0.0.1:{port}", (folder / "token").read_text())
-
-
-def ask(side, method, path, headers=None, **body):
-    return requests.request(
-        method, f"{side.url}{path}", headers={**side.headers, **(headers or {})}, timeout=60, **body
-    )
-
-
-@pytest.fixture(scope="module")
-def bodies(coffee):
-    """What clients send: method, path, and the rest of a request."""
-    text = base64.b64encode(coffee).decode()
-    tensor = {"name": "a", "datatype": "BYTES", "shape": [1], "data": [text]}
-    v1 = {"instances": [{"data": text, "target": "cup"}, {"data": "no base64!"}]}
-    form = {"files": {"data": coffee}}
-    return {
-        "body": ("PUT", PREDICT, {"data": coffee}),
-        "form": ("POST", PREDICT, {**form, "data": {"target": "cup,top:2", "method": "gradcam,layercam"}}),
-        "headers": ("POST", PREDICT, {"data": coffee, "headers": {**PNG, "X-Camserve-Target": "cup"}}),
-        "path": ("POST", f"{PREDICT}/1.0/target/cup/top_k/1", {"data": coffee, "headers": PNG}),
-        "explanations": ("POST", "/explanations/imagenet", {"data": coffee, "headers": PNG}),
-        "picture": ("POST", PREDICT, {"data": coffee, "headers": {**PNG, "Accept": "image/png"}}),
-        "drawn": ("POST", PREDICT, {**form, "data": {"format": "overlay,heatmap,boxes"}}),
-        "slow methods": ("POST", PREDICT, {**form, "data": {"method": "ablationcam,guided_gradcam"}}),
-        "json": ("POST", PREDICT, {"json": {"data": text, "target": "cup"}}),
-        "gzip": ("POST", PREDICT, {"data": gzip.compress(coffee, mtime=0), "headers": {"Content-Encoding": "gzip"}}),
-        "urlencoded": ("POST", PREDICT, {"data": {"data": text, "target": "cup"}}),
-        "v1": ("POST", "/v1/models/imagenet:predict", {"json": v1}),
-        "v1 explain": ("POST", "/v1/models/imagenet:explain", {"json": {"instances": [{"b64": text}]}}),
-        "v2": ("POST", "/v2/models/imagenet/infer", {"json": {"id": "x", "inputs": [tensor]}}),
-        "v2 explain": ("POST", "/v2/models/imagenet/explain", {"json": {"inputs": [tensor]}}),
-        "bad option": ("POST", PREDICT, {**form, "data": {"targets": "cup"}}),
-        "unknown class": ("POST", PREDICT, {**form, "data": {"target": "cuppp"}}),
-        "two pictures": ("POST", PREDICT, {"files": {"data": coffee, "image": coffee}}),
-        "no picture": ("POST", PREDICT, {"files": {"target": (None, "cup")}}),
-        "nothing": ("POST", PREDICT, {}),
-        "lost as a form": ("POST", PREDICT, {"data": coffee, "headers": FORM}),
-        "json as a form": ("POST", PREDICT, {"data": '{"data": "x"}', "headers": FORM}),
-        "broken json": ("POST", PREDICT, {"data": b'{"data": ', "headers": JSON_TYPE}),
-        "no json": ("POST", PREDICT, {"data": b"x", "headers": JSON_TYPE}),
-        "broken gzip": ("POST", PREDICT, {"data": b"x", "headers": {"Content-Encoding": "gzip"}}),
-        "text": ("POST", PREDICT, {"data": b"hello", "headers": {"Content-Type": "text/plain"}}),
-        "v2 shape": ("POST", "/v2/models/imagenet/infer", {"json": {"inputs": [{**tensor, "shape": [9]}]}}),
-        "bomb": ("POST", PREDICT, {"data": hostile.wide_png(60_000, 60_000)}),
-    }  # fmt: skip
-
-
-def without_ids(answer):
-    content = re.sub(rb'"request_id\\?":\s?\\?"[^"\\]*\\?"', b'"request_id":""', answer.content)
-    return answer.status_code, answer.headers["Content-Type"], content
-
-
 NAMES = (
     *("body", "form", "headers", "path", "explanations", "picture", "drawn", "slow methods", "json", "gzip"),
     *("urlencoded", "v1", "v1 explain", "v2", "v2 explain", "bad option", "unknown class", "two pictures"),
     *("no picture", "nothing", "broken json", "no json", "broken gzip", "text"),
     *("v2 shape", "bomb"),
 )
+
+
+@pytest.fixture(scope="module")
+def bodies(coffee):
+    return bodies_of(coffee)
+
+
+@pytest.fixture(scope="module")
+def side(imagenet, tmp_path_factory, next_ports):
+    with started("asgi", imagenet, tmp_path_factory.mktemp("asgi"), next_ports()) as (_, side):
+        yield side
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,10 +53,6 @@ def test_what_was_sent_as_a_form_and_is_none_gets_advice(side, bodies):
         answer = ask(side, method, path, **rest)
         assert code_of(answer) == (400, "missing_image")
         assert advice in answer.json()["error"]["message"]
-
-
-def code_of(answer):
-    return answer.status_code, answer.json()["error"]["code"]
 
 
 def test_what_reaches_no_model_is_refused_in_the_words_of_the_front(side, coffee):
@@ -182,7 +118,7 @@ def test_many_at_once_are_answered_each_by_itself(side, bodies):
 
 def test_a_signal_lets_what_is_under_way_be_answered(imagenet, tmp_path, next_ports, coffee):
     slow = {"files": {"data": coffee}, "data": {"method": "guided_gradcam,ablationcam"}}
-    with started(imagenet, tmp_path, next_ports()) as (process, side), ThreadPoolExecutor(4) as pool:
+    with started("asgi", imagenet, tmp_path, next_ports()) as (process, side), ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(ask, side, "POST", PREDICT, **slow) for _ in range(4)]
         time.sleep(0.3)
         process.signal(signal.SIGTERM)

@@ -1,1 +1,1 @@
-"""Archives served by one process without TorchServe: an ASGI application, and uvicorn to run it."""
+"""Archives served without TorchServe: an ASGI application in uvicorn, before this process or replicas of Ray."""

@@ -10,18 +10,19 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from camserve.asgi.batches import Batches
 from camserve.asgi.metrics import Metrics
 from camserve.asgi.received import fields_of, plain_headers, read_body
 from camserve.asgi.refusals import Refused
 from camserve.choices import JSON_TYPE
 from camserve.serving.engines.answering import ReceivedRow, wants_page
+from camserve.values import Response as ModelResponse
 from camserve.viewer.page import HTML_TYPE, render_page
 
 logger = logging.getLogger(__name__)
@@ -39,12 +40,29 @@ BODY_SECONDS = 60
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+class Worker(Protocol):
+    """What answers the rows of one model."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no answer is to be expected."""
+
+    def start(self) -> None:
+        """Begin to answer, in the running event loop."""
+
+    async def stop(self) -> None:
+        """Answer no more."""
+
+    async def answer(self, row: ReceivedRow) -> ModelResponse:
+        """Return the answer to a row. Refused: there is none."""
+
+
 @dataclass(frozen=True)
 class Served:
-    """One model and its queue."""
+    """One model and what answers for it."""
 
     version: str
-    batches: Batches
+    worker: Worker
 
 
 class App:
@@ -77,10 +95,10 @@ class App:
     @contextlib.asynccontextmanager
     async def _running(self, _app: object) -> AsyncIterator[None]:
         for served in self._models.values():
-            served.batches.start()
+            served.worker.start()
         yield
         for served in self._models.values():
-            await served.batches.stop()
+            await served.worker.stop()
 
     async def _route(self, request: Request, request_id: str) -> Response:
         path = request.scope["path"]
@@ -104,7 +122,7 @@ class App:
 
     def _health(self, path: str) -> Response | None:
         """Return the answer to a question for health, which needs no token."""
-        stuck = [name for name, served in self._models.items() if served.batches.is_stuck]
+        stuck = [name for name, served in self._models.items() if served.worker.is_stuck]
         if path in ("/ping", "/v2/health/live"):
             return _json('{"status": "Unhealthy"}', 500) if stuck else _json('{"status": "Healthy"}')
         if path == "/v2/health/ready":
@@ -130,7 +148,7 @@ class App:
         row = await self._receive(request, request_id, parts)
         if request.method == "GET" and not wants_page(row):
             raise Refused("wrong_method", "send POST or PUT")
-        answer = await served.batches.answer(row)
+        answer = await served.worker.answer(row)
         headers = {**answer.headers, "X-Request-Id": request_id}
         if answer.status == 503:
             headers["Retry-After"] = "1"

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from camserve.asgi.refusals import Refused
-from camserve.serving.engines.answering import Answering, ReceivedRow
+from camserve.serving.engines.answering import RESPONSE_TIMEOUT, Answering, ReceivedRow
 from camserve.values import Response
 
 logger = logging.getLogger(__name__)
+
+DELAY_MS = 100  # maxBatchDelay, TorchServe's own where an archive names none
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,32 @@ class BatchRules:
 
     size: int = 1
     delay: float = 0.1  # seconds that the first of a batch waits for others
-    waiting: int = 64  # requests; more are refused at once
+    waiting: int = 64  # requests, as the shipped config.properties has it; more are refused at once
     timeout: float = 120.0  # seconds after which a batch counts as lost
+
+    @property
+    def longest(self) -> float:
+        """Seconds that a request waits for its answer."""
+        return 2 * self.timeout + 5
+
+    @property
+    def overloaded(self) -> Refused:
+        """The refusal of a request for which there is no place."""
+        return Refused("overloaded", f"{self.waiting} requests are waiting: try again")
+
+    @property
+    def no_answer(self) -> Refused:
+        """The refusal of a request that waited in vain."""
+        return Refused("no_answer", f"the model has not answered within {self.longest:.0f} s: try again")
+
+
+def read_rules(config: Mapping[str, Any]) -> BatchRules:
+    """Return the rules of a model-config.yaml."""
+    return BatchRules(
+        size=int(config.get("batchSize", 1)),
+        delay=float(config.get("maxBatchDelay", DELAY_MS)) / 1000,
+        timeout=float(config.get("responseTimeout", RESPONSE_TIMEOUT)),
+    )
 
 
 @dataclass
@@ -55,12 +83,11 @@ class Batches:
         try:
             self._queue.put_nowait(waiting)
         except asyncio.QueueFull:
-            raise Refused("overloaded", f"{self._rules.waiting} requests are waiting: try again") from None
-        longest = 2 * self._rules.timeout + 5
+            raise self._rules.overloaded from None
         try:
-            return await asyncio.wait_for(waiting.answered, longest)
+            return await asyncio.wait_for(waiting.answered, self._rules.longest)
         except asyncio.TimeoutError:
-            raise Refused("no_answer", f"the model has not answered within {longest:.0f} s: try again") from None
+            raise self._rules.no_answer from None
 
     def start(self) -> None:
         """Begin to answer."""

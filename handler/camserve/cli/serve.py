@@ -19,7 +19,7 @@ from camserve.operate.server import Server
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.operate.supervisor import Supervisor
 
-ENGINES = ("torchserve", "asgi")
+ENGINES = ("torchserve", "asgi", "ray")
 EXAMPLE = """examples:
   camserve serve model_store/imagenet.mar --port 8080
   camserve serve model_store/imagenet.mar --proxy 8000 --cors https://your.site
@@ -35,7 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="asgi: this process alone answers, on one port, without Java (%(default)s)",
+        help="without Java, on one port: asgi, this process alone; ray, the archive's workers under Ray Serve "
+        "(%(default)s)",
     )
     parser.add_argument("--port", type=int, help=f"first of {PORTS_NEEDED} ports ({FIRST_PORT}, or the next free ones)")
     parser.add_argument(
@@ -72,11 +73,14 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     check_names(args.archives, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
-    return _serve_here(args, folder) if args.engine == "asgi" else _serve_by_torchserve(args, folder)
+    return _serve_by_torchserve(args, folder) if args.engine == "torchserve" else _serve_here(args, folder)
 
 
 def _serve_here(args: argparse.Namespace, folder: Path) -> int:
-    from camserve.asgi.run import serve  # needs torch
+    if args.engine == "ray":
+        from camserve.asgi.on_ray.run import serve  # needs torch
+    else:
+        from camserve.asgi.run import serve
 
     return serve(args.archives, choose_port(args.port, say, 1), folder, say)
 
@@ -101,10 +105,12 @@ def _check_options(args: argparse.Namespace) -> None:
     for name in ("cors", "listen", "clients"):
         if getattr(args, name) and args.proxy is None:
             raise ConfigError(f"--{name} needs --proxy")
-    if args.engine == "asgi":
+    if args.engine != "torchserve":
         for name, usual in (("proxy", None), ("config", SHIPPED_CONFIG), ("metrics_listen", LOOPBACK)):
             if getattr(args, name) != usual:
-                raise ConfigError(f"--{name.replace('_', '-')} is for TorchServe: leave it out with --engine asgi")
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is for TorchServe: leave it out with --engine {args.engine}"
+                )
 
 
 def _properties(args: argparse.Namespace, port: int) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""One port on loopback for the application, until a signal comes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import uvicorn
+
+from camserve.asgi.app import App, Served
+from camserve.asgi.metrics import Metrics
+from camserve.errors import ConfigError
+from camserve.operate.endpoint import Endpoint, curl_line
+from camserve.operate.ports import LOOPBACK
+from camserve.values import Progress
+
+KEPT_SECONDS = 30  # a connection without requests stays open so long, and what is under way at the end may take so long
+MOST_BYTES = 6_553_500  # of a request, as the shipped config.properties has it
+CONNECTIONS = 1024
+TOKEN_FILE = "token"
+
+
+def listen(models: Mapping[str, Served], metrics: Metrics, port: int, folder: Path, report: Progress) -> None:
+    """Answer until a signal comes; the token lies in ``folder``. ConfigError: the token there is none."""
+    side = Endpoint(f"http://{LOOPBACK}:{port}", _token(folder))
+    with socket.create_server((LOOPBACK, port), backlog=2048) as listening:
+        app = App(models, side.token, MOST_BYTES, metrics).asgi()
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            server_header=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEPT_SECONDS,
+            timeout_graceful_shutdown=KEPT_SECONDS,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)  # uvicorn stops at these, and raises them again once it has
+        report(f"ready; the token is in {folder / TOKEN_FILE}, counters are at {side.url}/metrics; Ctrl-C stops")
+        for model in models:
+            print(curl_line(side, model, "photo.jpg"), flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _token(folder: Path) -> str:
+    """Return the token in a folder, a new one where there is none."""
+    path = folder / TOKEN_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        token = path.read_text(encoding="utf-8").strip()
+        if not token.isascii() or not token.isprintable() or len(token) < 16:
+            raise ConfigError(f"{path} holds no token: delete it, and a new one is made") from None
+        return token
+    with os.fdopen(file, "w", encoding="utf-8") as written:
+        written.write(token := secrets.token_urlsafe(24))
+    return token
+
+
+def _end(_number: int, _frame: object) -> None:
+    """Nothing: uvicorn has ended already."""

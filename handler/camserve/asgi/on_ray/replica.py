@@ -1,0 +1,115 @@
+"""One replica of a model. Ray gets this module by value, and the archive's own code runs in it.
+
+Nothing of camserve may be imported here before the archive's folder is on the path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# What travels is of plain types: a class of this module would travel with every request.
+SentRow = tuple[dict[str, object], dict[str, str], str]  # fields, headers, request id
+Series = tuple[str, tuple[str, ...]]  # metric, label values
+Counted = tuple[dict[Series, int], dict[Series, float]]  # since the last time: amounts of counters, values of gauges
+Answered = tuple[int, str, bytes, dict[str, str], Counted]  # status, content type, body, headers
+
+
+class Plan(NamedTuple):
+    """What a replica loads, and how it gathers requests."""
+
+    folder: str  # an unpacked archive
+    config: Mapping[str, Any]  # its model-config.yaml
+    name: str
+    version: str
+    batch_size: int
+    delay: float  # seconds
+    timeout: float  # seconds
+
+
+class Tally:
+    """A sink that keeps numbers until they are fetched; used from one thread."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._amounts: dict[Series, int] = {}
+        self._values: dict[Series, float] = {}
+
+    def count(self, metric: str, labels: Sequence[str], amount: int) -> None:
+        """Add to a counter."""
+        key = (metric, tuple(labels))
+        self._amounts[key] = self._amounts.get(key, 0) + amount
+
+    def gauge(self, metric: str, labels: Sequence[str], value: float) -> None:
+        """Set a gauge."""
+        self._values[metric, tuple(labels)] = value
+
+    def fetch(self) -> Counted:
+        """Return what was counted, and begin again."""
+        counted = (self._amounts, self._values)
+        self._amounts, self._values = {}, {}
+        return counted
+
+
+class Replica:
+    """Answers rows in batches, in a thread of its own."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Load an archive. ConfigError: one line says what is wrong."""
+        sys.path.insert(0, plan.folder)
+        import torch
+        from ray import serve
+
+        from camserve.monitor.counters import Counters
+        from camserve.serving.engines.answering import Answering, ReceivedRow, load_worker, recorders_into
+
+        device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        folder = Path(plan.folder)
+        pipeline = load_worker(folder, plan.config, plan.name, plan.version, device, plan.batch_size)
+        self._tally = Tally()
+        recorders = recorders_into(self._tally, pipeline)
+        self._counters = [recorder for recorder in recorders if isinstance(recorder, Counters)]
+        for counters in self._counters:
+            counters.close()  # its timer: numbers travel with answers
+        pipeline.monitor.report_to(*recorders)
+        self._answering, self._received = Answering(pipeline), ReceivedRow
+        self._timeout = plan.timeout
+        self._began: float | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="camserve-batches")
+        self._gathered = serve.batch(max_batch_size=plan.batch_size, batch_wait_timeout_s=plan.delay)(self._answer)
+
+    async def answer(self, row: SentRow) -> Answered:
+        """Return the answer to a row."""
+        answered: Answered = await self._gathered(row)
+        return answered
+
+    async def counted(self) -> Counted:
+        """Return what was counted since the last answer: after a start, every series at 0."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._tally.fetch)
+
+    async def check_health(self) -> None:
+        """RuntimeError: a batch has been under way for longer than the response timeout; Ray starts another replica."""
+        if self._began is not None and time.monotonic() - self._began > self._timeout:
+            raise RuntimeError(f"camserve: a batch has been under way for more than {self._timeout:.0f} s")
+
+    async def _answer(self, rows: list[SentRow]) -> list[Answered]:
+        self._began = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_here, rows)
+        finally:
+            self._began = None
+
+    def _answer_here(self, rows: list[SentRow]) -> list[Answered]:
+        responses = self._answering.answer([self._received(*row) for row in rows])
+        for counters in self._counters:
+            counters.flush()
+        counted: list[Counted] = [self._tally.fetch(), *(({}, {}) for _ in rows[1:])]
+        return [
+            (int(response.status), response.content_type, response.body, dict(response.headers), numbers)
+            for response, numbers in zip(responses, counted)
+        ]

@@ -1,0 +1,31 @@
+"""What of the replicas of Ray Serve needs no Ray."""
+
+import subprocess
+import sys
+
+from camserve.asgi.on_ray.replica import Tally
+from camserve.asgi.on_ray.run import share
+
+WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_without_ray_one_line_says_what_to_install(imagenet):
+    command = [sys.executable, "-c", WITHOUT_RAY, "serve", str(imagenet), "--engine", "ray"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "camserve: --engine ray needs ray: pip install 'camserve[ray]'"
+
+
+def test_all_workers_find_room_whatever_there_is_of_cores_and_gpus():
+    assert [share(8, 3), share(2, 2), share(1, 3), share(0, 2)] == [2, 1, 0.3333, 0]
+    assert all(share(count, workers) * workers <= count for count in range(9) for workers in range(1, 9))
+
+
+def test_a_tally_adds_amounts_keeps_the_last_value_and_begins_again():
+    tally = Tally()
+    tally.count("requests", ["ok"], 0)
+    tally.count("requests", ["ok"], 2)
+    tally.gauge("seconds", [], 1.0)
+    tally.gauge("seconds", [], 3.0)
+    assert tally.fetch() == ({("requests", ("ok",)): 2}, {("seconds", ()): 3.0})
+    assert tally.fetch() == ({}, {})
