@@ -25,6 +25,7 @@ from synthetic_photos import write_photos
 pytestmark = pytest.mark.server
 
 PHOTOS = 500
+DARK = 120  # enough for one window
 CONFIG = "model-config.yaml"
 SERVING = "serving: {minWorkers: 1, maxWorkers: 1, batchSize: 4, maxBatchDelay: 20}\n"
 
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
     recipe.write_text(recipe.read_text() + SERVING)
     archive = build_archive(load_recipe(recipe), folder / "store", quiet, fresh_process=False)
     write_photos(folder / "photos", PHOTOS)
-    write_photos(folder / "dark", 60, dark=0.6)
+    write_photos(folder / "dark", DARK, dark=0.6)
     assert main(["baseline", str(archive), "--images", str(folder / "photos")]) == 0
     switch_audit_on(archive, folder / "audit")
     return folder
@@ -86,14 +87,14 @@ def await_records(folder, count):
 
 def test_the_report_of_a_run_has_the_figures_of_the_servers_audit_log(address, folder):
     assert main(["explain", "dark", *address, "--out", "served", "--save", "csv"]) == 0
-    await_records(folder, 60)
+    await_records(folder, DARK)
     assert explain("store/pets.mar", "dark", "--out", "kept", "--save", "csv") == 0
     assert explain("store/pets.mar", "dark", "--out", "shards", "--save", "parquet") == 0
     version, baseline = baseline_of(Path("store/pets.mar"))
     logged, kept, shards = (
         Traffic(records_of(read_audit([Path(name)]), version), baseline) for name in ("audit", "kept", "shards")
     )
-    assert len(logged.records) == len(kept.records) == len(shards.records) == 60
+    assert len(logged.records) == len(kept.records) == len(shards.records) == DARK
     figures = [
         {name: (drift.requests, drift.z, drift.psi) for name, drift in find_drifts(traffic).items()}
         for traffic in (logged, kept, shards)

@@ -84,7 +84,7 @@ def test_a_pipelined_request_overtakes_the_one_before_it(served):
 def test_the_doctor_finds_what_reaches_torchserve(served):
     found = {finding.risk for finding in check_front(served.inference.url)}
     assert found == {risk for *_, risk in PROBES} | {"/ping wants a token: health probes fail"}
-    with pytest.raises(ConfigError, match=r"nothing answers at http://127\.0\.0\.1:9 "):
+    with pytest.raises(ConfigError, match=r"nothing answers at http://127\.0\.0\.1:9: "):
         check_front("http://127.0.0.1:9")
 
 

@@ -52,7 +52,7 @@ def test_an_installed_wheel_builds_explains_serves_and_checks(wheel, folder, tmp
     assert doctor.stdout == "0 unsafe, 0 advice\n"
 
 
-def test_the_base_asks_a_server_without_torch(wheel, server, folder, tmp_path):
+def test_the_base_asks_a_server_without_torch(wheel, server, imagenet, folder, tmp_path):
     environment = Environment(tmp_path / "venv")
     environment.install(wheel, "-c", ROOT / "config" / "constraints.txt")
     assert environment.package_folder(folder).is_relative_to(tmp_path / "venv")
@@ -73,6 +73,6 @@ print(answer.predictions[0].label)"""
     joined = environment.camserve("metrics", shown / "metrics.yaml", cwd=folder).stdout
     assert "cam_" in joined
     for name in ("archive", "baseline", "explain"):
-        arguments = ["photo.jpg", "--archive", "pets.mar"] if name == "explain" else []
+        arguments = ["photo.jpg", "--archive", imagenet] if name == "explain" else []
         done = environment.camserve(name, *arguments, cwd=folder, check=False)
         assert (done.returncode, done.stderr) == (1, NEEDS_TORCH.format(name))

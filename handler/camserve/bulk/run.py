@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,7 +72,8 @@ def open_asker(job: Job, options: Mapping[str, str]) -> Iterator[Ask]:
     if job.archive is None:
         from camserve.bulk.server import ServerAsker
 
-        yield ServerAsker(job.url, job.token, options, job.workers or SERVER_WORKERS)
+        with closing(ServerAsker(job.url, job.token, options, job.workers or SERVER_WORKERS)) as asker:
+            yield asker
         return
     from camserve.bulk.archive import ArchiveAsker
 

@@ -51,6 +51,10 @@ class ServerAsker:
             yield self._row(taken.popleft(), answer)
         yield from map(refused, taken)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def _row(self, picture: Loaded, answer: Answer | CamserveError) -> Row:
         if isinstance(answer, Answer):
             return make_row(picture, dict(answer.raw))
