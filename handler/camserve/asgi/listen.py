@@ -14,12 +14,14 @@ import uvicorn
 from camserve.asgi.app import App, Served
 from camserve.asgi.metrics import Metrics
 from camserve.errors import ConfigError
+from camserve.operate.client_tokens import TOKEN
+from camserve.operate.doctor.files import read_properties
 from camserve.operate.endpoint import Endpoint, curl_line
 from camserve.operate.ports import LOOPBACK
+from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
 
 KEPT_SECONDS = 30  # a connection without requests stays open so long, and what is under way at the end may take so long
-MOST_BYTES = 6_553_500  # of a request, as the shipped config.properties has it
 CONNECTIONS = 1024
 TOKEN_FILE = "token"
 
@@ -28,7 +30,8 @@ def listen(models: Mapping[str, Served], metrics: Metrics, port: int, folder: Pa
     """Answer until a signal comes; the token lies in ``folder``. ConfigError: the token there is none."""
     side = Endpoint(f"http://{LOOPBACK}:{port}", _token(folder))
     with socket.create_server((LOOPBACK, port), backlog=2048) as listening:
-        app = App(models, side.token, MOST_BYTES, metrics).asgi()
+        most_bytes = int(read_properties(SHIPPED_CONFIG)["max_request_size"])  # as TorchServe takes them
+        app = App(models, side.token, most_bytes, metrics).asgi()
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -54,7 +57,7 @@ def _token(folder: Path) -> str:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         token = path.read_text(encoding="utf-8").strip()
-        if not token.isascii() or not token.isprintable() or len(token) < 16:
+        if not TOKEN.fullmatch(token):
             raise ConfigError(f"{path} holds no token: delete it, and a new one is made") from None
         return token
     with os.fdopen(file, "w", encoding="utf-8") as written:
