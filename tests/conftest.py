@@ -5,6 +5,7 @@ What needs torch is imported where it is used: the process that only hands out t
 
 import gc
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: every process of a run has one core
 
@@ -19,6 +20,13 @@ from PIL import Image
 from scheduling import FilesByServer, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
+
+
+def pytest_configure():
+    """Take the usual signals: a background job starts with them ignored, and so would every command in the tests."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.hookimpl(optionalhook=True)
