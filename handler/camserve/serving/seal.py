@@ -41,8 +41,8 @@ def check_seal(folder: Path, settings: Settings) -> None:
     for key, found in _hash_settings(settings).items():
         if known.get(key) != found:
             raise ConfigError(
-                f"{key} in model-config.yaml was changed since the archive was built: {MEND}; "
-                f"{', '.join(FREE[:-1])} may be changed there"
+                f"{key} in model-config.yaml was changed since the archive was built: {MEND}, as is needed too where "
+                f"another version of camserve built it; {', '.join(FREE[:-1])} may be changed there"
             )
     for name in _files(settings):
         _check_file(folder, name, known.get(name))
