@@ -4,6 +4,7 @@ import base64
 import gzip
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import requests
@@ -15,6 +16,7 @@ from camserve.operate.endpoint import Endpoint
 PREDICT = "/predictions/imagenet"
 PNG, JSON_TYPE = {"Content-Type": "image/png"}, {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+HOSTILE_FILES = (*hostile.mutated(20, 3), *hostile.garbage(20, 3))
 
 
 @contextmanager
@@ -80,3 +82,13 @@ def without_ids(answer):
 
 def code_of(answer):
     return answer.status_code, answer.json()["error"]["code"]
+
+
+def ask_beside_hostile_files(side, good, count):
+    """Send hostile files and a good request so many times, all at once; return the answers to the good ones."""
+    method, path, rest = good
+    with ThreadPoolExecutor(16) as pool:
+        refused = [pool.submit(ask, side, "POST", PREDICT, data=body) for body in HOSTILE_FILES]
+        answered = [pool.submit(ask, side, method, path, **rest) for _ in range(count)]
+    assert {one.result().status_code for one in refused} <= {200, 400, 413, 415, 422}
+    return [one.result() for one in answered]

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 BAD_PATH = re.compile(r"[\x00-\x1f\x7f\\]|//|/\.\.?(/|$)")
 MODEL = r"(?P<model>[A-Za-z0-9_][A-Za-z0-9_.-]*)"
-ASKED = (  # path -> model, version, what follows it, and whether an explanation is asked for by the route
+ROUTES = (  # path -> model, version, what follows it, and whether an explanation is asked for by the route
     re.compile(rf"/(?P<verb>predictions|explanations)/{MODEL}(/(?P<version>[^/]+)(?P<rest>/.*)?)?"),
     re.compile(rf"/v1/models/{MODEL}:(?P<verb>predict|explain)"),
     re.compile(rf"/v2/models/{MODEL}/(?P<verb>infer|explain)"),
@@ -111,7 +111,7 @@ class App:
         if path == "/metrics":
             self._check_token(request)
             return Response(self._metrics.page(), media_type=METRICS_TYPE)
-        for form in ASKED:
+        for form in ROUTES:
             if found := form.fullmatch(path):
                 return await self._ask(request, request_id, found)
         raise Refused(

@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from camserve.asgi.app import Served
 from camserve.asgi.batches import Batches, read_rules
 from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.unpacked import unpack
+from camserve.build.unpack import unpacked
 from camserve.serving.engines.answering import Answering, load_worker, recorders_into
+from camserve.serving.load import device_of
 from camserve.values import Progress
 
 
@@ -29,12 +28,11 @@ def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -
 
 def _load(path: Path, metrics: Metrics, stack: ExitStack, report: Progress) -> Served:
     report(f"loading {path.name}")
-    contents, unpacked = unpack(path, stack)
+    contents, folder = stack.enter_context(unpacked(path))
     if (workers := int(contents.config.get("minWorkers", 1))) > 1:
         report(f"{path.name}: minWorkers is {workers}; this process is one worker, which uses all cores")
     config: dict[str, Any] = {**contents.config, "minWorkers": 1}
     rules = read_rules(config)
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    pipeline = load_worker(unpacked, config, contents.name, contents.version, device, rules.size)
+    pipeline = load_worker(folder, config, contents.name, contents.version, device_of(0), rules.size)
     pipeline.monitor.report_to(*recorders_into(ModelSink(metrics, path.stem, contents.version), pipeline))
     return Served(contents.version, Batches(Answering(pipeline), rules))

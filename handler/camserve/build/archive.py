@@ -40,7 +40,7 @@ from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
 from camserve.serving.batch import Classifier, check_contexts
-from camserve.serving.load import load_classifier, load_pipeline
+from camserve.serving.load import device_of, load_classifier, load_pipeline
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import write_seal
 from camserve.serving.selftest import record_answers, usual_options, write_answers
@@ -195,7 +195,7 @@ def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: P
 
 def _stage_compiled(content: Path, settings: Settings, report: Progress) -> CompiledSpec:
     """Compile the trunk for this machine, on its GPU if it has one."""
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = device_of(0)
     network = load_network(content, settings, device)
     try:
         spec = write_compiled(network, settings, device, content)

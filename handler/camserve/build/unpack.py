@@ -82,26 +82,30 @@ def check_names(paths: Sequence[Path], report: Progress) -> None:
 
 
 @contextmanager
+def unpacked(path: Path) -> Iterator[tuple[Contents, Path]]:
+    """Yield what a .mar holds and the folder of its files, which is deleted afterwards. ConfigError: it is broken."""
+    contents = read_contents(path)
+    with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
+        extract_all(path, Path(folder))
+        yield contents, Path(folder)
+
+
+@contextmanager
 def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
     """Yield the pipeline of a .mar, loaded in this process, on a GPU if there is one.
 
     Without ``baseline`` its own baseline is not read, so that another can be made. ConfigError: it does not load.
     """
-    contents = read_contents(path)
-    settings = contents.settings
-    if not baseline:
-        settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
-    with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
-        extract_all(path, Path(folder))
-        yield load_unpacked(Path(folder), replace(contents, settings=settings))
+    with unpacked(path) as (contents, folder):
+        settings = contents.settings
+        if not baseline:
+            settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
+        yield load_unpacked(folder, replace(contents, settings=settings))
 
 
 def load_unpacked(folder: Path, contents: Contents) -> Pipeline:
     """Return the pipeline of an unpacked .mar, on a GPU if there is one. ConfigError: it does not load."""
     # Reading what an archive says needs no torch.
-    import torch
+    from camserve.serving.load import device_of, load_archive
 
-    from camserve.serving.load import load_archive
-
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    return load_archive(folder, contents.settings, contents.name, contents.version, device)
+    return load_archive(folder, contents.settings, contents.name, contents.version, device_of(0))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from camserve.build.archive_file import extract_all
-from camserve.build.unpack import Contents, open_archive
+from camserve.build.unpack import Contents, open_archive, unpacked
 from camserve.bulk.folder import RunSpec, open_run
 from camserve.bulk.journal import append_rows, read_journal, reopen
 from camserve.bulk.options import look_of, wire_options
@@ -162,9 +160,8 @@ def _write_shards(
                 yield write_shard(shard, _watched(ask(read_ahead(shard.photos)), see), grid)
         return
     workers = min(job.workers or count_workers(job.contents.settings), len(shards))
-    with tempfile.TemporaryDirectory(prefix="camserve-") as unpacked:
-        extract_all(job.archive, Path(unpacked))
-        work = Work(Path(unpacked), job.contents, spec.options, grid, max(1, count_cores() // workers))
+    with unpacked(job.archive) as (contents, folder):
+        work = Work(folder, contents, spec.options, grid, max(1, count_cores() // workers))
         yield from run_workers(shards, work, workers, say)
 
 

@@ -113,6 +113,11 @@ def _monitor(folder: Path, settings: Settings, heads: Sequence[Head]) -> Monitor
     return Monitor(map_filter, baseline, settings.monitoring.low_confidence)
 
 
+def device_of(gpu: object) -> torch.device:
+    """Return the GPU of a number, or the CPU where there is no number or no GPU."""
+    return torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
+
+
 def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
     """Load an unpacked archive as it was built, and test it on its own photos. ConfigError says what is wrong."""
     check_seal(folder, settings)

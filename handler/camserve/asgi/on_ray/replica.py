@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # What travels is of plain types: a class of this module would travel with every request.
-SentRow = tuple[dict[str, object], dict[str, str], str]  # fields, headers, request id
+PlainRow = tuple[dict[str, object], dict[str, str], str]  # fields, headers, request id
 Series = tuple[str, tuple[str, ...]]  # metric, label values
 Counted = tuple[dict[Series, int], dict[Series, float]]  # since the last time: amounts of counters, values of gauges
 Answered = tuple[int, str, bytes, dict[str, str], Counted]  # status, content type, body, headers
 
 
-class Plan(NamedTuple):
+class ReplicaPlan(NamedTuple):
     """What a replica loads, and how it gathers requests."""
 
     folder: str  # an unpacked archive
@@ -59,18 +59,17 @@ class Tally:
 class Replica:
     """Answers rows in batches, in a thread of its own."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ReplicaPlan) -> None:
         """Load an archive. ConfigError: one line says what is wrong."""
         sys.path.insert(0, plan.folder)
-        import torch
         from ray import serve
 
         from camserve.monitor.counters import Counters
         from camserve.serving.engines.answering import Answering, ReceivedRow, load_worker, recorders_into
+        from camserve.serving.load import device_of
 
-        device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
         folder = Path(plan.folder)
-        pipeline = load_worker(folder, plan.config, plan.name, plan.version, device, plan.batch_size)
+        pipeline = load_worker(folder, plan.config, plan.name, plan.version, device_of(0), plan.batch_size)
         self._tally = Tally()
         recorders = recorders_into(self._tally, pipeline)
         self._counters = [recorder for recorder in recorders if isinstance(recorder, Counters)]
@@ -83,7 +82,7 @@ class Replica:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="camserve-batches")
         self._gathered = serve.batch(max_batch_size=plan.batch_size, batch_wait_timeout_s=plan.delay)(self._answer)
 
-    async def answer(self, row: SentRow) -> Answered:
+    async def answer(self, row: PlainRow) -> Answered:
         """Return the answer to a row."""
         answered: Answered = await self._gathered(row)
         return answered
@@ -97,14 +96,14 @@ class Replica:
         if self._began is not None and time.monotonic() - self._began > self._timeout:
             raise RuntimeError(f"camserve: a batch has been under way for more than {self._timeout:.0f} s")
 
-    async def _answer(self, rows: list[SentRow]) -> list[Answered]:
+    async def _answer(self, rows: list[PlainRow]) -> list[Answered]:
         self._began = time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_here, rows)
         finally:
             self._began = None
 
-    def _answer_here(self, rows: list[SentRow]) -> list[Answered]:
+    def _answer_here(self, rows: list[PlainRow]) -> list[Answered]:
         responses = self._answering.answer([self._received(*row) for row in rows])
         for counters in self._counters:
             counters.flush()

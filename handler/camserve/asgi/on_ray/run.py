@@ -15,9 +15,8 @@ from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics, ModelSink
 from camserve.asgi.on_ray.cluster import own_ray
-from camserve.asgi.on_ray.replica import Plan, Replica
-from camserve.asgi.unpacked import unpack
-from camserve.build.unpack import Contents, read_contents
+from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
+from camserve.build.unpack import Contents, read_contents, unpacked
 from camserve.errors import ConfigError
 from camserve.values import Progress
 
@@ -45,9 +44,11 @@ def _deploy(path: Path, metrics: Metrics, workers: int, stack: ExitStack, report
     from camserve.asgi.on_ray.model import RayModel
 
     report(f"loading {path.name}")
-    contents, unpacked = unpack(path, stack)
+    contents, folder = stack.enter_context(unpacked(path))
     rules = read_rules(contents.config)
-    plan = Plan(str(unpacked), contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout)
+    plan = ReplicaPlan(
+        str(folder), contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout
+    )
     ray.cloudpickle.register_pickle_by_value(sys.modules[Replica.__module__])
     deployment = serve.deployment(Replica, name="replica", **_options(contents, rules, workers))
     try:

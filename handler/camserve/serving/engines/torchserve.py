@@ -7,13 +7,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from camserve.errors import ConfigError
 from camserve.monitor import Recorder
 from camserve.serving.engines.answering import Answering, ReceivedRow, load_worker, recorders_into
 from camserve.serving.engines.metrics import HandlerTime, TorchServeSink
 from camserve.serving.engines.service_envelopes import step_around_envelopes
+from camserve.serving.load import device_of
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Response
 
@@ -80,11 +79,6 @@ def is_describe_call(row: Mapping[str, object], headers: Mapping[str, str]) -> b
     TorchServe gives every request of a client a body, a content type or the header ``explain``.
     """
     return headers.get("describe") == "True" and not row and not {"explain", "content-type"} & set(headers)
-
-
-def device_of(gpu: object) -> torch.device:
-    """Return the device that TorchServe gave this worker."""
-    return torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
 
 
 def _recorders(pipeline: Pipeline, context: Any) -> list[Recorder]:
