@@ -15,8 +15,8 @@ import torch
 
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import open_archive
 from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server

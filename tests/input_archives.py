@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import open_archive
 from camserve.input_spec import InputSpec
 from camserve.values import RawRequest
 

@@ -11,8 +11,8 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 
 from camserve.bench.networks import wake
-from camserve.build.output import find_meanings
 from camserve.build.recipe import HeadChoice
+from camserve.build.trial.output import find_meanings
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from model_file import quiet

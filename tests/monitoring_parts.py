@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from camserve.build.baseline import Collector
+from camserve.build.baseline.measure import Collector
 from camserve.monitor.measure import MeasuredRows, PixelRows, SignalInputs
 from camserve.monitor.views import Predictions
 from camserve.values import Explanation, Prediction, RawRequest, Target

@@ -13,10 +13,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from camserve import Explainer, errors
 from camserve.build.locate import find_file
+from camserve.build.mar.unpack import open_archive
+from camserve.build.preprocess.transforms import read_preprocessing
 from camserve.build.recipe import load_recipe
 from camserve.build.stage_network import stage_network
-from camserve.build.transforms import read_preprocessing
-from camserve.build.unpack import open_archive
 from camserve.client.answers import read_answer
 from camserve.input_spec import InputSpec
 from camserve.values import RawRequest

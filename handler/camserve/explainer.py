@@ -13,8 +13,8 @@ from camserve.attribution.methods import METHODS
 from camserve.build.choose_methods import WITHOUT_GRADIENTS
 from camserve.build.in_process import pipeline_of
 from camserve.build.locate import archive_name
+from camserve.build.preprocess.transforms import read_preprocessing
 from camserve.build.recipe import Recipe
-from camserve.build.transforms import read_preprocessing
 from camserve.client.answers import Answer
 from camserve.client.options import RequestOptions, write_options
 from camserve.client.photos import Photo, read_photo

@@ -19,8 +19,8 @@ import yaml
 
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive
 from camserve.errors import CamserveError
 from camserve.values import RawRequest
 

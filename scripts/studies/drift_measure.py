@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from camserve.build.baseline import Collector
+from camserve.build.baseline.measure import Collector
 from camserve.errors import ConfigError
 from camserve.monitor.signals import NAMES
 from camserve.serving.load import load_pipeline

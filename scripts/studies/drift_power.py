@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from camserve.build.baseline import quantile_bins
+from camserve.build.baseline.measure import quantile_bins
 from camserve.drift.statistics import ALARM_WINDOWS, STARTS, compare, estimated_accuracy, log_e_detector
 from camserve.monitor.signals import COLUMNS, NAMES, SIGNALS
 from drift_measure import Condition

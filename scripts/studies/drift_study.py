@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
 from camserve.drift.theme import alt, render_png
 from camserve.errors import CamserveError, ConfigError

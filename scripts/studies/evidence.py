@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import Recipe, load_recipe
-from camserve.build.unpack import open_archive, read_contents
 from camserve.cli.terminal import say
 from camserve.errors import CamserveError, ConfigError
 from camserve.evaluate.frames import FLOORS

@@ -19,8 +19,8 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["camserve.intake", "camserve.build", "camserve.settings", "camserve.strict"]):
-    from camserve.build.archive_file import CONFIG, MANIFEST, check_sizes
-    from camserve.build.unpack import read_contents
+    from camserve.build.mar.file import CONFIG, MANIFEST, check_sizes
+    from camserve.build.mar.unpack import read_contents
     from camserve.intake.containers import check_parts, significant_bits, sniff
     from camserve.intake.option_parsers import PARSERS
     from camserve.intake.options import OptionSchema

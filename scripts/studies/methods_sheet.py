@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from camserve.attribution.methods import METHODS
-from camserve.build.archive_file import extract_all
-from camserve.build.unpack import read_contents
+from camserve.build.mar.file import extract_all
+from camserve.build.mar.unpack import read_contents
 from camserve.client.answers import read_answer
 from camserve.serving.load import load_pipeline
 from camserve.values import RawRequest

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from camserve.build.photos import find_images
-from camserve.build.unpack import open_archive
+from camserve.build.baseline.photos import find_images
+from camserve.build.mar.unpack import open_archive
 from camserve.monitor.counters import Counters
 from camserve.monitor.recorder import Finished
 from camserve.monitor.totals import KEPT

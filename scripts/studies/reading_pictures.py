@@ -14,8 +14,8 @@ from PIL import Image
 
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive
 from camserve.cli.terminal import say
 from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest

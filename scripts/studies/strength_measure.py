@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from camserve.build.measure_methods import FLAGGED, PREDICTED
+from camserve.build.trial.measure_methods import FLAGGED, PREDICTED
 from camserve.drift.records import wilson
 from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest

@@ -25,8 +25,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from camserve.bench.networks import settle_statistics, wake
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import OutputChoice, Recipe
-from camserve.build.unpack import open_archive
 from camserve.input_spec import InputSpec
 from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise

@@ -55,7 +55,7 @@ def test_a_crop_larger_than_the_picture_shows_black_around_it(build_once):
 
 
 def test_the_signals_are_of_what_the_network_was_shown(letterboxed):
-    from camserve.build.unpack import open_archive
+    from camserve.build.mar.unpack import open_archive
     from monitoring_parts import collect
 
     with open_archive(letterboxed) as pipeline:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import camserve
 from camserve.build.archive import SERVED, build_archive, copy_served
+from camserve.build.mar.unpack import baseline_of, open_archive, read_contents
 from camserve.build.recipe import Recipe, load_recipe
-from camserve.build.unpack import baseline_of, open_archive, read_contents
 from camserve.errors import ConfigError
 from camserve.settings import Limits
 from camserve.values import RawRequest

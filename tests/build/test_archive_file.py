@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from camserve.build.archive import build_archive
-from camserve.build.archive_file import MOST_TEXT, check_sizes
 from camserve.build.locate import find_file
-from camserve.build.pack import add_baseline
+from camserve.build.mar.file import MOST_TEXT, check_sizes
+from camserve.build.mar.pack import add_baseline
+from camserve.build.mar.unpack import baseline_of, check_names, open_archive, read_contents
 from camserve.build.recipe import Recipe
 from camserve.build.sources import describe_source
-from camserve.build.unpack import baseline_of, check_names, open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import CamserveError, ConfigError
 from camserve.input_spec import InputSpec

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import open_archive
 from camserve.input_spec import InputSpec
 from captioner import MODEL, SHAPES, SIDE, draw_scene, encode, train
 from model_file import quiet

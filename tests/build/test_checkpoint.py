@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from camserve.build.archive import build_archive
-from camserve.build.checkpoint import find_state_dict
-from camserve.build.read_weights import read_checkpoint
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import OutputChoice, Recipe
-from camserve.build.unpack import open_archive
+from camserve.build.weights.checkpoint import find_state_dict
+from camserve.build.weights.read import read_checkpoint
 from camserve.errors import ConfigError
 from camserve.network.load import fill
 from camserve.values import RawRequest

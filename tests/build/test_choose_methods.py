@@ -13,9 +13,9 @@ from camserve.answer.render.boxes import boxes
 from camserve.bench.networks import wake
 from camserve.build.archive import build_archive
 from camserve.build.choose_methods import choose_methods, suitable_method
+from camserve.build.mar.unpack import open_archive
 from camserve.build.probe.target import Target
 from camserve.build.recipe import OutputChoice, Recipe, RecipeDefaults, load_recipe, write_recipe
-from camserve.build.unpack import open_archive
 from camserve.input_spec import InputSpec
 from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest

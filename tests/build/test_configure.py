@@ -7,8 +7,8 @@ import pytest
 
 from camserve.build.archive import build_archive
 from camserve.build.changes import CHANGEABLE
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.serving.seal import FREE
 from camserve.serving.selftest import SELFTEST_FILE

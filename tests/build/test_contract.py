@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camserve.build.contract import check_rows, takes_channels_last
+from camserve.build.trial.contract import check_rows, takes_channels_last
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from model_file import quiet

@@ -11,10 +11,10 @@ from torch import nn
 
 import architectures
 from camserve.build.archive import build_archive
-from camserve.build.gradients import find_fault
+from camserve.build.mar.unpack import read_contents
 from camserve.build.probe import find_layer
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import read_contents
+from camserve.build.trial.gradients import find_fault
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.serving.batch import Classifier

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from camserve.build.baseline import Collector
+from camserve.build.baseline.measure import Collector
+from camserve.build.mar.unpack import open_archive
 from camserve.build.probe.share import share_through
 from camserve.build.probe.target import find_target
-from camserve.build.unpack import open_archive
 from camserve.drift.audit_log import sample_of
 from camserve.drift.records import read_records
 from camserve.errors import ConfigError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from camserve.build.measure_methods import _absent, _correlate, _describe, _redraw
-from camserve.build.unpack import open_archive, read_contents
+from camserve.build.mar.unpack import open_archive, read_contents
+from camserve.build.trial.measure_methods import _absent, _correlate, _describe, _redraw
 from camserve.cli import main
 from camserve.measures import Measures, MethodMeasure
 from camserve.values import Explanation, RawRequest

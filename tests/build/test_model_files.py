@@ -9,8 +9,8 @@ import torch
 
 from camserve.build.archive import build_archive
 from camserve.build.local_modules import local_modules
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.network.factory import build_network

@@ -8,8 +8,8 @@ import timm
 import torchvision
 from torch import nn
 
-from camserve.build.needs import describe_needs
-from camserve.build.stock import _standard_library, imported_packages
+from camserve.build.mar.needs import describe_needs
+from camserve.build.mar.stock import _standard_library, imported_packages
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.settings import ModelSpec, Settings
@@ -81,6 +81,6 @@ def test_a_python_that_does_not_list_its_library_finds_it():
 
 
 def test_more_code_than_is_read_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("camserve.build.stock.MOST_CODE", 100)
+    monkeypatch.setattr("camserve.build.mar.stock.MOST_CODE", 100)
     with pytest.raises(ConfigError, match=r"a\.mar holds \d+ bytes of Python code, and 100 are read"):
         packages(tmp_path / "a.mar")

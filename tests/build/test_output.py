@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from camserve.build.output import find_meanings
 from camserve.build.recipe import HeadChoice
+from camserve.build.trial.output import find_meanings
 from camserve.errors import ConfigError
 from camserve.output_spec import OutputSpec
 from model_file import quiet

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from camserve.build.baseline import make_baseline
+from camserve.build.baseline.measure import make_baseline
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Expected, load_recipe
-from camserve.build.unpack import open_archive
 from camserve.bulk.words import answer_lines
 from camserve.drift.records import read_records, score
 from camserve.errors import CamserveError, ConfigError

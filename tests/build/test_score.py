@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.monitor.audit import Audit
 from camserve.serving.card import describe_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive
 from camserve.intake.decode import decode
 from camserve.intake.preprocess import normalise, resize_and_crop
 from camserve.settings import Limits

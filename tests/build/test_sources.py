@@ -14,14 +14,14 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from camserve.build.agreement import check_agreement
 from camserve.build.check import check_recipe
-from camserve.build.convert import export_program
 from camserve.build.locate import find_file
-from camserve.build.pretrained import read_pretrained
+from camserve.build.mar.unpack import open_archive, read_contents
+from camserve.build.preprocess.agreement import check_agreement
 from camserve.build.recipe import load_recipe
 from camserve.build.sources import SOURCES, describe_source
-from camserve.build.unpack import open_archive, read_contents
+from camserve.build.weights.convert import export_program
+from camserve.build.weights.pretrained import read_pretrained
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.values import RawRequest

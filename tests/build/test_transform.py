@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from input_archives import ask, build_means, encode, scores

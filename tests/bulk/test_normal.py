@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camserve.build.unpack import baseline_of
+from camserve.build.mar.unpack import baseline_of
 from camserve.cli import main
 from many_photos import explain
 from synthetic_photos import write_photos

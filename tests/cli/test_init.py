@@ -6,9 +6,9 @@ from dataclasses import fields
 import pytest
 import yaml
 
+from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import Recipe, RecipeDefaults, load_recipe
 from camserve.build.recipe_template import KEYS
-from camserve.build.unpack import read_contents
 from camserve.cli import main
 from camserve.strict import read
 from model_file import write_pets

@@ -16,7 +16,7 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from camserve.build.baseline import quantile_bins
+from camserve.build.baseline.measure import quantile_bins
 from camserve.cli import main
 from camserve.cli.report import instant as read_time
 from camserve.drift.audit_log import count_bins, read_audit, reference_bins, sample_of

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import minimize
 
-from camserve.build.baseline import quantile_bins
+from camserve.build.baseline.measure import quantile_bins
 from camserve.drift.statistics import (
     ALARM_WINDOWS,
     Z_ALARM,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.evaluate.choice import choose_variant

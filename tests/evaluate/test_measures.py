@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import entropy, spearmanr
 
-from camserve.build.rank_correlation import rank_correlation
+from camserve.build.trial.rank_correlation import rank_correlation
 from camserve.evaluate.frames import FLOORS, box_mask, enlarge, seed_of
 from camserve.evaluate.measures import (
     complexity,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.evaluate.one_photo import EvaluationPlan, Variant

@@ -10,7 +10,7 @@ from torch import nn
 
 from architectures import densenet
 from camserve.attribution.methods import METHODS
-from camserve.build.unpack import read_contents
+from camserve.build.mar.unpack import read_contents
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.compiled import TAIL, TRUNK, name_machine
 from camserve.fast.split import Split, example, split

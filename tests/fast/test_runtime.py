@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures import convnext, densenet, efficientnet, mobilenet, resnet, vgg
-from camserve.build.unpack import read_contents
+from camserve.build.mar.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.fold import fold
 from camserve.fast.packing import PackedWeight, can_pack, pack, packable

@@ -20,7 +20,7 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
-from camserve.build.unpack import read_contents
+from camserve.build.mar.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.prepare import prepare
 from camserve.network.output import ScoringNetwork

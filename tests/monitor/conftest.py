@@ -5,8 +5,8 @@ import csv
 import pytest
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive
 from camserve.cli import main
 from camserve.monitor.counters import Counters
 from model_file import quiet, write_pets

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camserve.build.baseline import (
+from camserve.build.baseline.measure import (
     LEAST_IMAGES,
     TOP_CLASSES,
     class_bins,
     make_baseline,
     quantile_bins,
 )
-from camserve.build.unpack import open_archive, read_contents
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.monitor.baseline import Bins, Provenance, load_baseline, read_baseline
@@ -215,7 +215,7 @@ def test_a_signal_that_is_off_is_named(baseline):
 
 
 def test_the_command_and_the_card_name_a_signal_that_is_off(folder, bare, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("camserve.build.baseline.FEWEST_OF_A_CLASS", PHOTOS)  # as if no class came often
+    monkeypatch.setattr("camserve.build.baseline.measure.FEWEST_OF_A_CLASS", PHOTOS)  # as if no class came often
     out = tmp_path / "rare.mar"
     assert main(["baseline", str(bare), "--images", str(folder / "photos"), "--out", str(out), "--json"]) == 0
     printed = capsys.readouterr()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from camserve.build.baseline import TOP_CLASSES
+from camserve.build.baseline.measure import TOP_CLASSES
 from camserve.errors import BadImage
 from camserve.input_spec import EXTRA_FORMATS
 from camserve.intake.containers import USUAL_FORMATS, sniff

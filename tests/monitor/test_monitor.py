@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from camserve.build.baseline import Collector
-from camserve.build.unpack import open_archive
+from camserve.build.baseline.measure import Collector
+from camserve.build.mar.unpack import open_archive
 from camserve.errors import BadImage
 from camserve.monitor import signals
 from camserve.monitor.audit import Audit

@@ -11,8 +11,8 @@ from torch import nn
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.fast.packing import PackedWeight
 from camserve.fast.prepare import rewrite

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, read_halves
 from camserve.files import sha256

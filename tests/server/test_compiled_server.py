@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import requests
 
-from camserve.build.unpack import open_archive, read_contents
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.values import RawRequest
 
 pytestmark = pytest.mark.server

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import baseline_of
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import baseline_of
 from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import records_of

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from camserve.build.archive import build_archive
-from camserve.build.pack import add_baseline
+from camserve.build.mar.pack import add_baseline
 from camserve.build.recipe import Recipe
 from camserve.cli import main
 from camserve.input_spec import InputSpec

@@ -14,8 +14,8 @@ from alert_chain import ALERTMANAGER, FOLDER, LOOPBACK, receive, run_alertmanage
 from PIL import Image
 
 from camserve.build.archive import build_archive
-from camserve.build.baseline import measure_baseline
-from camserve.build.pack import add_baseline
+from camserve.build.baseline.measure import measure_baseline
+from camserve.build.mar.pack import add_baseline
 from camserve.build.recipe import load_recipe
 from camserve.cli import main
 from camserve.drift.calibration import from_prometheus

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from camserve.build.locate import find_file
-from camserve.build.unpack import read_contents
+from camserve.build.mar.unpack import read_contents
 from camserve.fast.packing import can_pack
 from camserve.fast.split import Split
 from camserve.serving.load import load_pipeline

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.cli import main
 from camserve.intake.decode import decode
 from camserve.intake.preprocess import normalise, resize_and_crop

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from camserve.answer.respond import ModelName
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.output_spec import line_up

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from camserve.answer.respond import ModelName
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.labels import Labels
 from camserve.monitor import Monitor
 from camserve.network.output import ScoringNetwork

@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from camserve.build.archive import build_archive
-from camserve.build.archive_file import extract_all
-from camserve.build.pack import add_baseline
+from camserve.build.mar.file import extract_all
+from camserve.build.mar.pack import add_baseline
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive, read_contents
 from camserve.errors import ConfigError
 from camserve.serving.load import load_archive
 from camserve.settings import load_settings

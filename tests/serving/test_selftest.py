@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.serving.load import load_archive, load_pipeline

@@ -11,7 +11,7 @@ from camserve.asgi.app import Served
 from camserve.asgi.batches import Batches, read_rules
 from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.build.unpack import unpacked
+from camserve.build.mar.unpack import unpacked
 from camserve.serving.engines.answering import Answering, load_worker, recorders_into
 from camserve.serving.load import device_of
 from camserve.values import Progress

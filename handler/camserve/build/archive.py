@@ -18,19 +18,19 @@ from torch import Tensor
 import camserve
 from camserve.answer.respond import word_meaning
 from camserve.build.check import check_expected, check_recipe, multiply_limits
-from camserve.build.examine import examine
-from camserve.build.geometry import input_spec
-from camserve.build.gradients import choose_runtime
 from camserve.build.label_files import label_names, read_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
-from camserve.build.measure_methods import measure_methods
-from camserve.build.output import Meaning
-from camserve.build.pack import pack_archive, settings_block, write_config
+from camserve.build.mar.pack import pack_archive, settings_block, write_config
+from camserve.build.mar.replay import replay
+from camserve.build.preprocess.geometry import input_spec
 from camserve.build.recipe import Recipe
-from camserve.build.replay import replay
-from camserve.build.samples import NOISE, PATTERN, pixels_to_try, stage_samples, try_methods
 from camserve.build.stage_network import stage_network
+from camserve.build.trial.examine import examine
+from camserve.build.trial.gradients import choose_runtime
+from camserve.build.trial.measure_methods import measure_methods
+from camserve.build.trial.output import Meaning
+from camserve.build.trial.samples import NOISE, PATTERN, pixels_to_try, stage_samples, try_methods
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.files import sha256

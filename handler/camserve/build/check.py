@@ -10,13 +10,13 @@ from typing import Any
 from camserve.answer.respond import word_meaning
 from camserve.attribution.methods import METHODS
 from camserve.build.choose_methods import METHOD, choose_methods
-from camserve.build.convert import is_program
-from camserve.build.geometry import input_spec
 from camserve.build.label_files import read_names
 from camserve.build.local_modules import module_files
 from camserve.build.locate import archive_name, find_file, find_weights, module_path
+from camserve.build.preprocess.geometry import input_spec
 from camserve.build.recipe import Recipe
 from camserve.build.server_keys import check_server_keys
+from camserve.build.weights.convert import is_program
 from camserve.errors import ConfigError, RequestError, unknown_choice
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import most_memory

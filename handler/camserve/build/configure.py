@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from camserve.build.archive_file import extract_all
 from camserve.build.changes import change_config, describe_changes
 from camserve.build.check import multiply_limits
-from camserve.build.measure_methods import measure_methods
-from camserve.build.pack import place_archive, write_config, zip_archive
+from camserve.build.mar.file import extract_all
+from camserve.build.mar.pack import place_archive, write_config, zip_archive
+from camserve.build.mar.replay import replay
+from camserve.build.mar.unpack import Contents, read_contents
 from camserve.build.pairs import Pairs
-from camserve.build.replay import replay
-from camserve.build.samples import NOISE, PATTERN, pixels_to_try, try_methods
 from camserve.build.server_keys import check_server_keys
-from camserve.build.unpack import Contents, read_contents
+from camserve.build.trial.measure_methods import measure_methods
+from camserve.build.trial.samples import NOISE, PATTERN, pixels_to_try, try_methods
 from camserve.measures import Measures
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from camserve.answer.respond import ModelName
-from camserve.build.examine import examine
-from camserve.build.gradients import choose_runtime
 from camserve.build.label_files import fit_names, label_names, read_names
-from camserve.build.measure_methods import measure_methods
+from camserve.build.preprocess.transforms import Preprocessing
 from camserve.build.recipe import Recipe
-from camserve.build.samples import NOISE, PATTERN, pixels_to_try, stage_samples
-from camserve.build.transforms import Preprocessing
+from camserve.build.trial.examine import examine
+from camserve.build.trial.gradients import choose_runtime
+from camserve.build.trial.measure_methods import measure_methods
+from camserve.build.trial.samples import NOISE, PATTERN, pixels_to_try, stage_samples
 from camserve.errors import ConfigError, first_line
 from camserve.labels import Labels
 from camserve.monitor import Monitor

@@ -8,7 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from camserve.build.archive_file import extract_all
+from camserve.build.mar.file import extract_all
 from camserve.errors import ConfigError
 from camserve.files import inside
 

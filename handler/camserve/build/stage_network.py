@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from camserve.build.checkpoint import find_state_dict
-from camserve.build.convert import export_program, stage_program
 from camserve.build.local_modules import local_modules
 from camserve.build.locate import find_file, find_weights
-from camserve.build.needs import describe_needs
-from camserve.build.pack import PROGRAM, WEIGHTS
-from camserve.build.pretrained import digest
-from camserve.build.read_weights import read_checkpoint
+from camserve.build.mar.needs import describe_needs
+from camserve.build.mar.pack import PROGRAM, WEIGHTS
+from camserve.build.mar.stock import STOCK_TORCH
 from camserve.build.recipe import Recipe
-from camserve.build.stock import STOCK_TORCH
+from camserve.build.weights.checkpoint import find_state_dict
+from camserve.build.weights.convert import export_program, stage_program
+from camserve.build.weights.pretrained import digest
+from camserve.build.weights.read import read_checkpoint
 from camserve.errors import ConfigError
 from camserve.files import sha256
 from camserve.network.factory import build_network, plain_network

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from camserve.build.baseline import judge, provenance_of, report_signals_off, summarise_reference
-from camserve.build.reference import Reference
-from camserve.build.truth import read_labels
-from camserve.build.unpack import Contents, read_contents, read_heads
+from camserve.build.baseline.measure import judge, provenance_of, report_signals_off, summarise_reference
+from camserve.build.baseline.reference import Reference
+from camserve.build.baseline.truth import read_labels
+from camserve.build.mar.unpack import Contents, read_contents, read_heads
 from camserve.bulk.folder import read_spec
 from camserve.bulk.rows import Row
 from camserve.bulk.run import read_run

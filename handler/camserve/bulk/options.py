@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from camserve.build.unpack import Contents, read_contents, read_heads
+from camserve.build.mar.unpack import Contents, read_contents, read_heads
 from camserve.choices import DRAWN_FORMATS, PALETTES, TORCHSERVE
 from camserve.errors import BadOption
 from camserve.intake.option_parsers import PARSERS

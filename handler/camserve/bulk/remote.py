@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
-from camserve.build.photos import SUFFIXES
+from camserve.build.baseline.photos import SUFFIXES
 from camserve.errors import ConfigError, first_line
 
 if TYPE_CHECKING:

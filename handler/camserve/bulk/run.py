@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from camserve.build.unpack import Contents, open_archive, unpacked
+from camserve.build.mar.unpack import Contents, open_archive, unpacked
 from camserve.bulk.folder import RunSpec, open_run
 from camserve.bulk.journal import append_rows, read_journal, reopen
 from camserve.bulk.options import look_of, wire_options

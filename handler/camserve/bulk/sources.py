@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from camserve.build.photos import find_images
+from camserve.build.baseline.photos import find_images
 from camserve.bulk.remote import is_remote, list_remote, require_pyarrow
 from camserve.errors import ConfigError, first_line
 

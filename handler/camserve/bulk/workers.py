@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from camserve.build.unpack import Contents
+from camserve.build.mar.unpack import Contents
 from camserve.bulk.reading import read_ahead
 from camserve.bulk.rows import Ask, RunStopped
 from camserve.bulk.shards import Shard, Tally, write_shard
@@ -131,7 +131,7 @@ def _write(shard: Shard) -> Tally | str:
 def _load(work: Work) -> Ask:
     import torch
 
-    from camserve.build.unpack import load_unpacked
+    from camserve.build.mar.unpack import load_unpacked
     from camserve.bulk.archive import ArchiveAsker
 
     torch.set_num_threads(work.threads)

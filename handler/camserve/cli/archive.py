@@ -20,8 +20,8 @@ from datetime import date
 from pathlib import Path
 
 from camserve.build.archive import build_archive
-from camserve.build.baseline import measure_baseline
-from camserve.build.pack import add_baseline
+from camserve.build.baseline.measure import measure_baseline
+from camserve.build.mar.pack import add_baseline
 from camserve.build.recipe import Recipe, load_recipe, write_recipe
 from camserve.build.sources import describe_source, is_recipe
 from camserve.cli.recipe_options import add_recipe_options, given_keys

@@ -7,8 +7,8 @@ import json
 from datetime import date
 from pathlib import Path
 
-from camserve.build.baseline import LEAST_IMAGES, measure_baseline
-from camserve.build.pack import add_baseline
+from camserve.build.baseline.measure import LEAST_IMAGES, measure_baseline
+from camserve.build.mar.pack import add_baseline
 from camserve.bulk.normal import baseline_of_run
 from camserve.cli.terminal import say
 from camserve.monitor.baseline import Baseline

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from camserve.build.unpack import baseline_of
+from camserve.build.mar.unpack import baseline_of
 from camserve.build.write_file import write_text
 from camserve.drift.audit_log import read_audit
 from camserve.drift.calibration import Calibration, History, calibrate, dispersion_rules, from_audit, from_prometheus

@@ -12,9 +12,9 @@ import dataclasses
 from datetime import date
 from pathlib import Path
 
-from camserve.build.pack import add_evaluated
+from camserve.build.mar.pack import add_evaluated
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe, write_recipe
-from camserve.build.unpack import open_archive
 from camserve.cli.evaluate import add_plan_options, plan_of
 from camserve.cli.terminal import say
 from camserve.evaluate.choice import VariantChoice, choose_variant

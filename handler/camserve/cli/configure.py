@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from camserve.build.changes import flatten
+from camserve.build.mar.unpack import read_contents
 from camserve.build.pairs import read_pair
-from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
 from camserve.errors import printable
 

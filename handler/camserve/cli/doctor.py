@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _findings(args: argparse.Namespace) -> list[Finding]:
     # Only a check itself needs these: the help comes sooner without.
-    from camserve.build.unpack import read_contents
+    from camserve.build.mar.unpack import read_contents
     from camserve.operate.doctor.declared import check_declared
     from camserve.operate.doctor.files import check_model, check_properties, read_properties
     from camserve.operate.doctor.front import check_front

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from camserve.build.archive_file import check_sizes
-from camserve.build.stock import imported_packages
-from camserve.build.unpack import Contents, read_contents
+from camserve.build.mar.file import check_sizes
+from camserve.build.mar.stock import imported_packages
+from camserve.build.mar.unpack import Contents, read_contents
 from camserve.errors import printable
 from camserve.files import sha256
 

@@ -6,7 +6,7 @@ import argparse
 from datetime import datetime, timezone
 from pathlib import Path
 
-from camserve.build.unpack import baseline_of
+from camserve.build.mar.unpack import baseline_of
 from camserve.build.write_file import write_text
 from camserve.drift.audit_log import read_audit
 from camserve.drift.records import records_of

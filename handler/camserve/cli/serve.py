@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from camserve.build.unpack import check_names
+from camserve.build.mar.unpack import check_names
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError
 from camserve.operate.client_tokens import ClientTokens

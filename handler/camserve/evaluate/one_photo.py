@@ -16,7 +16,7 @@ from torch import Tensor
 
 from camserve.answer.predictions import RowScores, read_scores
 from camserve.attribution.capture import Capture
-from camserve.build.rank_correlation import rank_correlation
+from camserve.build.trial.rank_correlation import rank_correlation
 from camserve.errors import CamserveError
 from camserve.evaluate.frames import FLOORS, box_mask, enlarge, seed_of
 from camserve.evaluate.measures import (

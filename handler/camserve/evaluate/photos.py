@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from camserve.build.photos import list_images
+from camserve.build.baseline.photos import list_images
 from camserve.errors import ConfigError, UnknownClass, quote
 from camserve.labels import Labels
 from camserve.values import Box, Progress

@@ -16,7 +16,7 @@ from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics, ModelSink
 from camserve.asgi.on_ray.cluster import own_ray
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
-from camserve.build.unpack import Contents, read_contents, unpacked
+from camserve.build.mar.unpack import Contents, read_contents, unpacked
 from camserve.errors import ConfigError
 from camserve.values import Progress
 

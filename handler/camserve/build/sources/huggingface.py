@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camserve.build.agreement import check_agreement
 from camserve.build.locate import archive_name
-from camserve.build.pretrained import CONFIG, PREPROCESSOR, read_json, read_processor
+from camserve.build.preprocess.agreement import check_agreement
 from camserve.build.sources.timm import describe_folder
+from camserve.build.weights.pretrained import CONFIG, PREPROCESSOR, read_json, read_processor
 from camserve.errors import ConfigError
 from camserve.values import Progress
 

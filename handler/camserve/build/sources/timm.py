@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camserve.build.agreement import check_agreement
-from camserve.build.last_layer import need_weights, take_classes
 from camserve.build.locate import archive_name, find_file
-from camserve.build.pretrained import CONFIG, read_json
+from camserve.build.preprocess.agreement import check_agreement
+from camserve.build.weights.last_layer import need_weights, take_classes
+from camserve.build.weights.pretrained import CONFIG, read_json
 from camserve.errors import ConfigError, nearest
 from camserve.values import Progress
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camserve.build.archive_file import MANIFEST, open_mar, read_config, read_manifest, read_member
 from camserve.build.label_files import INDICES
 from camserve.build.locate import unpacked
+from camserve.build.mar.file import MANIFEST, open_mar, read_config, read_manifest, read_member
 from camserve.build.sources.model_file import only_class
 from camserve.errors import ConfigError, quote
 from camserve.files import inside

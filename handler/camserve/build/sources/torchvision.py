@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camserve.build.last_layer import need_weights, take_classes
+from camserve.build.weights.last_layer import need_weights, take_classes
 from camserve.errors import ConfigError, nearest
 from camserve.values import Progress
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from camserve.build.convert import is_program
 from camserve.build.locate import archive_name, find_file
+from camserve.build.weights.convert import is_program
 from camserve.errors import ConfigError
 from camserve.values import Progress
 

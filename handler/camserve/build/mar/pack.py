@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from camserve.build.archive_file import CONFIG, MANIFEST, extract_all
 from camserve.build.locate import module_path
-from camserve.build.unpack import read_contents
+from camserve.build.mar.file import CONFIG, MANIFEST, extract_all
+from camserve.build.mar.unpack import read_contents
 from camserve.build.write_file import write_whole
 from camserve.errors import ConfigError
 from camserve.fast.compiled import TAIL, TRUNK

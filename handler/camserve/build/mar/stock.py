@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from camserve.build.archive_file import open_mar, read_member
+from camserve.build.mar.file import open_mar, read_member
 from camserve.errors import ConfigError
 from camserve.settings import Settings
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from camserve.build.float64 import in_float64
+from camserve.build.trial.float64 import in_float64
 from camserve.errors import ConfigError
 from camserve.network.output import ROUNDING, ScoringNetwork
 from camserve.values import Progress

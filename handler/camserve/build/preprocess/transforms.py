@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from camserve.build.agreement import check_agreement, draw_ramps
-from camserve.build.geometry import input_spec, preset_block
+from camserve.build.preprocess.agreement import check_agreement, draw_ramps
+from camserve.build.preprocess.geometry import input_spec, preset_block
 from camserve.errors import ConfigError, first_line
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from camserve.build.checkpoint import find_state_dict
 from camserve.build.locate import find_file
-from camserve.build.read_weights import read_checkpoint
+from camserve.build.weights.checkpoint import find_state_dict
+from camserve.build.weights.read import read_checkpoint
 from camserve.errors import ConfigError
 from camserve.values import Progress
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camserve.build.archive_file import extract_all, open_mar, read_config, read_manifest, read_member
+from camserve.build.mar.file import extract_all, open_mar, read_config, read_manifest, read_member
 from camserve.drift.version import Version
 from camserve.errors import ConfigError, quote
 from camserve.labels import Labels

@@ -17,7 +17,7 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
-from camserve.build.rank_correlation import rank_correlation
+from camserve.build.trial.rank_correlation import rank_correlation
 from camserve.errors import ConfigError
 from camserve.measures import Measures, MethodMeasure
 from camserve.network.precision import DTYPES

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 import camserve
-from camserve.build.photos import find_images
-from camserve.build.reference import Reference, reference_of
-from camserve.build.truth import read_labels
-from camserve.build.unpack import open_archive, read_contents
+from camserve.build.baseline.photos import find_images
+from camserve.build.baseline.reference import Reference, reference_of
+from camserve.build.baseline.truth import read_labels
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.errors import CamserveError, ConfigError, RequestError
 from camserve.monitor.baseline import Accuracy, Baseline, Bins, ClassBins, Provenance, Unusual
 from camserve.monitor.measure import MeasuredRows

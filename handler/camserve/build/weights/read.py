@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from camserve.build.pretrained import read_pretrained
+from camserve.build.weights.pretrained import read_pretrained
 from camserve.errors import ConfigError, first_line
 
 HOW_TO_SAVE = "torch.save(model.state_dict(), 'weights.pt'), or safetensors"

@@ -19,8 +19,8 @@ from camserve.attribution.capture import Capture
 from camserve.attribution.grid import off_grid
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
-from camserve.build.contract import takes_channels_last
-from camserve.build.float64 import in_float64
+from camserve.build.trial.contract import takes_channels_last
+from camserve.build.trial.float64 import in_float64
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.serving.batch import Classifier

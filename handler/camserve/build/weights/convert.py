@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camserve.build.archive_file import open_mar, read_member
+from camserve.build.mar.file import open_mar, read_member
 from camserve.errors import ConfigError, first_line
 from camserve.network.program import HOW_TO_EXPORT, SUFFIX
 from camserve.network.returned import tensors_in

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from camserve.build.read_weights import HOW_TO_SAVE
+from camserve.build.weights.read import HOW_TO_SAVE
 from camserve.errors import ConfigError
 from camserve.network.weights import set_versions
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from camserve.attribution.explain import ENOUGH
 from camserve.build.choose_methods import choose_methods, say_methods, suitable_method
-from camserve.build.contract import check_rows, takes_channels_last
-from camserve.build.output import Meaning, find_meanings
 from camserve.build.probe import check_layer
 from camserve.build.probe.target import Target, find_target, measure_share
 from camserve.build.recipe import Recipe
+from camserve.build.trial.contract import check_rows, takes_channels_last
+from camserve.build.trial.output import Meaning, find_meanings
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.settings import Defaults, ModelSpec, RuntimeSpec, Settings

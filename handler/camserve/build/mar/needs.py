@@ -8,7 +8,7 @@ from importlib import metadata
 
 from torch import nn
 
-from camserve.build.stock import STOCK, foreign_modules
+from camserve.build.mar.stock import STOCK, foreign_modules
 from camserve.network.factory import MODEL_FILE
 from camserve.settings import ModelSpec
 

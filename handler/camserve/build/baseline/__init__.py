@@ -1,0 +1,1 @@
+"""What is normal: the signals, classes and maps of reference photos."""

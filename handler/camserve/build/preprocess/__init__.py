@@ -1,0 +1,1 @@
+"""The input of a network, as people write it down."""

@@ -1,0 +1,1 @@
+"""What a training loop leaves on disk: weights, checkpoints, programs."""
