@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,19 +38,21 @@ class Page:
         return {**HEADERS, "Content-Security-Policy": f"{self.policy}; frame-ancestors 'none'"}
 
 
-def render_page(card: Mapping[str, object] | None, limit: float = math.inf) -> Page:
-    """Return the page of the model that ``card`` describes, of at most ``limit`` bytes; longer lists of labels are cut.
+def render_page(card: Mapping[str, object] | None, limit: float = math.inf, samples: Sequence[str] = ()) -> Page:
+    """Return the page of the model that ``card`` describes, of at most ``limit`` bytes.
 
-    None: a page without a model, which asks for a token and reads the card with it.
+    ``samples`` are data URIs of photos to try. Where the page is longer than ``limit``, labels and samples are left
+    out. A card of None: a page without a model, which asks for a token and reads the card with it.
     """
-    page = _fill(_facts(card))
-    return page if card is None or len(page.body) <= limit else _fill(_facts(_without_labels(card)))
-
-
-def _facts(card: Mapping[str, object] | None) -> dict[str, object] | None:
     if card is None:
-        return None
-    return {"card": card, "palettes": {name: dataclasses.asdict(palette) for name, palette in PALETTE_OF.items()}}
+        return _fill(None)
+    page = _fill(_facts(card, samples))
+    return page if len(page.body) <= limit else _fill(_facts(_without_labels(card), ()))
+
+
+def _facts(card: Mapping[str, object], samples: Sequence[str]) -> dict[str, object]:
+    palettes = {name: dataclasses.asdict(palette) for name, palette in PALETTE_OF.items()}
+    return {"card": card, "palettes": palettes, "samples": list(samples)}
 
 
 def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
@@ -79,14 +81,19 @@ def _escape_json(value: object) -> str:
 @cache
 def _template() -> tuple[str, str, str, str]:
     """Return HTML with marks, style, script, and the policy that lets these two run and nothing else."""
-    html, style = _read("page.html"), _read("page.css")
-    script = re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS))  # without comments
+    html, style = _shorten(_read("page.html")), _shorten(_read("page.css"))
+    script = _shorten(re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS)))
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
         "img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
         "trusted-types 'none'"
     )
     return html, style, script, policy
+
+
+def _shorten(text: str) -> str:
+    """Leave out indentation and empty lines, which nothing in the files of ``page/`` depends on."""
+    return re.sub(r"\n\s+", "\n", text)
 
 
 def _read(name: str) -> str:
