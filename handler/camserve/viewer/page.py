@@ -69,8 +69,12 @@ def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
 def _fill(facts: Mapping[str, object] | None) -> Page:
     html, style, script, policy = _template()
     parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "FACTS": _escape_json(facts)}
-    body = re.sub("@([A-Z]+)@", lambda found: parts[found[1]], html)  # one pass: a label may be written like a mark
-    return Page(body.encode(), policy)
+    return Page(fill_marks(html, parts).encode(), policy)
+
+
+def fill_marks(html: str, parts: Mapping[str, str]) -> str:
+    """Return HTML with each part in the place of its ``@MARK@``, in one pass: a label may be written like a mark."""
+    return re.sub("@([A-Z]+)@", lambda found: parts[found[1]], html)
 
 
 def _escape_json(value: object) -> str:
@@ -84,8 +88,8 @@ def _template() -> tuple[str, str, str, str]:
     html, style = _shorten(_read("page.html")), _shorten(_read("page.css"))
     script = _shorten(re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS)))
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
-        "img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+        f"default-src 'none'; script-src '{hash_inline(script)}'; style-src '{hash_inline(style)}'; "
+        "connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
         "trusted-types 'none'"
     )
     return html, style, script, policy
@@ -100,5 +104,6 @@ def _read(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def hash_inline(text: str) -> str:
+    """Return the source by which a content security policy lets one inline script or style through."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
