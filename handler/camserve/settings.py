@@ -199,6 +199,7 @@ class Settings:
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
     samples: tuple[str, ...] = ()
+    show_samples: bool = False  # on the page for browsers, to whoever may ask the model
     measures: Measures = field(default_factory=Measures)
     evaluated: Evaluated = field(default_factory=Evaluated)
     selftest: str = "refuse"  # what a wrong answer to a sample photo at load does: refuse, warn, off

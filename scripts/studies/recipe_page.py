@@ -57,6 +57,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "layer": ["auto", "layer3"],
         "bundle": ["my_package"],
         "samples": ["rose.jpg"],
+        "show_samples": True,
         "expect": {"rose.jpg": {"label": "rose", "probability": 0.93}},
         "score": "net:ask",
         "methods": ["gradcam", "layercam"],

@@ -26,7 +26,7 @@ def test_a_caption_says_class_probability_method_and_warnings():
     assert write_caption(ESPRESSO, None, "layercam", "against", []).question == "layercam: evidence against it"
     signed = write_caption(ESPRESSO, MUG, "gradcam", "signed", ["A", "B", "A"])
     assert signed == Caption(
-        "espresso (967) 0.951", "gradcam: evidence for and against it, rather than coffee mug (504)", "A, B"
+        "espresso (967) 0.951", "gradcam: evidence for and against it rather than coffee mug (504)", "A, B"
     )
     weight = {"index": 0, "label": "weight", "value": 2.5, "unit": "kg"}
     assert write_caption(weight, None, "gradcam", "for", []).subject == "weight (0) 2.5 kg"

@@ -52,6 +52,11 @@ def test_init_writes_what_archive_builds_from_the_same_options(folder, capsys):
     assert contents.settings.methods == ("gradcam", "layercam")
 
 
+def test_show_samples_without_any_is_refused_before_anything_is_loaded(folder, capsys):
+    assert main(["archive", "net.py", *FLAGS, "--show-samples"]) == 1
+    assert capsys.readouterr().err.endswith("show_samples: there are none; name photos in samples, or leave it out\n")
+
+
 def test_what_a_model_file_cannot_say_is_said_to_be_missing(folder, capsys):
     (folder / "net.py").write_text("raise SystemExit('it was run')\n" + (folder / "net.py").read_text())
     assert main(["init", "net.py"]) == 0

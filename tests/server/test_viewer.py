@@ -160,7 +160,7 @@ def test_a_browser_gets_the_page_and_others_a_note(url):
     assert page.headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'sha256-")
     assert page.headers["Content-Security-Policy"].endswith("frame-ancestors 'none'")
     assert page.headers["X-Content-Type-Options"] == "nosniff"
-    assert len(page.content) < 200_000
+    assert len(page.content) < 300_000  # two photos and a thousand labels
     for accept in ("*/*", "application/json", "image/png"):
         note = requests.get(url, headers={"Accept": accept}, timeout=60)
         assert note.status_code == 400
@@ -280,6 +280,8 @@ def test_a_warning_says_what_to_do(coffee_shown, expect):
     expect(page.locator("#warnings")).to_contain_text("hardly depends on the class")
     expect(page.locator("#warnings")).to_contain_text("choose gradcam for a reason")
     expect(page.locator("#strength")).to_contain_text("of what a predicted class has")
+    percent = int(re.search("([0-9]+) % of what", page.locator("#strength").inner_text())[1])
+    assert page.locator("#strength-bar").evaluate("bar => bar.value") == pytest.approx(percent / 100, abs=0.006)
 
 
 def test_a_broken_file_is_refused_beside_the_photo_and_the_rest_goes_on(visit, url, coffee, expect):
@@ -383,14 +385,26 @@ def test_the_page_fits_a_phone(visit, url, coffee, expect):
     expect(page.locator("#compare")).to_be_hidden()
 
 
-def test_light_and_dark_follow_the_system(visit, url):
-    def lightness(scheme):
-        page, _ = visit(url, color_scheme=scheme)
-        colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        return sum(map(int, re.findall("[0-9]+", colour)[:3])) / 3
+def lightness(page):
+    colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall("[0-9]+", colour)[:3])) / 3
 
-    assert lightness("light") > 200
-    assert lightness("dark") < 60
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_follow_the_system_until_a_reader_chooses(visit, url, expect, scheme):
+    page, _ = visit(url, color_scheme=scheme)
+    other = "dark" if scheme == "light" else "light"
+    button = page.get_by_role("button", name="dark colours")
+    expect(button).to_have_attribute("aria-pressed", str(scheme == "dark").lower())
+    assert (lightness(page) < 60) == (scheme == "dark")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", str(other == "dark").lower())
+    expect(page.locator("#spoken")).to_have_text(f"{other} colours")
+    assert (lightness(page) < 60) == (other == "dark")
+    page.emulate_media(color_scheme=other)
+    page.emulate_media(color_scheme=scheme)
+    assert (lightness(page) < 60) == (other == "dark")
+    assert page.evaluate("() => [localStorage.length, sessionStorage.length]") == [0, 0]
 
 
 def press_for_files(page):
@@ -413,7 +427,7 @@ def test_all_is_reached_with_the_keyboard(visit, url, coffee, expect):
     for wanted in ("find", "rival", "compare", "opacity", "palette", "grey", "save-picture", "show-python"):
         reach(page, wanted)
     page.keyboard.press("Enter")
-    expect(page.locator("#command")).to_contain_text("import requests")
+    expect(page.locator("#command")).to_contain_text("import httpx")
     page.keyboard.press("Escape")
     expect(page.locator("#command")).to_be_hidden()
 
@@ -452,6 +466,21 @@ def test_photos_are_pasted_and_dropped(visit, url, coffee, expect, way):
         [way, base64.b64encode(coffee).decode()],
     )
     expect(page.locator("#caption")).to_contain_text("espresso")
+
+
+def test_a_sample_photo_of_the_archive_is_tried_with_a_click(visit, url, expect):
+    page, _ = visit(url)
+    expect(page.locator("#samples button")).to_have_count(2)
+    page.get_by_role("button", name="sample photo 2").click()
+    expect(page.locator("#caption")).to_contain_text("Why \u2068tiger cat\u2069")
+    expect(page.locator("#samples")).to_be_hidden()
+
+
+def test_no_photo_of_an_archive_is_shown_unless_its_recipe_says_so(visit, open_server, expect):
+    page, _ = visit(f"{open_server.inference.url}/predictions/markup")
+    expect(page.locator("#choices")).to_be_visible()
+    expect(page.locator("#samples")).to_be_hidden()
+    assert "data:image" not in page.content()
 
 
 def test_several_photos_stay_in_the_strip(visit, url, coffee, chelsea, expect):

@@ -83,6 +83,12 @@ def test_a_list_of_labels_that_is_too_long_is_left_out():
     assert facts_of(page)["card"]["heads"] == {"a": {"task": "multiclass", "labels": []}}
 
 
+def test_samples_are_left_out_where_the_page_would_be_too_long():
+    sample = "data:image/jpeg;base64," + "A" * 100_000
+    assert facts_of(render_page(card(), samples=[sample]))["samples"] == [sample]
+    assert facts_of(render_page(card(), limit=100_000, samples=[sample]))["samples"] == []
+
+
 def test_the_palettes_are_those_of_drawn_pictures():
     assert facts_of(render_page(card()))["palettes"] == {
         name: {"anchors": palette.anchors, "lowest": palette.lowest} for name, palette in PALETTE_OF.items()

@@ -20,9 +20,19 @@ def write_caption(
 
     A class bears its index too: a font may lack the letters of its label.
     """
-    question = QUESTIONS[evidence] + ("" if contrast is None else f", rather than {_name(contrast)}")
     warnings = ", ".join(dict.fromkeys(codes))
-    return Caption(f"{_name(target)} {word_meaning(target, DIGITS)}", f"{method}: {question}", warnings)
+    question = word_question(method, evidence, contrast)
+    return Caption(f"{_name(target)} {word_meaning(target, DIGITS)}", question, warnings)
+
+
+def word_question(method: str, evidence: str, contrast: Mapping[str, Any] | None) -> str:
+    """Return what a map answers: ``gradcam: evidence for it rather than cup (968)``."""
+    return f"{method}: {word_subject(QUESTIONS[evidence], contrast and _name(contrast))}"
+
+
+def word_subject(subject: str, rival: str | None) -> str:
+    """Return the subject and, where there is one, the rival that it is compared with."""
+    return subject if rival is None else f"{subject} rather than {rival}"
 
 
 def _name(prediction: Mapping[str, Any]) -> str:

@@ -13,7 +13,15 @@ from camserve.build.server_keys import SERVER_KEYS
 from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import Settings, load_settings
 
-CHANGEABLE = ("defaults", "limits", "methods", "monitoring", "runtime", "selftest")  # keys of the settings
+CHANGEABLE = (
+    "defaults",
+    "limits",
+    "methods",
+    "monitoring",
+    "runtime",
+    "selftest",
+    "show_samples",
+)  # keys of the settings
 ELSEWHERE = {
     "monitoring.baseline": "camserve baseline measures one",
     "monitoring.baseline_sha256": "camserve baseline measures one",

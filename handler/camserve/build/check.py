@@ -77,6 +77,8 @@ def _check_files(recipe: Recipe) -> None:
     counted = Counter(find_file(sample).name for sample in recipe.samples)
     if doubled := [name for name, count in counted.items() if count > 1]:
         raise ConfigError(f"samples: two are called {doubled[0]}")
+    if recipe.show_samples and not recipe.samples:
+        raise ConfigError("show_samples: there are none; name photos in samples, or leave it out")
     if unknown := [name for name in recipe.expect if name not in counted]:
         raise ConfigError(f"expect: {unknown_choice(unknown[0], counted, 'sample')}")
 

@@ -87,6 +87,7 @@ class Recipe:
     layer: Union[str, tuple[str, ...]] = AUTO  # the first of several is the default
     bundle: tuple[str, ...] = ()  # pure Python packages to carry along
     samples: tuple[str, ...] = ()  # photos to try and to carry along: the self-test, and what is usual
+    show_samples: bool = False  # offer the first two on the page for browsers: to all who may ask the model
     expect: dict[str, Expected] = field(default_factory=dict)  # by file name of the sample
     score: Optional[str] = None  # MODULE:CALLABLE that asks the network, with the context of each row
     methods: tuple[str, ...] = ()  # that requests may name; none: those that suit the target layer

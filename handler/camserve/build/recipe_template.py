@@ -47,6 +47,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     "layer": ("Target layer by name, or several; auto finds it by probing.", "auto"),
     "score": ("MODULE:CALLABLE that asks the network, with the context of each row.", "scores:ask"),
     "samples": ("Photos to try the archive with, which its self-test repeats at every load.", ["rose.jpg"]),
+    "show_samples": ("Offer the first two on the page for browsers, to all who may ask the model.", True),
     "expect": (
         "What another implementation predicts for a sample.",
         {"rose.jpg": {"label": "rose", "probability": 0.9}},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from camserve.answer.caption import word_question
 from camserve.answer.render import encode
 from camserve.answer.respond import data_uri, word_meaning
 from camserve.build.write_file import write_whole
@@ -18,6 +17,7 @@ from camserve.bulk.options import Look
 from camserve.bulk.rows import Answer, Row
 from camserve.bulk.sheet import draw_small
 from camserve.choices import CONTENT_TYPES
+from camserve.viewer.page import fill_marks, hash_inline
 
 FOLDER = Path(__file__).parent / "page"
 MOST_CARDS = 2000  # maps
@@ -39,33 +39,20 @@ def write_gallery(rows: Iterable[Row], path: Path, title: str, look: Look) -> in
     """Write the gallery of the first maps of a run and return how many they are."""
     cards = list(itertools.islice((card for row in rows for card in _cards(row, look)), MOST_CARDS))
     html, style, script = ((FOLDER / f"gallery.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    policy = f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; style-src '{_hash(style)}'"
-    marks = {
-        "@POLICY@": f"{policy}; base-uri 'none'; form-action 'none'",
-        "@TITLE@": _escape(title),
-        "@STYLE@": style,
-        "@SCRIPT@": script,
-        "@CLASSES@": _choices(Counter(card.label for card in cards)),
-        "@WARNINGS@": _choices(Counter(code for card in cards for code in card.codes)),
-        "@COUNT@": str(len(cards)),
+    policy = f"default-src 'none'; img-src data:; script-src '{hash_inline(script)}'; style-src '{hash_inline(style)}'"
+    parts = {
+        "POLICY": f"{policy}; base-uri 'none'; form-action 'none'",
+        "TITLE": _escape(title),
+        "STYLE": style,
+        "SCRIPT": script,
+        "CLASSES": _choices(Counter(card.label for card in cards)),
+        "WARNINGS": _choices(Counter(code for card in cards for code in card.codes)),
+        "COUNT": str(len(cards)),
+        "CARDS": "".join(card.html for card in cards),
     }
-    head, _, tail = html.partition("@CARDS@")
-    parts = [_fill(head, marks), *(card.html for card in cards), _fill(tail, marks)]
-    page = "".join(parts).encode("utf-8", "backslashreplace")
+    page = fill_marks(html, parts).encode("utf-8", "backslashreplace")
     write_whole(path, lambda unfinished: unfinished.write_bytes(page))
     return len(cards)
-
-
-def _fill(text: str, marks: dict[str, str]) -> str:
-    """Put the parts in the places of their marks, in one pass: a label may be written like a mark."""
-    pieces = text.split("@")
-    return "".join(
-        marks.get(f"@{piece}@", f"@{piece}@") if number % 2 else piece for number, piece in enumerate(pieces)
-    )
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _escape(text: object) -> str:
@@ -108,11 +95,10 @@ def _map_card(row: Row, answer: Answer, number: int, look: Look) -> Card:
 
 
 def _question(explanation: dict[str, Any]) -> str:
-    contrast = explanation["contrast"]
-    rather = f", rather than {contrast['label']}" if contrast else ""
+    question = word_question(explanation["method"], explanation["evidence"], explanation["contrast"])
     status = "" if explanation["status"] == "ok" else f": {explanation['status']}"
     strength = "" if explanation["strength"] is None else f", strength {explanation['strength']:.2g}"
-    return f"{explanation['method']}, {explanation['evidence']}{rather}{strength}{status}"
+    return f"{question}{strength}{status}"
 
 
 def _predictions(answer: Answer) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from camserve.answer.caption import word_subject
 from camserve.answer.respond import word_meaning
 from camserve.bulk.rows import Answer, Row
 
@@ -25,8 +26,8 @@ def answer_lines(path: str, answer: Answer) -> list[str]:
         for prediction in answer["predictions"]
     ]
     for explanation in answer["explanations"]:
-        target, contrast = explanation["target"]["label"], explanation["contrast"]
-        subject = target + (f" rather than {contrast['label']}" if contrast else "")
+        rival = explanation["contrast"]
+        subject = word_subject(explanation["target"]["label"], rival and rival["label"])
         peak = describe_peak(explanation, answer["input"])
         lines.append(f"  {explanation['method']} {explanation['evidence']} {subject}: {peak}")
     lines += [f"  {warning['code']}: {warning['message']}" for warning in answer["warnings"]]

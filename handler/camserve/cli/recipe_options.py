@@ -17,7 +17,7 @@ from camserve.output_spec import ACTIVATIONS, TASKS
 # The keys of a recipe that an option of the same name gives.
 FLAGS = (
     *("name", "version", "factory", "model_file", "bundle", "export", "task"),
-    *("weights", "weights_key", "trust_pickle", "labels", "layer", "samples"),
+    *("weights", "weights_key", "trust_pickle", "labels", "layer", "samples", "show_samples"),
     *("methods", "threshold", "units", "score"),
 )
 BLOCKS = ("defaults", "limits", "runtime", "serving")  # keys of a recipe whose own keys --set gives
@@ -55,6 +55,12 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="carry the network as a program of torch.export: the server needs none of its packages",
     )
     parser.add_argument("--sample", nargs="+", metavar="IMAGE", dest="samples", help="photos to try and to carry along")
+    parser.add_argument(
+        "--show-samples",
+        action="store_true",
+        default=None,
+        help="offer the first two on the page for browsers, to all who may ask the model",
+    )
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="map methods to serve (gradcam)")
     parser.add_argument(
         "--threshold", type=float, help="probability from which a label of multilabel is predicted (0.5)"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from camserve.answer.caption import DIGITS
+from camserve.answer.caption import DIGITS, word_subject
 from camserve.answer.render import encode
 from camserve.answer.respond import word_meaning
 from camserve.choices import PALETTES
@@ -120,7 +120,7 @@ class Explanation:
     def subject(self) -> str:
         """What the map is about, in words."""
         against = "against " if self.evidence == "against" else ""
-        return f"{against}{self.target.label}" + (f" rather than {self.contrast.label}" if self.contrast else "")
+        return against + word_subject(self.target.label, self.contrast and self.contrast.label)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from camserve.network.precision import DTYPES, cast
 from camserve.output_spec import Head, line_up
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
+from camserve.serving.sample_photos import shrink_samples
 from camserve.serving.seal import check_seal
 from camserve.serving.selftest import self_test
 from camserve.settings import Settings
@@ -123,4 +124,5 @@ def load_archive(folder: Path, settings: Settings, name: str, version: str, devi
     check_seal(folder, settings)
     pipeline = load_pipeline(folder, settings, name, version, device)
     pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
+    pipeline.shown_samples = shrink_samples(folder, settings) if settings.show_samples else ()
     return pipeline

@@ -42,6 +42,7 @@ class Pipeline:
         self.transform = classifier.transform
         self._schema = OptionSchema(settings, classifier.heads)
         self.pace = Pace()
+        self.shown_samples: tuple[str, ...] = ()  # data URIs, for the page for browsers
         self._threads = ThreadPoolExecutor(torch.get_num_threads(), "picture")
 
     def answer(self, rows: Sequence[RawRequest]) -> list[Response]:

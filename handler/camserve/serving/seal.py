@@ -17,7 +17,15 @@ from camserve.serving.selftest import SELFTEST_FILE
 from camserve.settings import Settings
 
 SEAL = "seal.json"  # of an archive: {key of the settings, or file: its SHA-256}
-FREE = ("runtime", "defaults", "limits", "selftest", "monitoring", "seal")  # keys that an operator may change
+FREE = (
+    "runtime",
+    "defaults",
+    "limits",
+    "selftest",
+    "monitoring",
+    "show_samples",
+    "seal",
+)  # keys that an operator may change
 MEND = "put it back, or build the archive again"
 
 

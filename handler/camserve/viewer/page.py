@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,19 +38,21 @@ class Page:
         return {**HEADERS, "Content-Security-Policy": f"{self.policy}; frame-ancestors 'none'"}
 
 
-def render_page(card: Mapping[str, object] | None, limit: float = math.inf) -> Page:
-    """Return the page of the model that ``card`` describes, of at most ``limit`` bytes; longer lists of labels are cut.
+def render_page(card: Mapping[str, object] | None, limit: float = math.inf, samples: Sequence[str] = ()) -> Page:
+    """Return the page of the model that ``card`` describes, of at most ``limit`` bytes.
 
-    None: a page without a model, which asks for a token and reads the card with it.
+    ``samples`` are data URIs of photos to try. Where the page is longer than ``limit``, labels and samples are left
+    out. A card of None: a page without a model, which asks for a token and reads the card with it.
     """
-    page = _fill(_facts(card))
-    return page if card is None or len(page.body) <= limit else _fill(_facts(_without_labels(card)))
-
-
-def _facts(card: Mapping[str, object] | None) -> dict[str, object] | None:
     if card is None:
-        return None
-    return {"card": card, "palettes": {name: dataclasses.asdict(palette) for name, palette in PALETTE_OF.items()}}
+        return _fill(None)
+    page = _fill(_facts(card, samples))
+    return page if len(page.body) <= limit else _fill(_facts(_without_labels(card), ()))
+
+
+def _facts(card: Mapping[str, object], samples: Sequence[str]) -> dict[str, object]:
+    palettes = {name: dataclasses.asdict(palette) for name, palette in PALETTE_OF.items()}
+    return {"card": card, "palettes": palettes, "samples": list(samples)}
 
 
 def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
@@ -67,8 +69,12 @@ def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
 def _fill(facts: Mapping[str, object] | None) -> Page:
     html, style, script, policy = _template()
     parts = {"POLICY": policy, "STYLE": style, "SCRIPT": script, "FACTS": _escape_json(facts)}
-    body = re.sub("@([A-Z]+)@", lambda found: parts[found[1]], html)  # one pass: a label may be written like a mark
-    return Page(body.encode(), policy)
+    return Page(fill_marks(html, parts).encode(), policy)
+
+
+def fill_marks(html: str, parts: Mapping[str, str]) -> str:
+    """Return HTML with each part in the place of its ``@MARK@``, in one pass: a label may be written like a mark."""
+    return re.sub("@([A-Z]+)@", lambda found: parts[found[1]], html)
 
 
 def _escape_json(value: object) -> str:
@@ -79,19 +85,25 @@ def _escape_json(value: object) -> str:
 @cache
 def _template() -> tuple[str, str, str, str]:
     """Return HTML with marks, style, script, and the policy that lets these two run and nothing else."""
-    html, style = _read("page.html"), _read("page.css")
-    script = re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS))  # without comments
+    html, style = _shorten(_read("page.html")), _shorten(_read("page.css"))
+    script = _shorten(re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS)))
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; connect-src 'self'; "
-        "img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+        f"default-src 'none'; script-src '{hash_inline(script)}'; style-src '{hash_inline(style)}'; "
+        "connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
         "trusted-types 'none'"
     )
     return html, style, script, policy
+
+
+def _shorten(text: str) -> str:
+    """Leave out indentation and empty lines, which nothing in the files of ``page/`` depends on."""
+    return re.sub(r"\n\s+", "\n", text)
 
 
 def _read(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def hash_inline(text: str) -> str:
+    """Return the source by which a content security policy lets one inline script or style through."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

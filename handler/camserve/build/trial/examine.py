@@ -45,6 +45,7 @@ class Examined:
             defaults=self.defaults,
             limits=recipe.limits,
             samples=tuple(samples),
+            show_samples=recipe.show_samples,
         )
 
 

@@ -112,7 +112,7 @@ class Answering:
     def _page(self) -> Response | None:
         """Return the page for browsers, or nothing where it is longer than an answer may be."""
         limit = self.pipeline.settings.limits.max_response_bytes
-        page = render_page(self.card(), limit)
+        page = render_page(self.card(), limit, self.pipeline.shown_samples)
         return Response(HTTPStatus.OK, HTML_TYPE, page.body, page.headers) if len(page.body) <= limit else None
 
 

@@ -71,7 +71,7 @@ function drawAnswer(photo, book, left) {
   if ($("answer").hidden) return;
   showClasses(book.predictions, state.target, { book, choose, preview });
   drawChoices(book);
-  $("strength").textContent = left ? writeStrength(left.map, strengthOf(book, left.map)) : "";
+  showStrength(left?.map, left ? strengthOf(book, left.map) : null);
   showWarnings([...(left?.map.warnings ?? []), ...book.warnings], left?.map.evidence);
   if (photo.picture?.isBlank) $("warnings").append(writeNote(NOT_SHOWN));
   showChannels(left?.map);

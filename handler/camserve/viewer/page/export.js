@@ -95,21 +95,22 @@ function writeCurl(file, options, hasToken) {
 }
 
 function writePython(file, options, hasToken) {
-  const headers = hasToken ? '\n    headers={"Authorization": f"Bearer {token}"},' : "";
   const quote = JSON.stringify;
-  const fields = Object.entries(options).map(([name, value]) => `        ${quote(name)}: ${quote(value)},`);
-  return `import requests
-
-answer = requests.post(
-    ${JSON.stringify(address())},${headers}
-    files={"data": open(${JSON.stringify(plainName(file))}, "rb")},
-    data={
-${fields.join("\n")}
-    },
-    timeout=60,
-)
-answer.raise_for_status()
-print(answer.json()["explanations"][0])`;
+  return [
+    "import httpx",
+    "",
+    "answer = httpx.post(",
+    `    ${quote(address())},`,
+    ...(hasToken ? ['    headers={"Authorization": f"Bearer {token}"},'] : []),
+    `    files={"data": open(${quote(plainName(file))}, "rb")},`,
+    "    data={",
+    ...Object.entries(options).map(([name, value]) => `        ${quote(name)}: ${quote(value)},`),
+    "    },",
+    "    timeout=60,",
+    ")",
+    "answer.raise_for_status()",
+    'print(answer.json()["explanations"][0])',
+  ].join("\n");
 }
 
 const WRITERS = { "show-curl": writeCurl, "show-python": writePython };

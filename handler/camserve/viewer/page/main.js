@@ -82,6 +82,7 @@ function openModel(found) {
   $("context").value = defaults.context;
   $("most-bytes").textContent = `, at most ${(card.limits.max_bytes / 1e6).toFixed(1)} MB each`;
   $("choices").hidden = false;
+  showSamples(facts.samples, addPhotos);
   showMethod();
 }
 
@@ -150,6 +151,21 @@ function wireChoices() {
   }
 }
 
+// Light or dark as the system has it, until a reader chooses; a reload forgets the choice.
+function wireTheme() {
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const { dataset } = document.documentElement;
+  const isDark = () => (dataset.theme ? dataset.theme === "dark" : system.matches);
+  const showTheme = () => $("theme").setAttribute("aria-pressed", String(isDark()));
+  system.addEventListener("change", showTheme);
+  $("theme").addEventListener("click", () => {
+    dataset.theme = isDark() ? "light" : "dark";
+    showTheme();
+    announce(`${dataset.theme} colours`);
+  });
+  showTheme();
+}
+
 function wire() {
   watchPhotos(addPhotos);
   wireChoices();
@@ -169,6 +185,7 @@ function wire() {
 }
 
 wire();
+wireTheme();
 const embedded = parseOrNull($("facts").textContent);
 if (embedded) openModel(embedded);
 else askForToken("");

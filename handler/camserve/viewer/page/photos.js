@@ -58,6 +58,26 @@ function showStrip(photos, current, choose) {
   strip.children[focused]?.focus();
 }
 
+// Return the file that a data URI holds.
+function fileOf(uri, name) {
+  const [head, text] = uri.split(",");
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new File([bytes], name, { type: head.slice("data:".length).split(";")[0] });
+}
+
+// Offer the photos that the archive brings along.
+function showSamples(uris, add) {
+  $("samples").hidden = !uris.length;
+  $("samples").append(
+    ...uris.map((src, at) => {
+      const name = `sample photo ${at + 1}`;
+      const button = element("button", { type: "button" }, element("img", { src, alt: name }));
+      button.addEventListener("click", () => add([fileOf(src, `sample-${at + 1}.jpg`)]));
+      return button;
+    }),
+  );
+}
+
 // Call `add` with the files that a reader drops, pastes, chooses or takes.
 function watchPhotos(add) {
   for (const input of [$("choose"), $("camera")]) {

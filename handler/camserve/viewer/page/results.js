@@ -44,6 +44,12 @@ function writeStrength(map, strength) {
   return `${word} evidence: up to ${peak}, ${share}.`;
 }
 
+function showStrength(map, strength) {
+  $("strength").textContent = map ? writeStrength(map, strength) : "";
+  $("strength-bar").hidden = map?.status !== "ok" || strength === null;
+  $("strength-bar").value = strength ?? 0;
+}
+
 function writeSpoken(map, input) {
   const label = isolate(map.target.label);
   if (map.status !== "ok" || !map.grid) return `${label}: ${STATUS[map.status] ?? "no map"}`;
