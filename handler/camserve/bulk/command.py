@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from camserve.bulk.images import save_one
 from camserve.bulk.options import check_options, look_of
 from camserve.bulk.outputs import OUTPUTS, write_outputs
 from camserve.bulk.remote import require_pyarrow
-from camserve.bulk.run import Job, Outcome, ask_all, read_run, run_journal, run_shards
+from camserve.bulk.run import RAY, Job, Outcome, ask_all, read_run, run_journal, run_shards
 from camserve.bulk.sources import list_photos
 from camserve.bulk.words import row_lines
 from camserve.drift.run_records import ANSWERS, SHARDS
@@ -31,7 +32,7 @@ def read_saves(text: str) -> list[str]:
 def make_job(job: Job) -> Job:
     """Return a job whose options are checked, as far as can be before anything is loaded or sent."""
     contents = check_options(job.options, job.archive)
-    return Job(job.sources, job.options, job.archive, contents, job.url, job.token, job.workers)
+    return replace(job, contents=contents)
 
 
 def show_answers(job: Job, as_json: bool, out: Path | None, write: Progress, say: Progress) -> Outcome:
@@ -63,6 +64,8 @@ def show_answers(job: Job, as_json: bool, out: Path | None, write: Progress, say
 def keep_answers(job: Job, out: Path, saves: Sequence[str], grid: str, size: int, say: Progress) -> Outcome:
     """Ask, keep every answer in a folder, and write what people look at; ``say`` gets a line about each."""
     as_shards = "parquet" in saves
+    if job.engine == RAY and (job.archive is None or not as_shards):
+        raise ConfigError("--engine ray asks an archive and writes shards: give --archive and --save parquet")
     outcome = run_shards(job, out, grid, size, say) if as_shards else run_journal(job, out, say)
     if outcome.kept:
         say(f"{outcome.kept} pictures were answered before")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # pyarrow is of an extra
     from camserve.bulk.shards import Shard, Tally
 
 JOURNAL = "jsonl"
+LOCAL, RAY = ENGINES = ("local", "ray")
 SERVER_WORKERS = 4  # requests on their way at once
 
 
@@ -39,6 +40,7 @@ class Job:
     url: str = ""
     token: str | None = None
     workers: int | None = None  # None: as many as suit
+    engine: str = LOCAL  # what writes shards, of ``ENGINES``
 
     @property
     def most_bytes(self) -> int:
@@ -158,6 +160,11 @@ def _write_shards(
         with open_asker(job, spec.options) as ask:
             for shard in shards:
                 yield write_shard(shard, _watched(ask(read_ahead(shard.photos)), see), grid)
+        return
+    if job.engine == RAY:
+        from camserve.bulk.on_ray import run_on_ray
+
+        yield from run_on_ray(shards, job.archive, spec.options, grid, job.workers, say)
         return
     workers = min(job.workers or count_workers(job.contents.settings), len(shards))
     with unpacked(job.archive) as (contents, folder):

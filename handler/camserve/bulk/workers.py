@@ -122,17 +122,18 @@ def _write(shard: Shard) -> Tally | str:
     assert work is not None
     try:
         if _worker.ask is None:
-            _worker.ask = _load(work)
+            _worker.ask = load_asker(work.folder, work.contents, work.options, work.threads)
         return write_shard(shard, _worker.ask(read_ahead(shard.photos, work.most_bytes)), work.grid)
     except CamserveError as error:
         return str(error)
 
 
-def _load(work: Work) -> Ask:
+def load_asker(folder: Path, contents: Contents, options: Mapping[str, str], threads: int) -> Ask:
+    """Return what asks an unpacked archive, with so many threads of torch. ConfigError: it does not load."""
     import torch
 
     from camserve.build.mar.unpack import load_unpacked
     from camserve.bulk.archive import ArchiveAsker
 
-    torch.set_num_threads(work.threads)
-    return ArchiveAsker(load_unpacked(work.folder, work.contents), work.options)
+    torch.set_num_threads(threads)
+    return ArchiveAsker(load_unpacked(folder, contents), options)

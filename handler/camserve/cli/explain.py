@@ -11,7 +11,7 @@ from pathlib import Path
 
 from camserve.bulk.command import SAVES, failure_lines, keep_answers, make_job, read_saves, show_answers
 from camserve.bulk.images import PICTURES
-from camserve.bulk.run import Job
+from camserve.bulk.run import ENGINES, RAY, Job
 from camserve.cli.terminal import INTERRUPTED, count, say, write
 from camserve.intake.option_parsers import PARSERS
 
@@ -32,6 +32,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", help="the server's inference token (key_file.json)")
     parser.add_argument("--out", type=Path, help="a folder; or, for one photo, the picture to draw")
     parser.add_argument("--save", metavar="LIST", help=f"what is written into the folder (images): {', '.join(SAVES)}")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="of --save parquet: local, this machine's cores; ray, those of the cluster at RAY_ADDRESS, or of this "
+        "machine (%(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the answer, or a list of answers")
     parser.add_argument("--workers", type=count, help="processes of --save parquet; requests at once with --url")
     parser.add_argument("--shard-size", type=count, default=500, help="pictures in a Parquet file (500)")
@@ -48,8 +55,11 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error("--save needs --out FOLDER")
     if args.json and not one:
         args.parser.error("--json prints the answers: without --out FOLDER, which keeps them")
-    saves = [] if one else read_saves(args.save or "images")
-    job = make_job(Job(args.sources, options, args.archive, None, args.url or "", args.token, args.workers))
+    if one and args.engine == RAY:
+        args.parser.error("--engine ray needs --out FOLDER")
+    saves = [] if one else read_saves(args.save or ("parquet" if args.engine == RAY else "images"))
+    asked = Job(args.sources, options, args.archive, None, args.url or "", args.token, args.workers, args.engine)
+    job = make_job(asked)
     try:
         if one:
             outcome = show_answers(job, args.json, args.out, write, say)

@@ -14,13 +14,13 @@ from camserve.asgi.app import Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.cluster import own_ray
+from camserve.asgi.on_ray.cluster import own_serve
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
 from camserve.build.mar.unpack import Contents, read_contents, unpacked
 from camserve.errors import ConfigError
+from camserve.operate.ray_here import share
 from camserve.values import Progress
 
-PARTS = 10_000  # Ray divides a core or a GPU no further
 HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another is started
 
 
@@ -31,7 +31,7 @@ def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -
     metrics = Metrics()
     with ExitStack() as stack:
         report("starting Ray")
-        stack.enter_context(own_ray(cores))
+        stack.enter_context(own_serve(cores))
         models = {path.stem: _deploy(path, metrics, workers, stack, report) for path in archives}
         listen(models, metrics, port, folder, report)
     return 0
@@ -74,11 +74,6 @@ def _options(contents: Contents, rules: BatchRules, workers: int) -> dict[str, A
         "max_constructor_retry_count": 1,
         "logging_config": {"log_level": "ERROR", "enable_access_log": False},
     }
-
-
-def share(count: float, workers: int) -> float:
-    """Return what each of ``workers`` may ask of ``count`` cores or GPUs: whole ones, or a part of one."""
-    return count // workers if count >= workers else int(PARTS * count / workers) / PARTS
 
 
 def _workers(config: Mapping[str, Any]) -> int:

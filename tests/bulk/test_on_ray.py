@@ -1,0 +1,181 @@
+"""camserve explain --engine ray: the rows of local, whatever ends on the way."""
+
+import os
+import signal
+import subprocess
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+from camserve.bulk.on_ray import Made, Places, check_seen, find_places
+from camserve.bulk.rows import RunStopped
+from camserve.bulk.run import read_run
+from camserve.bulk.shards import Tally
+from camserve.cli import main
+from camserve.drift.run_records import read_shard
+from many_photos import COMMAND, wait_for, write_photo
+
+TASK = "ray::make_shard"
+CLOCKS = ("time", "timing_ms")  # what differs from run to run
+GIB = 1 << 30
+NODE = {"CPU": 4.0, "memory": 16.0 * GIB}
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'camserve[ray]'")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "threads", "workers", "shards", "places"),
+    [
+        ([NODE], None, None, 100, Places(4, 1, 0)),
+        ([NODE], 2, None, 100, Places(2, 2, 0)),
+        ([NODE], None, 2, 100, Places(2, 2, 0)),
+        ([NODE], None, 9, 100, Places(9, 1, 0)),
+        ([NODE], None, None, 1, Places(1, 4, 0)),
+        ([NODE, NODE], None, 1, 9, Places(1, 4, 0)),  # a task runs on one machine
+        ([{"CPU": 4.0, "memory": 2.0 * GIB}], None, None, 9, Places(1, 4, 0)),
+        ([{**NODE, "GPU": 2.0}], None, None, 9, Places(2, 2, 1)),
+        ([{**NODE, "GPU": 1.0}], None, 4, 9, Places(4, 1, 0.25)),
+        ([{}], None, None, 9, Places(1, 1, 0)),  # a cluster that grows when it is asked
+    ],
+)
+def test_a_run_is_spread_over_machines(nodes, threads, workers, shards, places):
+    assert find_places(nodes, threads, workers, shards) == places
+
+
+def test_a_picture_that_only_the_driver_reads_ends_the_run(tmp_path):
+    """It would be a row with an error for good."""
+    here = write_photo(tmp_path / "a.png")
+    check_seen(Made(b"", Tally(), [str(tmp_path / "absent.png"), str(tmp_path)], "far"))
+    with pytest.raises(RunStopped, match=r"a\.png is not to be read on far: "):
+        check_seen(Made(b"", Tally(), [str(here)], "far"))
+
+
+def test_ray_needs_an_archive_shards_and_a_folder(photos, pets, capsys):
+    usual = ["explain", "photos", "--engine", "ray"]
+    with pytest.raises(SystemExit):
+        main([*usual, "--archive", str(pets)])
+    assert capsys.readouterr().err.endswith("--engine ray needs --out FOLDER\n")
+    one_line = "camserve: --engine ray asks an archive and writes shards: give --archive and --save parquet\n"
+    for rest in (["--archive", str(pets), "--save", "csv"], ["--url", "http://127.0.0.1:9/predictions/pets"]):
+        assert main([*usual, "--out", "run", *rest]) == 1
+        assert capsys.readouterr().err == one_line
+    assert not Path("run").exists()
+
+
+def test_without_ray_one_line_says_what_to_install(photos, pets):
+    command = [COMMAND[0], "-c", f"import sys; sys.modules['ray'] = None; {COMMAND[2]}", "explain", "photos/c.png"]
+    rest = ["--archive", str(pets), "--out", "run", "--engine", "ray"]
+    done = subprocess.run([*command, *rest], capture_output=True, text=True, check=False)
+    assert done.stderr == "camserve: --engine ray needs ray: pip install 'camserve[ray]'\n"
+    assert done.returncode == 1
+
+
+def explain_by(engine, pets, *arguments):
+    command = [*COMMAND, "explain", *arguments, "--archive", str(pets), "--engine", engine, "--workers", "2"]
+    return [*command, "--save", "parquet"]
+
+
+def rows_of(out):
+    """Return what each shard holds, by its name."""
+    shards = {path.name: list(read_shard(path)) for path in Path(out, "shards").glob("*.parquet")}
+    for rows in shards.values():
+        for row, _ in rows:
+            for name in CLOCKS:
+                row.pop(name)
+    return shards
+
+
+@needs_ray
+@pytest.mark.server
+def test_the_rows_and_shards_are_those_of_local(pets, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for number in range(34):
+        write_photo(photos / "more" / f"{number}.jpg", number)
+    options = ["photos", "absent.png", "--shard-size", "7", "--target", "cat,dog", "--method", "gradcam,layercam"]
+    for engine in ("local", "ray"):
+        done = subprocess.run(
+            explain_by(engine, pets, *options, "--out", engine), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.splitlines()[-1] == "no answer to 2 of 41 pictures"
+        assert "Traceback" not in done.stderr
+    assert rows_of("ray") == rows_of("local")
+    before = {path.name: path.stat().st_mtime_ns for path in Path("ray/shards").iterdir()}
+    write_photo(photos / "new.jpg", 50)
+    again = explain_by("ray", pets, *options, "--out", "ray")
+    assert subprocess.run(again, capture_output=True, check=False).returncode == 0
+    after = {path.name: path.stat().st_mtime_ns for path in Path("ray/shards").iterdir()}
+    assert before.items() < after.items()
+    assert len(after) == len(before) + 1
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def many(photos, pets, count=400):
+    for number in range(count):
+        write_photo(photos / "many" / f"{number}.jpg", number)
+    return explain_by("ray", pets, "photos/many", "--out", "run", "--shard-size", "20")
+
+
+def each_once(count=400):
+    paths = Counter(row.photo.path for row in read_run(Path("run")) if row.error is None)
+    return paths == Counter(f"photos/many/{number}.jpg" for number in range(count))
+
+
+def tasks_below(process):
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if child.name().startswith(TASK[:15]) or TASK in " ".join(child.cmdline())]
+
+
+@needs_ray
+@pytest.mark.server
+def test_a_killed_worker_costs_its_shard_a_second_time_and_nothing_else(pets, photos):
+    shards = Path("run/shards")
+    with subprocess.Popen(many(photos, pets), stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(list(shards.glob("*.parquet"))) > 2 and tasks_below(process), process)
+        tasks_below(process)[0].kill()
+        said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    assert "a worker was ended; its shard goes to another" in said
+    assert each_once()
+
+
+@needs_ray
+@pytest.mark.server
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_ended_run_leaves_whole_shards_and_goes_on(pets, photos, number):
+    shards = Path("run/shards")
+    command = many(photos, pets)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_for(lambda: len(list(shards.glob("*.parquet"))) > 2 and tasks_below(process), process)
+        workers = tasks_below(process)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
+    assert "Traceback" not in said
+    assert workers
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    kept = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
+    assert all(len(list(read_shard(shards / name))) == 20 for name in kept)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert kept.items() < {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}.items()
+    assert each_once()
+
+
+@needs_ray
+@pytest.mark.server
+def test_an_archive_that_does_not_load_is_said_in_one_line(pets, photos, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(pets) as whole, zipfile.ZipFile(tmp_path / "bad.mar", "w") as changed:
+        for entry in whole.infolist():
+            content = whole.read(entry)
+            changed.writestr(entry, b"no weights" if entry.filename.endswith(".safetensors") else content)
+    command = explain_by("ray", tmp_path / "bad.mar", "photos", "--out", "run")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
