@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from camserve import __version__
-from camserve.build.archive_file import extract_all
-from camserve.build.unpack import read_contents
+from camserve.build.mar.file import extract_all
+from camserve.build.mar.unpack import read_contents
 from camserve.bulk.reading import UNREADABLE, read_ahead
 from camserve.bulk.remote import is_remote
 from camserve.bulk.rows import Ask, Row, RunStopped
