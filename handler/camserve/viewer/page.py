@@ -89,8 +89,8 @@ def _template() -> tuple[str, str, str, str]:
     script = _shorten(re.sub(r"(?m)^\s*//.*\n", "", "".join(_read(f"{name}.js") for name in SCRIPTS)))
     policy = (
         f"default-src 'none'; script-src '{hash_inline(script)}'; style-src '{hash_inline(style)}'; "
-        "connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
-        "trusted-types 'none'"
+        "connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
     )
     return html, style, script, policy
 
