@@ -4,9 +4,11 @@ import json
 import os
 import re
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from camserve.cli import main
 
@@ -50,6 +52,7 @@ def run(server, folder):
             **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
             "PYTHONPATH": str(ROOT / "handler"),
             "HOME": str(folder),
+            "XDG_DATA_HOME": "",
             "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_TEMP_DIR": str(folder / "gradio"),
             "MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(),
@@ -108,7 +111,9 @@ def test_weights_and_biases_keeps_a_table_offline(run, folder):
     (table,) = folder.glob("wandb/offline-run-*/files/media/table/*.table.json")
     kept = json.loads(table.read_text())
     assert [row[1] for row in kept["data"]] == ["tiger cat", "espresso"]
-    assert len(list(folder.glob("wandb/offline-run-*/files/media/images/*"))) == 2
+    staged = [path.read_bytes() for path in folder.glob(".local/share/wandb/artifacts/staging/*")]
+    pictures = [Image.open(BytesIO(body)).size for body in staged if body.startswith(b"\x89PNG")]
+    assert sorted(pictures) == [(451, 300), (600, 400)]
 
 
 def test_fiftyone_gets_heatmaps_that_lie_where_the_model_looked(run, folder, server):
