@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
-import requests
 import torch
 
 from camserve.build.archive import build_archive
@@ -78,7 +78,7 @@ def ask_here(archive: Path, photo: bytes) -> Any:
 
 def ask_server(server: Server, name: str, photo: bytes) -> Any:
     url, headers = f"{server.inference.url}/predictions/{name}", server.inference.headers
-    return requests.post(url, headers=headers, data=photo, timeout=60).json()
+    return httpx.post(url, headers=headers, content=photo, timeout=60).json()
 
 
 def compare(name: str, here: Any, there: Any) -> float:

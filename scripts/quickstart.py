@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import requests
+import httpx
 
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
@@ -77,7 +77,7 @@ def row_of(server: Server, model: str, photo: Path) -> str:
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        answer = requests.post(url, headers=server.inference.headers, data=photo.read_bytes(), timeout=60)
+        answer = httpx.post(url, headers=server.inference.headers, content=photo.read_bytes(), timeout=60)
         times.append((time.perf_counter() - start) * 1000)
         answer.raise_for_status()
     body = answer.json()

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it; set_up_kserve,
-# set_up_clients and set_up_newman make environments of their own for other projects' clients.
+# set_up_clients, set_up_integrations and set_up_newman make environments of their own for other projects' packages.
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "camserve: $*"; exit 1; }
@@ -53,6 +53,11 @@ set_up_kserve() { set_up_beside .venv-kserve 13 kserve==0.21.0; }
 
 # Clients of other projects, and schemathesis, which tries the description of the routes.
 set_up_clients() { set_up_beside .venv-clients 12 "tritonclient[http]==2.73.0" mlserver==1.7.1 schemathesis==4.32.5; }
+
+# Tools of docs/integrations.md, which ask for older packages than ours.
+set_up_integrations() {
+  set_up_beside .venv-integrations 13 gradio==6.31.0 mlflow-skinny==3.17.2 wandb==0.31.0 fiftyone==1.22.1 psutil
+}
 
 set_up_newman() {
   local wanted="newman@6.2.2"

@@ -32,8 +32,8 @@ TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # torch underlines its adv
 QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log may repeat
 # What libraries say of a connection that fails, and the next step.
 SILENCE = (
-    ("Schema|InvalidURL|Invalid URL", "write the whole address, such as http://127.0.0.1:8080"),
-    ("NameResolution|gaierror|Name or service", "no machine is known by this name"),
+    ("UnsupportedProtocol|InvalidURL|Invalid URL", "write the whole address, such as http://127.0.0.1:8080"),
+    ("name resolution|gaierror|Name or service", "no machine is known by this name"),
     ("refused|Refused", "the connection is refused: start the server, or name the port that it listens on"),
     ("SSL", "no secure connection: a server without a certificate of its own is at http://"),
     ("[Tt]ime(d )?out", "it takes too long: the machine or the server is busy, or a firewall keeps the port"),

@@ -28,7 +28,8 @@ class HostileRequest:
     """What is posted to a model's address."""
 
     files: Mapping[str, bytes] | None = None
-    data: Any = None
+    data: Mapping[str, str] | None = None
+    content: bytes | None = None  # the body, where there is no form
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -42,7 +43,7 @@ def _instances(body: bytes, **options: Any) -> HostileRequest:
 
 
 def _json(body: object) -> HostileRequest:
-    return HostileRequest(data=json.dumps(body).encode(), headers=JSON_HEADERS)
+    return HostileRequest(content=json.dumps(body).encode(), headers=JSON_HEADERS)
 
 
 def _one_color(mode: str, kind: str, size: tuple[int, int] = LARGEST, **options: Any) -> bytes:

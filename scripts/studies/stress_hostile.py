@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import psutil
-import requests
 
 from stress_attacks import ATTACKS, HostileRequest
 from stress_scenarios import BATCH, StressLoad
@@ -39,13 +39,13 @@ class GoodClient:
         start = time.monotonic()
         side = self.traffic.server.inference
         try:
-            answer = requests.post(
+            answer = httpx.post(
                 f"{side.url}/predictions/{self.traffic.model}",
                 headers=side.headers,
                 files={"data": self.traffic.photo},
                 timeout=PATIENCE,
             )
-        except requests.RequestException as error:
+        except httpx.HTTPError as error:
             self.lost[type(error).__name__] += 1
             return
         self.seconds.append(time.monotonic() - start)
@@ -130,8 +130,10 @@ def _send(traffic: StressLoad, body: HostileRequest) -> int:
     url = f"{side.url}/predictions/{traffic.model}"
     headers = {**side.headers, **body.headers}
     try:
-        return requests.post(url, headers=headers, files=body.files, data=body.data, timeout=PATIENCE).status_code
-    except requests.RequestException:
+        return httpx.post(
+            url, headers=headers, files=body.files, data=body.data, content=body.content, timeout=PATIENCE
+        ).status_code
+    except httpx.HTTPError:
         return 0
 
 

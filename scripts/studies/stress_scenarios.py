@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import httpx
 import psutil
-import requests
 
 from camserve.operate.server import Server
 
@@ -57,8 +57,8 @@ class StressLoad:
         url = f"{side.url}/predictions/{self.model}"
         try:
             files = {"data": body}
-            return requests.post(url, headers=side.headers, files=files, data=options, timeout=120).status_code
-        except requests.RequestException:
+            return httpx.post(url, headers=side.headers, files=files, data=options, timeout=120).status_code
+        except httpx.HTTPError:
             return 0
 
     def send(self, numbers: Iterable[int], threads: int = THREADS, mixed: bool = True) -> Counter[int]:
@@ -102,7 +102,7 @@ def kill_workers(traffic: StressLoad, count: int) -> StressRow:
 
 def _load_seconds(server: Server) -> float:
     """Return how long the first worker took to load its model; later ones are counted from its start."""
-    lines = requests.get(server.metrics_url, timeout=10).text.splitlines()
+    lines = httpx.get(server.metrics_url, timeout=10).text.splitlines()
     return max(float(line.split()[-1]) for line in lines if line.startswith("WorkerLoadTime{")) / 1000
 
 
@@ -129,8 +129,8 @@ def _replace(traffic: StressLoad, archive: str, old: str, new: str) -> None:
     """Register, redirect, drain, remove: TorchServe never answers what a removed version still holds."""
     side = traffic.server.management
 
-    def call(method: str, path: str) -> requests.Response:
-        answer = requests.request(method, f"{side.url}/models{path}", headers=side.headers, timeout=180)
+    def call(method: str, path: str) -> httpx.Response:
+        answer = httpx.request(method, f"{side.url}/models{path}", headers=side.headers, timeout=180)
         answer.raise_for_status()
         return answer
 

@@ -27,7 +27,7 @@ def write_caption(
 
 def word_question(method: str, evidence: str, contrast: Mapping[str, Any] | None) -> str:
     """Return what a map answers: ``gradcam: evidence for it rather than cup (968)``."""
-    return f"{method}: {word_subject(QUESTIONS[evidence], contrast and _name(contrast))}"
+    return f"{method}: {word_subject(QUESTIONS[evidence], _name(contrast) if contrast else None)}"
 
 
 def word_subject(subject: str, rival: str | None) -> str:

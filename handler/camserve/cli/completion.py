@@ -16,8 +16,9 @@ from camserve.cli.command import COMMANDS, build_parser
 EXAMPLE = """examples:
   camserve completion bash > ~/.local/share/bash-completion/completions/camserve
   camserve completion zsh > "${fpath[1]}/_camserve"
+  camserve completion fish > ~/.config/fish/completions/camserve.fish
 """
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

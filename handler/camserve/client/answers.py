@@ -120,7 +120,7 @@ class Explanation:
     def subject(self) -> str:
         """What the map is about, in words."""
         against = "against " if self.evidence == "against" else ""
-        return against + word_subject(self.target.label, self.contrast and self.contrast.label)
+        return against + word_subject(self.target.label, self.contrast.label if self.contrast else None)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import numpy as np
-import requests
 
 from camserve.drift.version import Version
 from camserve.errors import ConfigError, describe_silence
@@ -55,7 +55,7 @@ def read_counts(url: str) -> Snapshot:
     """Read the bin counters and references from a metrics port (.../metrics) or a Prometheus. ConfigError: neither."""
     try:
         if url.rstrip("/").endswith("/metrics"):
-            answer = requests.get(url, timeout=TIMEOUT)
+            answer = httpx.get(url, timeout=TIMEOUT, follow_redirects=True)
             answer.raise_for_status()
             found = dict(_parse(answer.text.splitlines()))
         else:
@@ -64,9 +64,9 @@ def read_counts(url: str) -> Snapshot:
                 for name in (LIVE, REFERENCE)
                 for sample in query(url, name)
             }
-    except requests.HTTPError as error:
+    except httpx.HTTPStatusError as error:
         raise ConfigError(f"{url} is no metrics port: it answers {error.response.status_code}") from None
-    except requests.RequestException as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(describe_silence(url, error)) from None
     if not any(series.name == REFERENCE for series in found):
         raise ConfigError(
@@ -80,8 +80,8 @@ def query(url: str, expression: str, path: str = "query", **parameters: float) -
     """Return a Prometheus' answer to a query. ConfigError: its refusal, or that there is none."""
     arguments: dict[str, str | float] = {"query": expression, **parameters}
     try:
-        answer = requests.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT)
-    except requests.RequestException as error:
+        answer = httpx.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(describe_silence(url, error)) from None
     try:
         block = answer.json()

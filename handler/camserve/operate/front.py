@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
+import httpx
 
 from camserve.errors import ConfigError, quote
 from camserve.operate.client_tokens import ClientTokens
@@ -125,8 +125,8 @@ class Front:
 
     def _check_reach(self) -> None:
         """Raise ConfigError where nginx's workers do not see the files that steer them."""
-        answer = requests.get(f"{self.inference.url}/v2/health/ready", timeout=10)
-        if not answer.ok:
+        answer = httpx.get(f"{self.inference.url}/v2/health/ready", timeout=10)
+        if not answer.is_success:
             raise ConfigError(f"nginx, which runs as {WORKERS_USER}, cannot read {self.folder}: name another --folder")
 
     @property

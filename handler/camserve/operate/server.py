@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import psutil
-import requests
 
 from camserve.errors import ConfigError
 from camserve.operate.daemon import Daemon, describe_end, last_lines, launch
@@ -185,9 +185,9 @@ class Server:
     def _describe(self, model: str) -> dict[str, Any]:
         try:
             side = self.management
-            answer = requests.get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
-            return dict(answer.json()[0]) if answer.ok else {}
-        except (requests.RequestException, OSError, ValueError, LookupError, TypeError):
+            answer = httpx.get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
+            return dict(answer.json()[0]) if answer.is_success else {}
+        except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError):
             return {}
 
     @property

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import psutil
-import requests
 
 from camserve.operate.server import Server
 from camserve.values import Progress
@@ -52,6 +52,6 @@ class WorkerWatch:
         for workers, waits in ((0, "true"), (count, "false")):
             query = f"min_worker={workers}&max_worker={workers}&synchronous={waits}"
             try:
-                requests.put(f"{side.url}/models/{model}?{query}", headers=side.headers, timeout=SECONDS)
-            except requests.RequestException as error:
+                httpx.put(f"{side.url}/models/{model}?{query}", headers=side.headers, timeout=SECONDS)
+            except httpx.HTTPError as error:
                 self._report(f"{model}: the management side does not answer ({type(error).__name__})")

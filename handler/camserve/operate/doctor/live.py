@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
-import requests
 
 from camserve.errors import ConfigError, describe_silence
 from camserve.operate.doctor.files import check_model
@@ -40,11 +40,11 @@ def _metrics_url(url: str) -> str:
 
 
 def _check_access(url: str, token: str) -> Iterator[Finding]:
-    if _ask("GET", f"{url}/models", "").ok:
+    if _ask("GET", f"{url}/models", "").is_success:
         risk = "management answers without a token"
         yield Finding(UNSAFE, url, risk, "disable_token_authorization=false")
     status = _ask("DELETE", f"{url}/models/{NO_MODEL}", token).status_code
-    if status == requests.codes.not_found:
+    if status == httpx.codes.NOT_FOUND:
         yield Finding(UNSAFE, url, "a management call can register a model, which is code", "enable_model_api=false")
 
 
@@ -68,17 +68,17 @@ def _listening_hosts(port: int) -> list[str]:
 
 def _check_metrics(url: str) -> Iterator[Finding]:
     try:
-        answer = requests.get(url, timeout=SECONDS)
-    except requests.RequestException:
+        answer = httpx.get(url, timeout=SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL):
         yield Finding(ADVICE, url, "the metrics side does not answer", "metrics_address=http://127.0.0.1:8082")
         return
-    if not answer.ok or "# TYPE" not in answer.text:
+    if not answer.is_success or "# TYPE" not in answer.text:
         yield Finding(ADVICE, url, "the metrics side answers nothing", "metrics_mode=prometheus")
 
 
 def _check_models(url: str, token: str) -> Iterator[Finding]:
     listed = _ask("GET", f"{url}/models", token)
-    if not listed.ok:
+    if not listed.is_success:
         what = "wants another token" if token else "wants a token"
         risk = f"the server {what} ({listed.status_code}): its models and limits were not looked at"
         yield Finding(UNCHECKED, url, risk, "--token KEY  (key_file.json of the server's working folder, 'management')")
@@ -96,9 +96,9 @@ def _check_models(url: str, token: str) -> Iterator[Finding]:
             yield from check_limits(described, where)
 
 
-def _ask(method: str, url: str, token: str) -> requests.Response:
+def _ask(method: str, url: str, token: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return requests.request(method, url, headers=headers, timeout=SECONDS)
-    except requests.RequestException as error:
+        return httpx.request(method, url, headers=headers, timeout=SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(describe_silence(url, error)) from None
