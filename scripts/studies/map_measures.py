@@ -10,8 +10,8 @@ import numpy as np
 
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import FITS, MEASURES
-from camserve.evaluate.one_photo import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.run import evaluate, name_of
 from camserve.evaluate.select import choose_photos
 from camserve.evaluate.statistics import interval
@@ -52,7 +52,7 @@ def measure_maps(pipeline: Pipeline, photos: BoxedPhotos, report: Progress, keep
 
 
 def _overlaps(rows: Iterable[PhotoMeasures]) -> list[Mapping[str, float]]:
-    return [row.iou for row in rows if row.variant == METHODS[0] and row.iou]
+    return [row.overlaps["box"] for row in rows if row.variant == METHODS[0] and "box" in row.overlaps]
 
 
 def place_table(found: Mapping[str, Maps]) -> str:

@@ -16,8 +16,8 @@ from torch.nn import functional
 from camserve.build.archive import build_archive
 from camserve.build.recipe import Recipe
 from camserve.build.unpack import open_archive
-from camserve.evaluate.one_photo import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.run import evaluate
 from camserve.evaluate.summary import Summary, summarise
 from camserve.input_spec import InputSpec

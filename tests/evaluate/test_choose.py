@@ -13,7 +13,7 @@ from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.evaluate.choice import choose_variant
 from camserve.evaluate.measures import THRESHOLDS
-from camserve.evaluate.one_photo import PhotoMeasures, Variant
+from camserve.evaluate.plan import PhotoMeasures, Variant
 from camserve.measures import MethodMeasure
 from camserve.serving.card import describe_model
 from input_archives import build_means
@@ -31,7 +31,9 @@ def rows_of(worth, count=COUNT, fits=0.3):
         common = random.normal(0, 0.1)
         for name, mean in {**worth, "centre": 0.2}.items():
             iou = {f"{threshold:g}": float(threshold == fits) for threshold in THRESHOLDS}
-            yield PhotoMeasures(f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, iou)
+            yield PhotoMeasures(
+                f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, {"box": iou}
+            )
 
 
 def chosen(worth, measured=None, **more):
@@ -70,7 +72,7 @@ def test_of_too_few_photos_or_without_the_measure_nothing_is_chosen():
 
 def test_maps_too_fine_to_be_boxed_cannot_win_by_boxes():
     rows = list(rows_of({"gradcam": 0.3, "layercam": 0.3}))
-    fine = [dataclasses.replace(row, iou={}) if row.variant == "layercam" else row for row in rows]
+    fine = [dataclasses.replace(row, overlaps={}) if row.variant == "layercam" else row for row in rows]
     assert choose_variant(fine, VARIANTS[:2], "box", {}).variant == Variant("gradcam")
     with pytest.raises(ConfigError, match="layercam has no measure box: its map is too fine"):
         choose_variant(fine, VARIANTS[1::-1], "box", {})

@@ -9,8 +9,8 @@ from PIL import Image
 from camserve.build.unpack import open_archive
 from camserve.cli import main
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import EvaluationPlan, Variant
 from camserve.evaluate.photos import LabelledPhoto, read_photos
+from camserve.evaluate.plan import EvaluationPlan, Variant
 from camserve.evaluate.run import evaluate
 from camserve.evaluate.select import choose_photos, choose_variants
 from camserve.evaluate.summary import summarise

@@ -17,9 +17,9 @@ from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
 from camserve.evaluate.measures import GROUPS
-from camserve.evaluate.one_photo import EvaluationPlan
 from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import read_photos
+from camserve.evaluate.plan import EvaluationPlan
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
 from camserve.evaluate.select import choose_photos, choose_variants
 from camserve.evaluate.summary import summarise, table

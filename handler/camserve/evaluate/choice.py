@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import MEASURES
-from camserve.evaluate.one_photo import PhotoMeasures, Variant
+from camserve.evaluate.plan import PhotoMeasures, Variant
 from camserve.evaluate.summary import Figure, Summary, summarise
 from camserve.measures import Evaluated, MethodMeasure
 

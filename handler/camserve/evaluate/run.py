@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import EvaluationPlan, Evaluator, PhotoMeasures, PhotoUnanswered
+from camserve.evaluate.one_photo import Evaluator
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, PhotoUnanswered
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Progress
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from camserve.attribution.methods import METHODS
 from camserve.errors import ConfigError, unknown_choice
-from camserve.evaluate.one_photo import Variant
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import Variant
 from camserve.settings import Settings
 
 

@@ -1,0 +1,95 @@
+"""Removing pixels so that what is left does not show where they were: ROAD, Rong et al. 2022, arXiv:2202.00449."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from camserve.evaluate.measures import Scores
+
+PERCENTILES = (20, 50, 80)  # of the map's cells: what is removed first, and what is kept
+NOISE = 0.01  # deviation of what is added to imputed pixels, which would else be smoother than others
+PRECISION = 1e-8  # of the residual, of its first size
+MOST_STEPS = 2000
+COARSEST = 16  # pixels of a side
+TINY = 1e-300
+
+
+def road(values: np.ndarray, pixels: Tensor, scores: Scores, seed: int, noise: float = NOISE) -> float:
+    """Return half of how much more removing the strongest pixels lowers the probability than removing the weakest.
+
+    The mean over ``PERCENTILES``. ``values`` is a map (H, W), ``pixels`` (1, C, H, W). The thresholds are those of
+    pytorch-grad-cam's ROADCombined.
+    """
+    spread = values.max() - values.min()
+    scaled = (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
+    masks = [
+        strength < np.percentile(strength, percent) for strength in (scaled, 1 - scaled) for percent in PERCENTILES
+    ]
+    shown = torch.cat([impute(pixels, mask, seed, noise) for mask in masks])
+    without_strong, without_weak = np.split(scores(shown), 2)
+    return float((without_weak - without_strong).mean() / 2)
+
+
+def impute(pixels: Tensor, is_known: np.ndarray, seed: int, noise: float = NOISE) -> Tensor:
+    """Return pixels (1, C, H, W) of which those that are not known (H, W) are the weighted mean of their neighbours.
+
+    The linear system of section 4.1, solved by conjugate gradients in float64. Where nothing is known all are 0.
+    """
+    if is_known.all() or not is_known.any():
+        return pixels * float(is_known.all())
+    channels = pixels[0].double().cpu().numpy()
+    solved = _solve(channels, is_known.astype(float))
+    solved += ~is_known * noise * np.random.default_rng(seed).standard_normal(solved.shape)
+    return torch.from_numpy(solved)[None].to(pixels)
+
+
+def _solve(channels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return (C, H, W) with what is not ``known`` (H, W) solved for; a coarser picture's solution is the first guess."""
+    missing, given = 1 - known, channels * known
+    sums = _neighbours(np.ones_like(known))  # less at the picture's edge
+    guess = _coarser(given, known) * missing
+    residual = missing * (_neighbours(given + guess) - sums * guess)
+    direction, size = residual, _norms(residual)
+    end = PRECISION**2 * _norms(missing * _neighbours(given))
+    for _ in range(MOST_STEPS):
+        if (size <= end).all():
+            break
+        moved = missing * (sums * direction - _neighbours(direction))
+        step = size / np.maximum((direction * moved).sum(axis=(1, 2), keepdims=True), TINY)
+        guess = guess + step * direction
+        residual = residual - step * moved
+        before, size = size, _norms(residual)
+        direction = residual + size / np.maximum(before, TINY) * direction
+    return guess + given
+
+
+def _neighbours(values: np.ndarray) -> np.ndarray:
+    """Return the weighted sum of each pixel's eight neighbours: 1/6 of those beside it, 1/12 of those at a corner."""
+    edge = [(0, 0)] * (values.ndim - 2) + [(1, 1)] * 2
+    padded = np.pad(values, edge)
+    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    return np.asarray((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:] - 4 * values) / 12)
+
+
+def _norms(values: np.ndarray) -> np.ndarray:
+    return np.square(values).sum(axis=(1, 2), keepdims=True)
+
+
+def _coarser(given: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return a guess of all pixels (C, H, W), from half as many on either side."""
+    height, width = known.shape
+    share, total = _halve(known), _halve(given)
+    means, is_known = total / np.maximum(share, TINY), (share > 0).astype(float)
+    if min(is_known.shape) > COARSEST and not is_known.all():
+        means = _solve(means, is_known)
+    return means.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+
+
+def _halve(values: np.ndarray) -> np.ndarray:
+    """Return the sums of 2 x 2 pixels, of fewer at the edge."""
+    odd = [(0, 0)] * (values.ndim - 2) + [(0, side % 2) for side in values.shape[-2:]]
+    even = np.pad(values, odd)
+    across = even[..., ::2] + even[..., 1::2]
+    return np.asarray(across[..., ::2, :] + across[..., 1::2, :])
