@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,12 +21,12 @@ class ObjectMask:
 
     polygons: tuple[tuple[float, ...], ...] = ()  # x, y, x, y, ... in pixels of the upright picture
     runs: tuple[int, ...] = ()  # of pixels outside and inside by turns, down the columns
-    file: Optional[Path] = None  # a picture of the same size
-    value: Optional[int] = None  # of the object's pixels there; None: all above 0
+    file: Path | None = None  # a picture of the same size
+    value: int | None = None  # of the object's pixels there; None: all above 0
 
 
 def mask_of_coco(segmentation: Any) -> ObjectMask | None:
-    """Return a mask of COCO's ``segmentation``: polygons, or run lengths as numbers or as a text. ValueError, KeyError."""
+    """Return a mask of COCO's ``segmentation``: polygons, or run lengths, as numbers or a text. KeyError."""
     if isinstance(segmentation, Mapping):
         counts = segmentation["counts"]
         return ObjectMask(runs=_read_runs(counts) if isinstance(counts, str) else tuple(map(int, counts)))

@@ -10,9 +10,8 @@ from camserve.evaluate.measures import Scores
 
 PERCENTILES = (20, 50, 80)  # of the map's cells: what is removed first, and what is kept
 NOISE = 0.01  # deviation of what is added to imputed pixels, which would else be smoother than others
-PRECISION = 1e-8  # of the residual, of its first size
+PRECISION = 1e-7  # of the residual, of its first size
 MOST_STEPS = 2000
-COARSEST = 16  # pixels of a side
 TINY = 1e-300
 
 
@@ -46,13 +45,13 @@ def impute(pixels: Tensor, is_known: np.ndarray, seed: int, noise: float = NOISE
 
 
 def _solve(channels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return (C, H, W) with what is not ``known`` (H, W) solved for; a coarser picture's solution is the first guess."""
+    """Return (C, H, W) with what is not ``known`` (H, W) solved for."""
     missing, given = 1 - known, channels * known
     sums = _neighbours(np.ones_like(known))  # less at the picture's edge
-    guess = _coarser(given, known) * missing
-    residual = missing * (_neighbours(given + guess) - sums * guess)
+    guess = np.zeros_like(given)
+    residual = missing * _neighbours(given)
     direction, size = residual, _norms(residual)
-    end = PRECISION**2 * _norms(missing * _neighbours(given))
+    end = PRECISION**2 * size
     for _ in range(MOST_STEPS):
         if (size <= end).all():
             break
@@ -75,21 +74,3 @@ def _neighbours(values: np.ndarray) -> np.ndarray:
 
 def _norms(values: np.ndarray) -> np.ndarray:
     return np.square(values).sum(axis=(1, 2), keepdims=True)
-
-
-def _coarser(given: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return a guess of all pixels (C, H, W), from half as many on either side."""
-    height, width = known.shape
-    share, total = _halve(known), _halve(given)
-    means, is_known = total / np.maximum(share, TINY), (share > 0).astype(float)
-    if min(is_known.shape) > COARSEST and not is_known.all():
-        means = _solve(means, is_known)
-    return means.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
-
-
-def _halve(values: np.ndarray) -> np.ndarray:
-    """Return the sums of 2 x 2 pixels, of fewer at the edge."""
-    odd = [(0, 0)] * (values.ndim - 2) + [(0, side % 2) for side in values.shape[-2:]]
-    even = np.pad(values, odd)
-    across = even[..., ::2] + even[..., 1::2]
-    return np.asarray(across[..., ::2, :] + across[..., 1::2, :])
