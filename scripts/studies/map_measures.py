@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from camserve.attribution.methods import METHODS
 from camserve.build.unpack import open_archive
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
@@ -25,17 +26,19 @@ class Run:
 
     groups: frozenset[str]
     photos: int  # at most, of one network
-    methods: tuple[str, ...] = ()  # none: all that the archive serves
+    methods: tuple[str, ...]  # of those that the archive serves; or all that take one pass, or more
     is_small: bool = True  # of small objects alone
 
 
+QUICK, SLOW = ("quick",), ("slow",)
 RUNS: Mapping[str, Run] = {
-    "place": Run(frozenset({"place"}), 60),
-    "attack": Run(frozenset({"attack"}), 60, COMPARED),
-    "steady": Run(frozenset({"shape", "stable", "random"}), 20),
-    "change": Run(frozenset({"change"}), 12, COMPARED),
-    "boxes": Run(frozenset({"place"}), 200, ("gradcam",), is_small=False),
-    "road": Run(frozenset({"road"}), 6, COMPARED),
+    "place": Run(frozenset({"place"}), 60, QUICK),
+    "attack": Run(frozenset({"attack"}), 40, COMPARED),
+    "steady": Run(frozenset({"shape", "stable", "random"}), 20, QUICK),
+    "slow": Run(frozenset({"place", "shape", "random"}), 12, SLOW),
+    "change": Run(frozenset({"change"}), 8, COMPARED),
+    "boxes": Run(frozenset({"place"}), 120, ("gradcam",), is_small=False),
+    "road": Run(frozenset({"road"}), 4, COMPARED),
 }
 
 
@@ -55,6 +58,10 @@ class Part:
         return [fitting[at] for at in order]
 
 
+def _kind(method: str) -> tuple[str, ...]:
+    return SLOW if METHODS[method].slow else QUICK
+
+
 def measure(parts: Sequence[Part], name: str, keep: Path, report: Progress) -> Iterator[PhotoMeasures]:
     """Yield the rows of one run of a network, which may be several ``parts``, and keep them in a folder."""
     run = RUNS[name]
@@ -62,7 +69,7 @@ def measure(parts: Sequence[Part], name: str, keep: Path, report: Progress) -> I
         with open_archive(part.archive) as pipeline:
             served = pipeline.settings.methods
             usual = pipeline.settings.defaults.method
-            methods = [method for method in run.methods or served if method in served]
+            methods = [method for method in served if method in run.methods or run.methods == _kind(method)]
             variants = tuple(Variant(method) for method in dict.fromkeys((usual, *methods)))
             plan = EvaluationPlan(variants, run.groups, steps=STEPS, attack_class=part.attack_class)
             kept = keep / f"{part.archive.stem}.{name}.jsonl"

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from camserve.build.pack import add_evaluated
 from camserve.build.unpack import open_archive
 from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
-from camserve.evaluate.measures import GROUPS
+from camserve.evaluate.card import make_card
+from camserve.evaluate.measures import GROUPS, MEASURES
 from camserve.evaluate.page import render_page
-from camserve.evaluate.photos import read_photos
+from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.plan import EvaluationPlan
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
-from camserve.evaluate.select import choose_photos, choose_variants
+from camserve.evaluate.select import choose_photos, choose_variants, usual_measure
 from camserve.evaluate.summary import summarise, table
 
 EXAMPLE = """examples:
@@ -36,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_plan_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page: tables, intervals, photos")
+    parser.add_argument("--write-card", action="store_true", help="write figures, verdicts, date and data into N.mar")
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +80,17 @@ def run(args: argparse.Namespace) -> int:
         if args.html:
             title = f"{pipeline.model.name} {pipeline.model.version}: maps on {summary.photos} photos"
             write_text(args.html, render_page(summary, pipeline, photos, usual, title))
+    if args.write_card:
+        by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)
+        card = make_card(summary, plan.variants, by, pipeline.settings.measures.methods, *_made(photos))
+        add_evaluated(args.archive, card, {})
+        say(f"wrote {args.archive}, evidence card {card.card_id}")
     return 0
+
+
+def _made(photos: Sequence[LabelledPhoto]) -> tuple[str, str]:
+    """Return the date of a card and the hash of its photos."""
+    return date.today().isoformat(), hash_photos(photos)
 
 
 def plan_of(args: argparse.Namespace, settings: Any) -> EvaluationPlan:

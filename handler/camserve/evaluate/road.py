@@ -61,7 +61,7 @@ def _solve(channels: np.ndarray, known: np.ndarray) -> np.ndarray:
         residual = residual - step * moved
         before, size = size, _norms(residual)
         direction = residual + size / np.maximum(before, TINY) * direction
-    return guess + given
+    return np.asarray(guess + given)
 
 
 def _neighbours(values: np.ndarray) -> np.ndarray:
@@ -73,4 +73,4 @@ def _neighbours(values: np.ndarray) -> np.ndarray:
 
 
 def _norms(values: np.ndarray) -> np.ndarray:
-    return np.square(values).sum(axis=(1, 2), keepdims=True)
+    return np.asarray(np.square(values).sum(axis=(1, 2), keepdims=True))

@@ -101,7 +101,8 @@ def load_pipeline(
     check_decoders(settings.input)
     transform = load_transform(folder, settings.input)  # before what takes its time
     classifier = replace(loaded or load_classifier(folder, settings, device), transform=transform)
-    model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
+    weights = f"sha256:{settings.model.source_sha256[:12]}"
+    model = ModelName(name, version, weights, settings.evaluated.card_id)
     return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.heads))
 
 
