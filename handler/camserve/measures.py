@@ -68,7 +68,11 @@ class Evaluated:
     verdict: str = ""  # of the whole
     by: str = ""  # the measure that the verdicts go by
     verdicts: dict[str, str] = field(default_factory=dict)  # map: whether it beats the floors
+    low_confidence: Optional[float] = None  # below this probability answers are often wrong; None: too few photos
     figures: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)  # measure: map: mean, low, high
+
+    def __post_init__(self) -> None:
+        require_ranges(self, {"low_confidence": (0, 1)})
 
     @property
     def card_id(self) -> str:

@@ -36,7 +36,7 @@ def rows_of(worth, count=COUNT, fits=0.3):
         for name, mean in {**worth, "centre": 0.2}.items():
             iou = {f"{threshold:g}": float(threshold == fits) for threshold in THRESHOLDS}
             yield PhotoMeasures(
-                f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, {"box": iou}
+                f"{photo:03d}#0", name, 0, 0, 0.9, {"energy": mean + common + random.normal(0, 0.02)}, {"box": iou}
             )
 
 

@@ -33,6 +33,7 @@ def rows_of(photo, usual, other):
             name,
             0,
             photo % 2,
+            0.9,
             {"energy": value},
             {"box": {f"{t:g}": iou for t, iou in boxes}} if boxes else {},
         )

@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from camserve.build.pack import add_evaluated
 from camserve.build.recipe import load_recipe, write_recipe
 from camserve.build.unpack import open_archive
 from camserve.cli.evaluate import add_plan_options, plan_of
 from camserve.cli.terminal import say
-from camserve.evaluate.card import make_card
+from camserve.evaluate.card import keep_card, make_card
 from camserve.evaluate.choice import VariantChoice, choose_variant
 from camserve.evaluate.measures import MEASURES
 from camserve.evaluate.photos import LabelledPhoto, read_photos
-from camserve.evaluate.plan import Variant
+from camserve.evaluate.plan import PhotoMeasures, Variant
 from camserve.evaluate.run import evaluate, hash_photos
 from camserve.evaluate.select import choose_photos, usual_measure
 from camserve.settings import Settings
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         settings, by = pipeline.settings, args.by or usual_measure(photos)
         args.measures = args.measures or MEASURES[by].group
         plan = plan_of(args, settings)
-        rows = evaluate(pipeline, photos, plan, say, args.keep)
+        rows = list(evaluate(pipeline, photos, plan, say, args.keep))
         choice = choose_variant(rows, plan.variants, by, settings.measures.methods)
     print(choice.reason)
     print(
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     )
     keys = ", ".join(f'{name}: "{value}"' for name, value in choice.defaults.items())
     print(f"defaults: {{{keys}}}")
-    _write(args, choice, plan.variants, by, photos, settings)
+    _write(args, choice, plan.variants, by, photos, settings, rows)
     return 0
 
 
@@ -71,6 +70,7 @@ def _write(
     by: str,
     photos: list[LabelledPhoto],
     settings: Settings,
+    rows: Sequence[PhotoMeasures],
 ) -> None:
     layer = choice.variant.layer
     if layer and layer != settings.layers[0].name:
@@ -83,7 +83,6 @@ def _write(
     if args.write_card:
         made = date.today().isoformat(), hash_photos(photos)
         card = make_card(choice.held_out, variants, by, settings.measures.methods, *made, choice.reason)
-        add_evaluated(args.archive, card, choice.defaults)
-        say(f"wrote {args.archive}, evidence card {card.card_id}")
+        keep_card(args.archive, card, rows, choice.defaults, say)
         if settings.monitoring.baseline is not None and choice.variant.method != settings.defaults.method:
             say(f"its baseline is of {settings.defaults.method}: measure it again with camserve baseline")

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from camserve.build.pack import add_evaluated
 from camserve.build.unpack import open_archive
 from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
-from camserve.evaluate.card import make_card
+from camserve.evaluate.card import keep_card, make_card
 from camserve.evaluate.measures import GROUPS, MEASURES
 from camserve.evaluate.page import render_page
-from camserve.evaluate.photos import LabelledPhoto, read_photos
+from camserve.evaluate.photos import read_photos
 from camserve.evaluate.plan import EvaluationPlan
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
 from camserve.evaluate.select import choose_photos, choose_variants, usual_measure
@@ -66,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     with open_archive(args.archive) as pipeline:
         photos = choose_photos(read_photos(args.data, pipeline.heads[0].labels, say), args.photos, args.seed)
         plan = plan_of(args, pipeline.settings)
-        summary = summarise(evaluate(pipeline, photos, plan, say, args.keep))
+        rows = list(evaluate(pipeline, photos, plan, say, args.keep))
+        summary = summarise(rows)
         for row in table(summary):
             print("  ".join(f"{cell:<19}" for cell in row).rstrip())
         usual = plan.variants[0]
@@ -82,15 +81,10 @@ def run(args: argparse.Namespace) -> int:
             write_text(args.html, render_page(summary, pipeline, photos, usual, title))
     if args.write_card:
         by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)
-        card = make_card(summary, plan.variants, by, pipeline.settings.measures.methods, *_made(photos))
-        add_evaluated(args.archive, card, {})
-        say(f"wrote {args.archive}, evidence card {card.card_id}")
+        made = date.today().isoformat(), hash_photos(photos)
+        card = make_card(summary, plan.variants, by, pipeline.settings.measures.methods, *made)
+        keep_card(args.archive, card, rows, {}, say)
     return 0
-
-
-def _made(photos: Sequence[LabelledPhoto]) -> tuple[str, str]:
-    """Return the date of a card and the hash of its photos."""
-    return date.today().isoformat(), hash_photos(photos)
 
 
 def plan_of(args: argparse.Namespace, settings: Any) -> EvaluationPlan:

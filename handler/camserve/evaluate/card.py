@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from camserve.build.pack import add_evaluated
 from camserve.drift.periods import holm
+from camserve.evaluate.confidence import NOT_CALIBRATED, calibrate_confidence
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import MEASURES
-from camserve.evaluate.plan import Variant
+from camserve.evaluate.plan import PhotoMeasures, Variant
 from camserve.evaluate.statistics import sign_flip
 from camserve.evaluate.summary import SURE, Figure, Summary, paired
 from camserve.measures import Evaluated, MethodMeasure
+from camserve.values import Progress
 
 BLIND = "; hardly depends on the classifier's weights"
 
@@ -35,7 +40,18 @@ def make_card(
     }
     first = variants[0].name
     words = verdict or f"{first}: {verdicts.get(first, 'not judged')}"
-    return Evaluated(date, data, summary.photos, round(summary.accuracy, 4), words, by, verdicts, figures)
+    return Evaluated(date, data, summary.photos, round(summary.accuracy, 4), words, by, verdicts, None, figures)
+
+
+def keep_card(
+    archive: Path, card: Evaluated, rows: Sequence[PhotoMeasures], defaults: Mapping[str, str], report: Progress
+) -> None:
+    """Write a card, the limit of LOW_CONFIDENCE that the rows show, and defaults into an archive; report what it is."""
+    limit = calibrate_confidence(rows)
+    card = replace(card, low_confidence=None if limit is None else limit.below)
+    add_evaluated(archive, card, defaults)
+    report(f"wrote {archive}, evidence card {card.card_id}")
+    report(NOT_CALIBRATED if limit is None else limit.words)
 
 
 def judge_variants(

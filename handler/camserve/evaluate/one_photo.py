@@ -60,6 +60,8 @@ class Evaluator:
         content, seed = photo.path.read_bytes(), seed_of(name, self._plan.seed)
         pixels = self._asker.normalise([self._asker.read(content)])
         row = self._asker.predict(pixels)
+        assert row.probabilities is not None  # quantities are refused
+        confidence = round(float(row.probabilities[row.best]), 6)
         target = photo.label if self._plan.target == "label" else row.best
         asked = [target, *_absent(row, photo.label, seed, self._places())]
         answers = self._asker.ask(content, asked)
@@ -76,13 +78,13 @@ class Evaluator:
         for number, values in more:
             judged[number][0].update(values)
         found = [
-            PhotoMeasures(name, variant.name, photo.label, row.best, *one)
+            PhotoMeasures(name, variant.name, photo.label, row.best, confidence, *one)
             for variant, one in zip(self._plan.variants, judged)
         ]
         size = grid_of(answers[0]).shape if answers else (TINY_SIDE, TINY_SIDE)
         floors = {floor: draw(pixels, (size[0], size[1]), seed) for floor, draw in FLOORS.items()}
         return found + [
-            PhotoMeasures(name, floor, photo.label, row.best, *judge(grid.astype(np.float32)))
+            PhotoMeasures(name, floor, photo.label, row.best, confidence, *judge(grid.astype(np.float32)))
             for floor, grid in floors.items()
         ]
 
@@ -170,19 +172,22 @@ class Evaluator:
     def _attacked(
         self, content: bytes, target: int, row: RowScores, seed: int, mask: np.ndarray | None, answers: Sequence[Answer]
     ) -> list[tuple[int, Values]]:
-        """Return what becomes of the target's maps where the picture is attacked, and whether the answer warns."""
+        """Return what becomes of the target's maps where the picture is attacked, and whether the answer warns.
+
+        It is asked about the class that it is then taken for.
+        """
         if "attack" not in self._plan.groups:
             return []
         aim = self._plan.attack_class
         aim = next(iter(_absent(row, target, seed, 1)), int(row.order[-1])) if aim is None else aim
-        attacked = self._asker.ask(attack(self._asker, content, aim), [target])
+        attacked = self._asker.ask(attack(self._asker, content, aim), [target, aim][: 1 + self._places()])
         found: list[tuple[int, Values]] = []
         for number, (answer, other) in enumerate(zip(answers, attacked)):
             grid = grid_of(other)
             values = {
                 "attack": rank_correlation(grid_of(answer), grid) or 0.0,
                 "attack_won": float(other["predictions"][0]["index"] == aim),
-                "attack_warned": float(bool(_codes(other) - _codes(answer))),
+                "attack_warned": float(bool(_codes(other, len(other["explanations"]) - 1) - _codes(answer, 0))),
             }
             if mask is not None:
                 shown = enlarge(grid, self._size)
@@ -198,9 +203,9 @@ def _absent(row: RowScores, label: int, seed: int, count: int) -> list[int]:
     return [int(index) for index in drawn]
 
 
-def _codes(answer: Answer) -> set[str]:
-    """Return the codes of the warnings of the whole answer and of its first map."""
-    return {warning["code"] for warning in answer["warnings"] if warning.get("explanation", 0) == 0}
+def _codes(answer: Answer, number: int) -> set[str]:
+    """Return the codes of the warnings of the whole answer and of one of its maps."""
+    return {warning["code"] for warning in answer["warnings"] if warning.get("explanation", number) == number}
 
 
 def _warned(answer: Answer) -> float:

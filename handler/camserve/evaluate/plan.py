@@ -48,6 +48,7 @@ class PhotoMeasures:
     variant: str
     label: int
     predicted: int
+    confidence: float  # the probability of the predicted class
     values: dict[str, float]
     overlaps: dict[str, dict[str, float]]  # box, mask: IoU with the object, by threshold
 

@@ -111,7 +111,10 @@ def _monitor(folder: Path, settings: Settings, heads: Sequence[Head]) -> Monitor
     map_filter = MapFilter(usual, settings.map_source().name)
     name = settings.monitoring.baseline
     baseline = None if name is None else load_baseline(inside(folder, name), settings, map_filter)
-    return Monitor(map_filter, baseline, settings.monitoring.low_confidence)
+    limit = settings.monitoring.low_confidence
+    if limit is None and (baseline is None or baseline.accuracy is None):
+        limit = settings.evaluated.low_confidence
+    return Monitor(map_filter, baseline, limit)
 
 
 def device_of(gpu: object) -> torch.device:
