@@ -49,12 +49,12 @@ class Attacked:
 
 def measure_attacks(part: Part, keep: Path, report: Progress) -> Iterator[Attacked]:
     """Yield the photos of small objects, each attacked until it is taken for an airliner; rows are kept."""
-    file = keep / f"{part.archive.stem}.attacked.jsonl"
-    kept = {row.photo: row for _, row in read_json_lines(file, _read, "this study")} if file.exists() else {}
+    file = _file(keep, part.archive.stem)
+    kept = {row.photo: row for row in read_attacks(keep, part.archive.stem)}
     with open_archive(part.archive) as pipeline, append_json_lines(file) as append:
         methods = [method for method in RUN.methods if method in pipeline.settings.methods]
         asker = Asker(pipeline, [Variant(method) for method in methods])
-        for photo in part.chosen(RUN, 1):
+        for photo in part.chosen(RUN):
             if photo.path.name not in kept and photo.label != AIRLINER:
                 try:
                     kept[photo.path.name] = row = _measure(asker, methods, photo)
@@ -64,6 +64,16 @@ def measure_attacks(part: Part, keep: Path, report: Progress) -> Iterator[Attack
                 append(asdict(row))
             if photo.path.name in kept:
                 yield kept[photo.path.name]
+
+
+def read_attacks(keep: Path, archive: str) -> list[Attacked]:
+    """Return the photos that are kept; none where the study was not begun."""
+    file = _file(keep, archive)
+    return [row for _, row in read_json_lines(file, _read, "this study")] if file.exists() else []
+
+
+def _file(keep: Path, archive: str) -> Path:
+    return keep / f"{archive}.attacked.jsonl"
 
 
 def _read(block: Any) -> Attacked:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from camserve.attribution.methods import METHODS
+from camserve.build.json_lines import read_json_lines
 from camserve.build.unpack import open_archive
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
@@ -33,11 +34,10 @@ class Run:
 QUICK, SLOW = ("quick",), ("slow",)
 RUNS: Mapping[str, Run] = {
     "place": Run(frozenset({"place"}), 60, QUICK),
-    "attack": Run(frozenset({"attack"}), 40, COMPARED),
-    "steady": Run(frozenset({"shape", "stable", "random"}), 20, QUICK),
-    "slow": Run(frozenset({"place", "shape", "random"}), 12, SLOW),
-    "change": Run(frozenset({"change"}), 8, COMPARED),
+    "steady": Run(frozenset({"shape", "stable", "random"}), 12, QUICK),
     "boxes": Run(frozenset({"place"}), 120, ("gradcam",), is_small=False),
+    "change": Run(frozenset({"change"}), 8, COMPARED),
+    "slow": Run(frozenset({"place", "shape", "random"}), 8, SLOW),
     "road": Run(frozenset({"road"}), 4, COMPARED),
 }
 
@@ -51,10 +51,10 @@ class Part:
     is_small: Sequence[bool]
     attack_class: int
 
-    def chosen(self, run: Run, parts: int) -> list[LabelledPhoto]:
+    def chosen(self, run: Run) -> list[LabelledPhoto]:
         """Return the photos of a run, in random order, so that a run that was stopped is of fewer random ones."""
         fitting = [photo for photo, is_small in zip(self.photos, self.is_small) if is_small or not run.is_small]
-        order = np.random.default_rng(0).permutation(len(fitting))[: -(-run.photos // parts)]
+        order = np.random.default_rng(0).permutation(len(fitting))[: run.photos]
         return [fitting[at] for at in order]
 
 
@@ -62,15 +62,24 @@ def _kind(method: str) -> tuple[str, ...]:
     return SLOW if METHODS[method].slow else QUICK
 
 
-def measure(parts: Sequence[Part], name: str, keep: Path, report: Progress) -> Iterator[PhotoMeasures]:
-    """Yield the rows of one run of a network, which may be several ``parts``, and keep them in a folder."""
+def measure(part: Part, name: str, keep: Path, report: Progress) -> Iterator[PhotoMeasures]:
+    """Yield the rows of one run, and keep them in a folder; none where the archive serves no such method."""
     run = RUNS[name]
-    for part in parts:
-        with open_archive(part.archive) as pipeline:
-            served = pipeline.settings.methods
-            usual = pipeline.settings.defaults.method
-            methods = [method for method in served if method in run.methods or run.methods == _kind(method)]
+    with open_archive(part.archive) as pipeline:
+        served, usual = pipeline.settings.methods, pipeline.settings.defaults.method
+        methods = [method for method in served if method in run.methods or run.methods == _kind(method)]
+        if methods:
             variants = tuple(Variant(method) for method in dict.fromkeys((usual, *methods)))
             plan = EvaluationPlan(variants, run.groups, steps=STEPS, attack_class=part.attack_class)
-            kept = keep / f"{part.archive.stem}.{name}.jsonl"
-            yield from evaluate(pipeline, part.chosen(run, len(parts)), plan, report, kept)
+            yield from evaluate(pipeline, part.chosen(run), plan, report, _file(keep, part.archive.stem, name))
+
+
+def read_rows(keep: Path, archive: str, name: str) -> list[PhotoMeasures]:
+    """Return the rows that are kept of one run; none where it was not begun."""
+    file = _file(keep, archive, name)
+    blocks = [block for _, block in read_json_lines(file, lambda block: block, "this study")] if file.exists() else []
+    return [PhotoMeasures(**row) for block in blocks[1:] for row in block]
+
+
+def _file(keep: Path, archive: str, name: str) -> Path:
+    return keep / f"{archive}.{name}.jsonl"
