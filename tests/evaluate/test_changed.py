@@ -85,6 +85,16 @@ def test_an_input_that_cannot_be_traced_back_is_refused(tmp_path):
         Evaluator(pipeline, plan)
 
 
+def test_a_method_that_reads_the_last_layer_reads_the_drawn_one(tmp_path):
+    archive = build_means(tmp_path, methods=("gradcam", "cam"))
+    with open_archive(archive) as pipeline:
+        cascade, asker = Cascade(pipeline), Asker(pipeline, GRADCAM)
+        pixels = asker.normalise([asker.read(png(ramp()))])
+        target, both = Target(asker.predict(pixels).prediction(0), ""), (Variant("gradcam"), Variant("cam"))
+        for gradcam, cam in cascade.maps(pixels, target, both):
+            assert np.allclose(gradcam.grid, cam.grid, atol=1e-5)
+
+
 def test_weights_are_drawn_from_the_last_layer_down_and_come_back(means):
     with open_archive(means) as pipeline:
         cascade, asker = Cascade(pipeline), Asker(pipeline, GRADCAM)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from camserve.attribution.capture import Capture
+from camserve.attribution.capture import Capture, Tail
 from camserve.attribution.explain import explain
+from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
 from camserve.errors import ConfigError
@@ -45,15 +46,23 @@ class Cascade:
                 if id(module) not in drawn:
                     drawn.add(id(module))
                     _draw(module)
-            yield [self._explain(pixels, target, variant) for variant in variants]
+            tails = self._find_tails() if any(METHODS[variant.method].passes == "none" for variant in variants) else {}
+            yield [self._explain(pixels, target, variant, tails) for variant in variants]
 
-    def _explain(self, pixels: Tensor, target: Target, variant: Variant) -> Explanation:
+    def _find_tails(self) -> dict[str, Tail]:
+        """Return what is known of the tails with their present weights, for methods that run no pass."""
+        settings = self._pipeline.settings
+        layers = settings.layers if settings.score is None else ()
+        heads = {layer.name: find_linear_head(self._network, layer, settings.input.shape) for layer in layers}
+        return {name: Tail(head) for name, head in heads.items() if head is not None}
+
+    def _explain(self, pixels: Tensor, target: Target, variant: Variant, tails: Mapping[str, Tail]) -> Explanation:
         settings, method = self._pipeline.settings, METHODS[variant.method]
         source = settings.map_source((variant.layer,) if variant.layer else ())
         layers = [layer for layer in settings.layers if layer.name in source.layers]
         wanted = MapRequest(0, target, None, variant.method, source, method.evidence or "for")
         contexts = None if settings.score is None else [settings.defaults.context]
-        with Capture(self._network, layers) as capture:
+        with Capture(self._network, layers, tails) as capture:
             outputs = capture.forward(pixels.to(DTYPES[settings.runtime.precision]), method.tape, contexts)
         return explain({output.layer.name: output for output in outputs}, [wanted])[0]
 

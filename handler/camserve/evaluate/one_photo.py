@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -150,19 +151,20 @@ class Evaluator:
     def _randomised(
         self, pixels: Tensor, row: RowScores, target: int, answers: Sequence[Answer]
     ) -> list[tuple[int, Values]]:
-        """Return how like the maps of networks with drawn weights are, of all stages the mean."""
+        """Return how like the maps under drawn weights are, the mean of all stages; nothing of a map that failed."""
         if self._cascade is None:
             return []
         wanted = Target(row.prediction(target), "")
         stages = [
             [
-                0.0 if other.grid is None else rank_correlation(grid_of(answer), other.grid) or 0.0
+                math.nan if other.grid is None else rank_correlation(grid_of(answer), other.grid) or 0.0
                 for answer, other in pairs
             ]
             for maps in self._cascade.maps(pixels, wanted, self._plan.variants)
             for pairs in [list(zip(answers, maps))]
         ]
-        return [(number, {"random": float(mean)}) for number, mean in enumerate(np.mean(stages, axis=0))]
+        means = np.mean(stages, axis=0)
+        return [(number, {"random": float(mean)}) for number, mean in enumerate(means) if np.isfinite(mean)]
 
     def _absence(self, answers: Sequence[Answer], asked: Sequence[int]) -> list[tuple[int, Values]]:
         if "absent" not in self._plan.groups or len(asked) == 1:
