@@ -23,7 +23,7 @@ from camserve.monitor.signals import NAMES
 from camserve.values import Progress
 from map_measures import AIRLINER, Part, Run
 
-RUN = Run(frozenset(), 24, ("gradcam", "layercam", "eigengradcam"))
+RUN = Run(frozenset(), 16, ("gradcam", "layercam", "eigengradcam"))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _look(asker: Asker, methods: Sequence[str], picture: bytes, label: int, mask
 
 
 def _place(answer: Answer, mask: np.ndarray) -> list[float]:
-    grid = answer["explanations"][1]["grid"]
+    grid = answer["explanations"][-1]["grid"]  # the label comes last, and is asked for once where it is predicted
     values = enlarge(np.array(grid, np.float32), (mask.shape[0], mask.shape[1]))
     return [pointing(values, mask), energy(values, mask)]
 

@@ -24,7 +24,7 @@ from camserve.errors import CamserveError, ConfigError
 from camserve.evaluate.plan import PhotoMeasures
 from camserve.evaluate.run import name_of
 from camserve.input_spec import InputSpec
-from camserve.measures import KEPT
+from camserve.measures import KEPT, Measures
 from evidence_tables import (
     attack_table,
     box_table,
@@ -139,9 +139,9 @@ def write_page(folder: Path, keep: Path) -> str:
     sections = [
         INTRODUCTION.format(photos=len(boxed.labelled)),
         STRENGTH.format(strength=strength_table(strengths, measures)) if strengths else "",
-        SANITY.format(kept=KEPT, sanity=sanity_table(measures)),
+        SANITY.format(kept=KEPT, sanity=sanity_table(_without(measures, TRANSFORMER))),
         _section(PLACE, rows["place"], ("pointing", "energy", "box")),
-        TOKENS if TRANSFORMER in rows["place"] else "",
+        TOKENS.format(sanity=sanity_table({TRANSFORMER: measures[TRANSFORMER]})) if TRANSFORMER in measures else "",
         BOXES.format(boxes=box_table(rows["boxes"], dict.fromkeys(rows["boxes"], small))) if rows["boxes"] else "",
         _section(STEADY, rows["steady"], ("complexity", "jpeg", "noise", "shift", "random")),
         _section(CHANGE, rows["change"], ("deletion", "insertion", "drop", "gain")),
@@ -150,6 +150,10 @@ def write_page(folder: Path, keep: Path) -> str:
         ATTACK.format(places=attack_table(attacked), warnings=warning_table(attacked, AIRLINER)) if attacked else "",
     ]
     return "".join(sections)
+
+
+def _without(measures: Mapping[str, Measures], name: str) -> dict[str, Measures]:
+    return {other: measure for other, measure in measures.items() if other != name}
 
 
 def _section(text: str, rows: Mapping[str, Sequence[PhotoMeasures]], measures: Sequence[str]) -> str:

@@ -56,7 +56,9 @@ Where a transformer has a class token, a channel's mean gradient weighs position
 `layercam`, `hirescam` and `attention` weigh each position by itself and cost the same one pass of the tail. So
 `layercam` is the default where the target layer is a grid of tokens and the gradient differs among them; where their
 mean is read, Grad-CAM stays. `attention` traces the attention of the tail alone, here the last block's. Single tokens
-stand out, so boxes are of the map averaged over 5 x 5 tokens.
+stand out, so boxes are of the map averaged over 5 x 5 tokens. On what the maps depend, as above, from one sample:
+
+{sanity}
 """
 BOXES = """
 ## Boxes

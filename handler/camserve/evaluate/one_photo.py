@@ -64,7 +64,8 @@ class Evaluator:
         assert row.probabilities is not None  # quantities are refused
         confidence = round(float(row.probabilities[row.best]), 6)
         target = photo.label if self._plan.target == "label" else row.best
-        asked = [target, *_absent(row, photo.label, seed, self._places())]
+        absent = _absent(row, photo.label, seed, self._places()) if "absent" in self._plan.groups else []
+        asked = [target, *absent]
         answers = self._asker.ask(content, asked)
         frame = Frame(answers[0]["input"]["region"], self._size)
         mask = self._mask(photo, answers[0], frame) if target == photo.label else None
@@ -90,7 +91,7 @@ class Evaluator:
         ]
 
     def _places(self) -> int:
-        """Return for how many absent classes there is room beside the target."""
+        """Return for how many classes there is room beside the target."""
         limits = self._pipeline.settings.limits
         return min(ABSENT, limits.max_targets - 1, limits.max_maps - 1)
 
@@ -167,7 +168,7 @@ class Evaluator:
         return [(number, {"random": float(mean)}) for number, mean in enumerate(means) if np.isfinite(mean)]
 
     def _absence(self, answers: Sequence[Answer], asked: Sequence[int]) -> list[tuple[int, Values]]:
-        if "absent" not in self._plan.groups or len(asked) == 1:
+        if len(asked) == 1:
             return []
         return [(number, {"absent": _warned(answer)}) for number, answer in enumerate(answers)]
 
