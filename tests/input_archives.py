@@ -31,7 +31,7 @@ class Net(nn.Module):
 """
 
 
-def build_means(folder, more_code="", **preprocess):
+def build_means(folder, more_code="", methods=(), **preprocess):
     """Build an archive whose scores are the means of the network's input channels; a second one of zero at least."""
     spec = InputSpec(**{"resize": 16, "crop": 16, **preprocess})
     (folder / "net.py").write_text(NET + more_code)
@@ -48,6 +48,7 @@ def build_means(folder, more_code="", **preprocess):
         args={"channels": spec.channels},
         model_file=str(folder / "net.py"),
         preprocess=spec,
+        methods=methods,
     )
     return build_archive(recipe, folder, lambda line: None, fresh_process=False)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Optional
 
 from camserve.strict import require_ranges
@@ -57,14 +59,29 @@ class MethodMeasure:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What ``camserve choose`` found on labelled photos, which are not part of the archive."""
+    """The evidence card: what labelled photos, which are not part of the archive, said of its maps."""
 
     date: str = ""  # ISO 8601; "": nothing was measured
-    data: str = ""  # the start of the SHA-256 of the photos' names, labels, boxes and sizes
+    data: str = ""  # the start of the SHA-256 of the photos' names, labels, boxes, masks and sizes
     photos: int = 0
     accuracy: float = 0.0
-    verdict: str = ""
+    verdict: str = ""  # of the whole
+    by: str = ""  # the measure that the verdicts go by
+    verdicts: dict[str, str] = field(default_factory=dict)  # map: whether it beats the floors
+    low_confidence: Optional[float] = None  # below this probability answers are often wrong; None: too few photos
     figures: dict[str, dict[str, tuple[float, ...]]] = field(default_factory=dict)  # measure: map: mean, low, high
+
+    def __post_init__(self) -> None:
+        require_ranges(self, {"low_confidence": (0, 1)})
+
+    @property
+    def card_id(self) -> str:
+        """The start of the SHA-256 of the whole; "": nothing was measured."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12] if self.date else ""
+
+    def describe(self) -> dict[str, object] | None:
+        """Return the card with its id; None: nothing was measured."""
+        return {"id": self.card_id, **asdict(self)} if self.date else None
 
 
 @dataclass(frozen=True)

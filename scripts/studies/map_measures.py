@@ -1,107 +1,85 @@
-"""What maps of convolutional networks are worth: tables from the room ``evaluate``."""
+"""The runs of the room ``evaluate`` that docs/evidence.md is made of, and their rows on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from camserve.evaluate.frames import FLOORS
-from camserve.evaluate.measures import FITS, MEASURES
-from camserve.evaluate.one_photo import EvaluationPlan, PhotoMeasures, Variant
+from camserve.attribution.methods import METHODS
+from camserve.build.json_lines import read_json_lines
+from camserve.build.mar.unpack import open_archive
 from camserve.evaluate.photos import LabelledPhoto
-from camserve.evaluate.run import evaluate, name_of
-from camserve.evaluate.select import choose_photos
-from camserve.evaluate.statistics import interval
-from camserve.evaluate.summary import Summary, summarise
-from camserve.serving.pipeline import Pipeline
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
+from camserve.evaluate.run import evaluate
 from camserve.values import Progress
-from labelled_photos import BoxedPhotos
 
-METHODS = ("gradcam", "layercam", "xgradcam", "gradcam++", "eigengradcam", "eigencam")
-FEWER, STEPS = 16, 10  # photos and steps of measures that run the network again and again
-CHANGED = METHODS[:2] + METHODS[4:]  # whose pixels are changed
-EARLIER, USUAL = "0.15", "0.2"  # thresholds of boxes
-COSTLY = frozenset({"change", "shape", "stable"})
+AIRLINER = 404  # ImageNet's class that photos are attacked towards
+STEPS = 10  # of deletion and insertion
+COMPARED = ("gradcam", "layercam", "eigengradcam", "eigencam", "attention")  # of the measures that take long
 
 
 @dataclass(frozen=True)
-class Maps:
-    """The measures of one network's maps."""
+class Run:
+    """What is measured together."""
 
-    small: Summary  # of place, on photos of small objects
-    all: Summary  # of place, on all photos
-    fewer: Summary  # of all else, on some photos
-    overlaps: Mapping[str, Sequence[Mapping[str, float]]]  # of the first boxes of Grad-CAM: all, small
-
-
-def measure_maps(pipeline: Pipeline, photos: BoxedPhotos, report: Progress, keep: Path | None = None) -> Maps:
-    """Ask for every photo's label under each of METHODS; ``keep`` begins the names of files of rows."""
-    places, changes = (keep and keep.with_suffix(f".{kind}.jsonl") for kind in ("place", "change"))
-    plan = EvaluationPlan(tuple(map(Variant, METHODS)), frozenset({"place"}))
-    rows = list(evaluate(pipeline, photos.labelled, plan, report, places))
-    names = {name_of(photo) for photo in photos.small}
-    small = [row for row in rows if row.photo in names]
-    some: list[LabelledPhoto] = choose_photos(photos.labelled, FEWER, 0)
-    costly = EvaluationPlan(tuple(map(Variant, CHANGED)), COSTLY, steps=STEPS)
-    fewer = summarise(evaluate(pipeline, some, costly, report, changes))
-    overlaps = {"all": _overlaps(rows), "small": _overlaps(small)}
-    return Maps(summarise(small), summarise(rows), fewer, overlaps)
+    groups: frozenset[str]
+    photos: int  # at most, of one network
+    methods: tuple[str, ...]  # of those that the archive serves; or all that take one pass, or more
+    is_small: bool = True  # of small objects alone
 
 
-def _overlaps(rows: Iterable[PhotoMeasures]) -> list[Mapping[str, float]]:
-    return [row.iou for row in rows if row.variant == METHODS[0] and row.iou]
+QUICK, SLOW = ("quick",), ("slow",)
+RUNS: Mapping[str, Run] = {
+    "place": Run(frozenset({"place"}), 60, QUICK),
+    "steady": Run(frozenset({"shape", "stable", "random"}), 12, QUICK),
+    "boxes": Run(frozenset({"place"}), 120, ("gradcam",), is_small=False),
+    "change": Run(frozenset({"change"}), 8, COMPARED),
+    "slow": Run(frozenset({"place", "shape", "random"}), 8, SLOW),
+    "road": Run(frozenset({"road"}), 4, COMPARED),
+}
 
 
-def place_table(found: Mapping[str, Maps]) -> str:
-    """Return where maps point, and how much of them lies in the boxes, for small objects."""
-    head = "| map | " + " | ".join(f"{name}: pointing | energy" for name in found) + " |"
-    rows = [
-        f"| `{name}` | "
-        + " | ".join(
-            f"{_text(maps.small, 'pointing', name)} | {_text(maps.small, 'energy', name)}" for maps in found.values()
-        )
-        + " |"
-        for name in (*METHODS, *FLOORS)
-    ]
-    return "\n".join([head, "|---" * (1 + 2 * len(found)) + "|", *rows])
+@dataclass(frozen=True)
+class Part:
+    """An archive and the photos that it is measured on."""
+
+    archive: Path
+    photos: Sequence[LabelledPhoto]
+    is_small: Sequence[bool]
+    attack_class: int
+
+    def chosen(self, run: Run) -> list[LabelledPhoto]:
+        """Return the photos of a run, in random order, so that a run that was stopped is of fewer random ones."""
+        fitting = [photo for photo, is_small in zip(self.photos, self.is_small) if is_small or not run.is_small]
+        order = np.random.default_rng(0).permutation(len(fitting))[: run.photos]
+        return [fitting[at] for at in order]
 
 
-def box_table(found: Mapping[str, Maps]) -> str:
-    """Return for how many objects the first box reaches an IoU of .5."""
-    head = ("network", "objects", "the whole crop", "at 15 %", "at 20 %", "calibrated, on the other half", "threshold")
-    rows = [
-        (
-            *(name, words),
-            _text(summary, "box", "uniform"),
-            *(_found(maps.overlaps[words], threshold) for threshold in (EARLIER, USUAL)),
-            _text(summary, "box", METHODS[0]),
-            f"{summary.thresholds[METHODS[0]]:.0%}",
-        )
-        for name, maps in found.items()
-        for words, summary in (("all", maps.all), ("small", maps.small))
-    ]
-    lines = [" | ".join(row) for row in (head, *rows)]
-    return "\n".join([f"| {lines[0]} |", "|---" * len(head) + "|", *(f"| {line} |" for line in lines[1:])])
+def _kind(method: str) -> tuple[str, ...]:
+    return SLOW if METHODS[method].slow else QUICK
 
 
-def change_table(found: Mapping[str, Maps]) -> str:
-    """Return the measures of change, shape and stability."""
-    names = [name for name, measure in MEASURES.items() if measure.group in COSTLY]
-    rows = [
-        f"| {network} | `{variant}` | " + " | ".join(_text(maps.fewer, name, variant) for name in names) + " |"
-        for network, maps in found.items()
-        for variant in (*CHANGED, *FLOORS)
-    ]
-    return "\n".join([f"| network | map | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|", *rows])
+def measure(part: Part, name: str, keep: Path, report: Progress) -> Iterator[PhotoMeasures]:
+    """Yield the rows of one run, and keep them in a folder; none where the archive serves no such method."""
+    run = RUNS[name]
+    with open_archive(part.archive) as pipeline:
+        served, usual = pipeline.settings.methods, pipeline.settings.defaults.method
+        methods = [method for method in served if method in run.methods or run.methods == _kind(method)]
+        if methods:
+            variants = tuple(Variant(method) for method in dict.fromkeys((usual, *methods)))
+            plan = EvaluationPlan(variants, run.groups, steps=STEPS, attack_class=part.attack_class)
+            yield from evaluate(pipeline, part.chosen(run), plan, report, _file(keep, part.archive.stem, name))
 
 
-def _found(overlaps: Sequence[Mapping[str, float]], threshold: str) -> str:
-    return interval(np.array([overlap[threshold] >= FITS for overlap in overlaps], float))
+def read_rows(keep: Path, archive: str, name: str) -> list[PhotoMeasures]:
+    """Return the rows that are kept of one run; none where it was not begun."""
+    file = _file(keep, archive, name)
+    blocks = [block for _, block in read_json_lines(file, lambda block: block, "this study")] if file.exists() else []
+    return [PhotoMeasures(**row) for block in blocks[1:] for row in block]
 
 
-def _text(summary: Summary, measure: str, variant: str) -> str:
-    figure = summary.figures[measure].get(variant)
-    return "" if figure is None else figure.text
+def _file(keep: Path, archive: str, name: str) -> Path:
+    return keep / f"{archive}.{name}.jsonl"

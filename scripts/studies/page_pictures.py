@@ -24,8 +24,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
+from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe
-from camserve.build.unpack import open_archive
 from camserve.cli import main as camserve
 from camserve.cli.terminal import say
 from camserve.errors import CamserveError, ConfigError

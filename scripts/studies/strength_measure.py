@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from labelled_photos import Photos
 ABSENT = 4  # classes a photo
 TOP = 5
 BATCH = 8  # photos
+GROUPS = ("right", "absent", "missed")
 
 Explanation = dict[str, Any]  # of an answer, with "mass", "positive" and "weak" beside what it has
 
@@ -86,3 +88,18 @@ def _ask(pipeline: Pipeline, pictures: Sequence[bytes], targets: Sequence[str]) 
             # A blank map shows nothing, and says so.
             explanation["weak"] = bool(codes & {(number, "WEAK_EVIDENCE"), (number, "NO_POSITIVE_EVIDENCE")})
     return answers
+
+
+def write_strengths(found: Strengths, path: Path) -> None:
+    """Keep what was measured."""
+    groups = {group: [_numbers(one) for one in getattr(found, group)] for group in GROUPS}
+    path.write_text(json.dumps({"accuracy": found.accuracy, **groups}), encoding="utf-8")
+
+
+def _numbers(explanation: Explanation) -> Explanation:
+    return {name: explanation[name] for name in ("strength", "mass", "scale", "positive", "weak")}
+
+
+def read_strengths(path: Path) -> Strengths:
+    """Return what was kept."""
+    return Strengths(**json.loads(path.read_text(encoding="utf-8")))

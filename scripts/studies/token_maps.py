@@ -7,19 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from camserve.build.archive import build_archive
-from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Recipe
-from camserve.evaluate.one_photo import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.photos import LabelledPhoto
-from camserve.evaluate.run import evaluate
-from camserve.evaluate.summary import Summary, summarise
 from camserve.input_spec import InputSpec
 from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise
@@ -27,8 +22,13 @@ from camserve.network.factory import build_network
 from camserve.settings import Limits, ModelSpec
 from camserve.values import Progress
 from labelled_photos import read_boxed_photos
+from map_measures import Part
 
-METHODS = ("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam", "eigengradcam", "eigencam")
+TOKENS_NAME = "dino"
+METHODS = (
+    *("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam"),
+    *("eigengradcam", "eigencam", "gradcam+", "gradcam-"),
+)
 MODEL = "vit_small_patch14_dinov2"
 SIDE, RESIZED = 224, 256  # pixels
 INPUT = InputSpec(resize=RESIZED, crop=SIDE, interpolation="bicubic")
@@ -44,6 +44,7 @@ RANGES = {
 }
 STEPS, DECAY = 300, 1e-2
 BATCH = 8
+THING = GROUPS.index("thing")
 
 
 @dataclass(frozen=True)
@@ -54,34 +55,23 @@ class Photo:
     is_small: bool
 
 
-def measure_tokens(folder: Path, backbone: Path, work: Path, sample: str, report: Progress) -> tuple[float, Summary]:
-    """Fit a head on each half of the photos and explain the other half's photos of small objects.
-
-    Returns the accuracy on all photos and the measures of place on those.
-    """
-    photos = read_groups(folder)
-    features = _features(backbone, photos)
-    rows: list[PhotoMeasures] = []
-    right: list[bool] = []
-    groups = torch.tensor([photo.labelled.label for photo in photos])
-    for half in (0, 1):
-        fitted = torch.arange(len(photos)) % 2 == half
-        weight, bias = _fit(features[fitted], groups[fitted])
-        right += ((features @ weight.T + bias).argmax(dim=1) == groups)[~fitted].tolist()
-        file = work / f"dino{half}.safetensors"
+def fit_tokens(folder: Path, backbone: Path, keep: Path, sample: str, report: Progress) -> Part:
+    """Fit a head on every second photo, and return its archive, kept in a folder, with the others."""
+    photos, archive = read_groups(folder), keep / f"{TOKENS_NAME}.mar"
+    if not archive.exists():
+        features, groups = _features(backbone, photos), torch.tensor([photo.labelled.label for photo in photos])
+        weight, bias = _fit(features[::2], groups[::2])
+        file = keep / "dino.safetensors"
         save_file({**load_file(backbone), "head.weight": weight.contiguous(), "head.bias": bias.contiguous()}, file)
-        (work / "groups.txt").write_text("\n".join(GROUPS))
+        (keep / "groups.txt").write_text("\n".join(GROUPS))
         args = {"model_name": MODEL, "img_size": SIDE, "num_classes": len(GROUPS)}
         recipe = Recipe(
-            "dino", str(file), "timm:create_model", args=args, labels=str(work / "groups.txt"), preprocess=INPUT,
+            TOKENS_NAME, str(file), "timm:create_model", args=args, labels=str(keep / "groups.txt"), preprocess=INPUT,
             methods=METHODS, samples=(sample,),
         )  # fmt: skip
-        archive = build_archive(recipe, work, report, fresh_process=False)
-        chosen = [photo.labelled for number, photo in enumerate(photos) if number % 2 != half and photo.is_small]
-        with open_archive(archive) as pipeline:
-            plan = EvaluationPlan(tuple(map(Variant, METHODS)), frozenset({"place"}))
-            rows += evaluate(pipeline, chosen, plan, report)
-    return float(np.mean(right)), summarise(rows)
+        build_archive(recipe, keep, report, fresh_process=False)
+    others = photos[1::2]
+    return Part(archive, [photo.labelled for photo in others], [photo.is_small for photo in others], THING)
 
 
 def read_groups(folder: Path) -> list[Photo]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from camserve.build.progress_line import ProgressLine, format_seconds
 from camserve.bulk.folder import open_run, read_spec
-from camserve.bulk.progress import ProgressLine, format_seconds
 from camserve.bulk.rows import RunStopped
 from camserve.bulk.run import read_run, say_what_is_kept
 from camserve.cli import main

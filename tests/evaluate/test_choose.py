@@ -10,12 +10,16 @@ from PIL import Image
 from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import load_recipe
 from camserve.cli import main
+from camserve.client.answers import read_answer
 from camserve.errors import ConfigError
+from camserve.evaluate.card import make_card
 from camserve.evaluate.choice import choose_variant
 from camserve.evaluate.measures import THRESHOLDS
-from camserve.evaluate.one_photo import PhotoMeasures, Variant
-from camserve.measures import MethodMeasure
+from camserve.evaluate.plan import PhotoMeasures, Variant
+from camserve.evaluate.summary import summarise
+from camserve.measures import Evaluated, MethodMeasure
 from camserve.serving.card import describe_model
+from camserve.values import RawRequest
 from input_archives import build_means
 
 VARIANTS = tuple(map(Variant, ("gradcam", "layercam", "eigencam")))
@@ -31,7 +35,9 @@ def rows_of(worth, count=COUNT, fits=0.3):
         common = random.normal(0, 0.1)
         for name, mean in {**worth, "centre": 0.2}.items():
             iou = {f"{threshold:g}": float(threshold == fits) for threshold in THRESHOLDS}
-            yield PhotoMeasures(f"{photo:03d}", name, 0, 0, {"energy": mean + common + random.normal(0, 0.02)}, iou)
+            yield PhotoMeasures(
+                f"{photo:03d}#0", name, 0, 0, 0.9, {"energy": mean + common + random.normal(0, 0.02)}, {"box": iou}
+            )
 
 
 def chosen(worth, measured=None, **more):
@@ -50,8 +56,22 @@ def test_the_best_of_the_better_ones_wins_with_figures_of_photos_that_did_not_ch
     assert best.variant == Variant("layercam")
     assert best.defaults == {"method": "layercam", "box_threshold": "0.3"}
     assert best.held_out.photos == COUNT // 2
-    card = best.card("2026-11-30", "abc")
+    card = make_card(best.held_out, VARIANTS, "energy", {"eigencam": BLIND}, "2026-11-30", "abc", best.reason)
     assert card.figures["energy"]["layercam"][0] == pytest.approx(0.6, abs=0.1)
+    assert card.verdicts["layercam"].endswith("; better than centre, which knows nothing")
+    assert "; hardly depends on the classifier's weights; better" in card.verdicts["eigencam"]
+
+
+def test_a_card_says_of_each_map_whether_it_beats_the_floors():
+    summary = summarise(rows_of({"gradcam": 0.201, "layercam": 0.1, "eigencam": 0.5}))
+    card = make_card(summary, VARIANTS, "energy", {}, "2026-11-30", "abc")
+    assert card.verdicts["gradcam"].endswith("; not for sure another than centre, which knows nothing")
+    assert card.verdicts["layercam"].endswith("; worse than centre, which knows nothing")
+    assert card.verdicts["eigencam"].endswith("; better than centre, which knows nothing")
+    assert card.verdict == f"gradcam: {card.verdicts['gradcam']}"
+    assert len(card.card_id) == 12
+    assert dataclasses.replace(card, photos=41).card_id != card.card_id
+    assert Evaluated().card_id == ""
 
 
 def test_what_hardly_depends_on_the_class_cannot_win():
@@ -70,7 +90,7 @@ def test_of_too_few_photos_or_without_the_measure_nothing_is_chosen():
 
 def test_maps_too_fine_to_be_boxed_cannot_win_by_boxes():
     rows = list(rows_of({"gradcam": 0.3, "layercam": 0.3}))
-    fine = [dataclasses.replace(row, iou={}) if row.variant == "layercam" else row for row in rows]
+    fine = [dataclasses.replace(row, overlaps={}) if row.variant == "layercam" else row for row in rows]
     assert choose_variant(fine, VARIANTS[:2], "box", {}).variant == Variant("gradcam")
     with pytest.raises(ConfigError, match="layercam has no measure box: its map is too fine"):
         choose_variant(fine, VARIANTS[1::-1], "box", {})
@@ -99,9 +119,12 @@ def test_the_choice_goes_into_the_archive_and_a_recipe(tmp_path, capsys):
     chosen = load_recipe(tmp_path / "chosen.yaml").defaults
     assert (chosen.method, chosen.top_k, chosen.box_threshold) == ("gradcam", "1", settings.defaults.box_threshold)
     with open_archive(archive) as pipeline:  # whose seal fits what was added
-        card = describe_model(pipeline.model, pipeline.heads, pipeline.settings)
-    assert card["evaluated"]["data"] == settings.evaluated.data
+        card = describe_model(pipeline.model, pipeline.heads, pipeline.settings)["evidence_card"]
+        (response,) = pipeline.answer([RawRequest((tmp_path / "0.png").read_bytes(), {"explain": "true"})])
+    assert card["data"] == settings.evaluated.data
+    assert read_answer(json.loads(response.body), b"").evidence_card == card["id"] == settings.evaluated.card_id
     assert main(["inspect", str(archive), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["evaluated"]["photos"] == 10
+    shown = json.loads(capsys.readouterr().out)["evidence_card"]
+    assert (shown["id"], shown["photos"]) == (card["id"], 10)
     assert main(["choose", str(archive), "--data", str(tmp_path / "boxes.csv"), "--by", "drop", "--photos", "5"]) == 1
     assert "too few to choose by" in capsys.readouterr().err

@@ -13,10 +13,12 @@ from camserve.evaluate.measures import (
     drop_and_gain,
     energy,
     insertion,
+    mask_overlaps,
     overlap,
     overlaps,
     pointing,
 )
+from camserve.evaluate.road import PERCENTILES, impute, road
 
 SIDE = 16
 
@@ -99,6 +101,54 @@ def test_drop_and_increase_agree_with_pytorch_grad_cam(network):
         (increase,) = IncreaseInConfidence()(pixels, mask[None], targets, network)
         assert drop * before == pytest.approx(expected, abs=1e-6)
         assert gain == increase
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # of its NumPy of old
+def test_imputed_pixels_are_those_of_pytorch_grad_cam():
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    pixels = torch.randn(1, 3, SIDE, SIDE + 3, generator=torch.Generator().manual_seed(1))
+    for share in (0.1, 0.5, 0.9):
+        known = np.random.default_rng(2).random((SIDE, SIDE + 3)) < share
+        expected = NoisyLinearImputer(noise=0)(pixels[0], torch.from_numpy(known).float())
+        assert torch.allclose(impute(pixels, known, 0, noise=0)[0], expected, atol=1e-6)
+    known[:] = False
+    assert not impute(pixels, known, 0).any()
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+def test_road_agrees_with_pytorch_grad_cam(network, monkeypatch):
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer, ROADCombined
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+    monkeypatch.setattr(NoisyLinearImputer.__init__, "__defaults__", (0.0, None))  # whose noise no seed can repeat
+    pixels = 5 * torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    values = np.random.default_rng(0).random((SIDE, SIDE)).astype(np.float32)
+    values = (values - values.min()) / (values.max() - values.min())
+    targets = [ClassifierOutputSoftmaxTarget(2)]
+    (expected,) = ROADCombined(list(PERCENTILES))(pixels, values[None], targets, network)
+    assert abs(expected) > 1e-3
+    assert road(3 * values, pixels, probability(network), 0, noise=0) == pytest.approx(expected, abs=1e-6)
+    assert road(np.ones((SIDE, SIDE)), pixels, probability(network), 0) == pytest.approx(0, abs=1e-6)
+
+
+def test_place_and_complexity_are_those_of_quantus():
+    """Its figures, of Quantus 0.6.0: PointingGame, RelevanceMassAccuracy and Complexity over ln 256."""
+    random = np.random.default_rng(0)
+    values = random.random((3, 1, 16, 16)).astype(np.float32)[:, 0]
+    masks = (random.random((3, 1, 16, 16)) > 0.6)[:, 0]
+    assert [pointing(*pair) for pair in zip(values, masks)] == [1, 1, 1]
+    assert [energy(*pair) for pair in zip(values, masks)] == pytest.approx(
+        [0.39867148, 0.3775308, 0.44210145], abs=1e-6
+    )
+    assert [complexity(one) for one in values] == pytest.approx([0.96642761, 0.97008792, 0.96716585], abs=1e-6)
+
+
+def test_the_strongest_part_is_compared_with_a_mask():
+    mask = np.array([[True, True], [False, False]])
+    found = mask_overlaps(np.array([[1.0, 0.4], [0.2, 0]]), mask)
+    assert (found["0.4"], found["0.5"], found["0.2"]) == (1, 0.5, pytest.approx(2 / 3))
+    assert set(mask_overlaps(np.zeros((2, 2)), mask).values()) == {0}
 
 
 def test_complexity_is_the_entropy_of_the_shares():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from camserve.errors import ConfigError
+from camserve.evaluate.masks import ObjectMask
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.labels import Labels
 
@@ -64,6 +65,40 @@ def test_coco_boxes_are_corner_and_size_and_foreign_classes_are_counted(tmp_path
         LabelledPhoto(tmp_path / "images" / "a.jpg", 1, ((1, 2, 11, 22),))
     ]
     assert lines == ["1 of 2 objects are of 1 classes that the model does not have: left out"]
+
+
+def test_masks_come_with_coco_voc_and_a_csv(tmp_path):
+    save(
+        tmp_path / "a.jpg",
+        tmp_path / "m.png",
+        tmp_path / "JPEGImages" / "a.jpg",
+        tmp_path / "SegmentationObject" / "a.png",
+    )
+    content = {
+        "categories": [{"id": 7, "name": "dog"}],
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 7, "bbox": [1, 2, 10, 20], "segmentation": [[1, 2, 11, 2, 11, 22]]},
+            {"image_id": 1, "category_id": 7, "bbox": [1, 2, 10, 20], "segmentation": {"counts": [3, 4]}},
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    (photo,) = read(tmp_path / "instances.json")
+    assert photo.masks == (ObjectMask(polygons=((1, 2, 11, 2, 11, 22),)), ObjectMask(runs=(3, 4)))
+    (tmp_path / "masks.csv").write_text("path,label,mask\na.jpg,dog,m.png\na.jpg,cat,\n")
+    (cat, dog) = read(tmp_path / "masks.csv")
+    assert (cat.masks, dog.masks) == ((), (ObjectMask(file=tmp_path / "m.png"),))
+    things = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>3</xmin><ymin>1</ymin><xmax>10</xmax><ymax>20</ymax></bndbox></object>"
+        for name in ("kite", "cat")
+    )
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation><filename>a.jpg</filename>{things}</annotation>")
+    (photo,) = read(tmp_path)
+    assert photo.masks == (ObjectMask(file=tmp_path / "SegmentationObject" / "a.png", value=2),)
+    (tmp_path / "masks.csv").write_text("path,label,mask\na.jpg,dog,none.png\n")
+    with pytest.raises(ConfigError, match=r"the mask none\.png is not there"):
+        read(tmp_path / "masks.csv")
 
 
 def test_names_of_coco_may_be_numbers(tmp_path):

@@ -1,16 +1,17 @@
 """A whole evaluation, of an archive whose maps are where red is."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from camserve.build.mar.unpack import open_archive
+from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import EvaluationPlan, Variant
 from camserve.evaluate.photos import LabelledPhoto, read_photos
+from camserve.evaluate.plan import EvaluationPlan, Variant
 from camserve.evaluate.run import evaluate
 from camserve.evaluate.select import choose_photos, choose_variants
 from camserve.evaluate.summary import summarise
@@ -87,7 +88,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same(means, data, tmp_path):
         with pytest.raises(ConfigError, match="made of another archive or with other options"):
             rows_of(pipeline, data, EvaluationPlan((Variant("gradcam"),), steps=5), kept=kept)
         kept.write_text("no rows\n")
-        with pytest.raises(ConfigError, match="holds no rows of camserve evaluate"):
+        with pytest.raises(ConfigError, match="line 1, is no row of camserve evaluate"):
             rows_of(pipeline, data, kept=kept)
 
 
@@ -132,8 +133,14 @@ def test_photos_are_drawn_by_the_seed_and_keep_their_order(tmp_path):
 
 def test_the_command_prints_a_table_and_writes_json_and_one_page(means, data, tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("new/found.json", "new/found.html")]
-    command = ["evaluate", str(means), "--data", str(data), "--steps", "4", "--json", files[0], "--html", files[1]]
-    assert main(command) == 0
+    archive = tmp_path / "means.mar"
+    shutil.copy(means, archive)
+    command = ["evaluate", str(archive), "--data", str(data), "--steps", "4", "--json", files[0], "--html", files[1]]
+    assert main([*command, "--write-card"]) == 0
+    card = read_contents(archive).settings.evaluated
+    assert (card.photos, card.by) == (COUNT, "energy")
+    assert set(card.verdicts) == {"gradcam"}
+    assert set(card.figures["energy"]) == {"gradcam", "centre", "uniform", "random", "edges"}
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].split()[:3] == ["map", "pointing", "energy"]
     assert "boxes fit best with defaults: {box_threshold:" in shown

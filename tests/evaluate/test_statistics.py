@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import PhotoMeasures
+from camserve.evaluate.plan import PhotoMeasures
 from camserve.evaluate.statistics import bootstrap, interval, sign_flip
 from camserve.evaluate.summary import best_threshold, summarise
 
@@ -29,7 +29,13 @@ def test_the_chance_of_paired_differences_is_that_of_all_signs():
 def rows_of(photo, usual, other):
     return [
         PhotoMeasures(
-            f"{photo:02d}", name, 0, photo % 2, {"energy": value}, {f"{threshold:g}": iou for threshold, iou in boxes}
+            f"{photo:02d}",
+            name,
+            0,
+            photo % 2,
+            0.9,
+            {"energy": value},
+            {"box": {f"{t:g}": iou for t, iou in boxes}} if boxes else {},
         )
         for name, value, boxes in (
             ("gradcam", usual, [(t, float(t == 0.3)) for t in THRESHOLDS]),

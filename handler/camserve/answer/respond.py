@@ -29,6 +29,11 @@ class ModelName:
     name: str
     version: str
     weights: str  # "sha256:" and the first 12 digits
+    evidence_card: str = ""  # the id of what was measured of its maps; "": nothing
+
+    def describe(self) -> dict[str, str]:
+        """Return what tells this model from others."""
+        return {"name": self.name, "version": self.version, "weights": self.weights}
 
 
 def respond(answer: Answer, model: ModelName, limit: int) -> Response:
@@ -106,7 +111,8 @@ def _reduced(answer: dict[str, Any], warning: AnswerWarning, reduce: Callable[[A
 def _answer(answer: Answer, model: ModelName) -> dict[str, Any]:
     picture = answer.request.picture
     written: dict[str, Any] = {
-        "model": {"name": model.name, "version": model.version, "weights": model.weights},
+        "model": model.describe(),
+        **({"evidence_card": model.evidence_card} if model.evidence_card else {}),
         "request_id": answer.request.request_id,
         "input": {
             "width": picture.width,

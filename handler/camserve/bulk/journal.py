@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from camserve.build.write_file import remove_unfinished, write_whole
+from camserve.build.json_lines import append_json_lines, read_json_lines, rewrite_lines
+from camserve.build.write_file import remove_unfinished
 from camserve.bulk.rows import Row, parse_row
-from camserve.errors import ConfigError
+
+COMMAND = "camserve explain"
 
 
 def read_journal(path: Path) -> Iterator[Row]:
     """Yield the rows of a journal. ConfigError names the line that is none; a last one that was cut off is left out."""
-    for _, row in _read_lines(path):
+    for _, row in read_json_lines(path, parse_row, COMMAND):
         yield row
-
-
-def _read_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
-                return  # the run was ended over it
-            try:
-                yield line, parse_row(json.loads(line))
-            except (ValueError, LookupError, TypeError):
-                raise ConfigError(f"{path}, line {number}, is no row of camserve explain") from None
 
 
 def reopen(path: Path) -> dict[str, str]:
@@ -37,24 +26,18 @@ def reopen(path: Path) -> dict[str, str]:
         return {}
     kept: dict[str, str] = {}
 
-    def write(unfinished: Path) -> None:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for line, row in _read_lines(path):
-                if row.answer is not None:
-                    kept[row.photo.path] = row.photo.name
-                    file.write(line)
+    def answered() -> Iterator[str]:
+        for line, row in read_json_lines(path, parse_row, COMMAND):
+            if row.answer is not None:
+                kept[row.photo.path] = row.photo.name
+                yield line
 
-    write_whole(path, write)
+    rewrite_lines(path, answered())
     return kept
 
 
 @contextmanager
 def append_rows(path: Path) -> Iterator[Callable[[Row], None]]:
     """Yield what writes a row to the end of a journal at once."""
-    with path.open("a", encoding="utf-8") as file:
-        yield lambda row: _append(file, row)
-
-
-def _append(file: IO[str], row: Row) -> None:
-    file.write(json.dumps(row.to_json(), ensure_ascii=True, allow_nan=False, separators=(",", ":")) + "\n")
-    file.flush()
+    with append_json_lines(path) as append:
+        yield lambda row: append(row.to_json())

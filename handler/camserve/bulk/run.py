@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from camserve.build.mar.unpack import Contents, open_archive, unpacked
+from camserve.build.progress_line import ProgressLine
 from camserve.bulk.folder import RunSpec, open_run
 from camserve.bulk.journal import append_rows, read_journal, reopen
 from camserve.bulk.options import look_of, wire_options
-from camserve.bulk.progress import ProgressLine
 from camserve.bulk.reading import MOST_BYTES, read_ahead
 from camserve.bulk.rows import Ask, Row, RunStopped
 from camserve.bulk.sources import Photo, list_photos

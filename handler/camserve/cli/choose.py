@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from camserve.build.mar.pack import add_evaluated
 from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe, write_recipe
 from camserve.cli.evaluate import add_plan_options, plan_of
 from camserve.cli.terminal import say
+from camserve.evaluate.card import keep_card, make_card
 from camserve.evaluate.choice import VariantChoice, choose_variant
 from camserve.evaluate.measures import MEASURES
 from camserve.evaluate.photos import LabelledPhoto, read_photos
+from camserve.evaluate.plan import PhotoMeasures, Variant
 from camserve.evaluate.run import evaluate, hash_photos
-from camserve.evaluate.select import choose_photos
+from camserve.evaluate.select import choose_photos, usual_measure
 from camserve.settings import Settings
 
 EXAMPLE = """examples:
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         settings, by = pipeline.settings, args.by or usual_measure(photos)
         args.measures = args.measures or MEASURES[by].group
         plan = plan_of(args, settings)
-        rows = evaluate(pipeline, photos, plan, say, args.keep)
+        rows = list(evaluate(pipeline, photos, plan, say, args.keep))
         choice = choose_variant(rows, plan.variants, by, settings.measures.methods)
     print(choice.reason)
     print(
@@ -57,16 +59,19 @@ def run(args: argparse.Namespace) -> int:
     )
     keys = ", ".join(f'{name}: "{value}"' for name, value in choice.defaults.items())
     print(f"defaults: {{{keys}}}")
-    _write(args, choice, photos, settings)
+    _write(args, choice, plan.variants, by, photos, settings, rows)
     return 0
 
 
-def usual_measure(photos: list[LabelledPhoto]) -> str:
-    """Return what decides where nobody says."""
-    return "energy" if any(photo.boxes for photo in photos) else "insertion"
-
-
-def _write(args: argparse.Namespace, choice: VariantChoice, photos: list[LabelledPhoto], settings: Settings) -> None:
+def _write(
+    args: argparse.Namespace,
+    choice: VariantChoice,
+    variants: Sequence[Variant],
+    by: str,
+    photos: list[LabelledPhoto],
+    settings: Settings,
+    rows: Sequence[PhotoMeasures],
+) -> None:
     layer = choice.variant.layer
     if layer and layer != settings.layers[0].name:
         print(f"layer: {layer} (write it first into the recipe, and build again)")
@@ -76,8 +81,8 @@ def _write(args: argparse.Namespace, choice: VariantChoice, photos: list[Labelle
         write_recipe(dataclasses.replace(recipe, defaults=defaults, layer=layer or recipe.layer), args.save_recipe)
         say(f"wrote {args.save_recipe}")
     if args.write_card:
-        card = choice.card(date.today().isoformat(), hash_photos(photos))
-        add_evaluated(args.archive, args.archive, card, choice.defaults)
-        say(f"wrote {args.archive}")
+        made = date.today().isoformat(), hash_photos(photos)
+        card = make_card(choice.held_out, variants, by, settings.measures.methods, *made, choice.reason)
+        keep_card(args.archive, card, rows, choice.defaults, say)
         if settings.monitoring.baseline is not None and choice.variant.method != settings.defaults.method:
             say(f"its baseline is of {settings.defaults.method}: measure it again with camserve baseline")

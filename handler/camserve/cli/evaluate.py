@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from camserve.build.mar.unpack import open_archive
 from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
-from camserve.evaluate.measures import GROUPS
-from camserve.evaluate.one_photo import EvaluationPlan
+from camserve.evaluate.card import keep_card, make_card
+from camserve.evaluate.measures import GROUPS, MEASURES
 from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import read_photos
+from camserve.evaluate.plan import EvaluationPlan
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
-from camserve.evaluate.select import choose_photos, choose_variants
+from camserve.evaluate.select import choose_photos, choose_variants, usual_measure
 from camserve.evaluate.summary import summarise, table
 
 EXAMPLE = """examples:
@@ -36,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_plan_options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page: tables, intervals, photos")
+    parser.add_argument("--write-card", action="store_true", help="write figures, verdicts, date and data into N.mar")
 
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     with open_archive(args.archive) as pipeline:
         photos = choose_photos(read_photos(args.data, pipeline.heads[0].labels, say), args.photos, args.seed)
         plan = plan_of(args, pipeline.settings)
-        summary = summarise(evaluate(pipeline, photos, plan, say, args.keep))
+        rows = list(evaluate(pipeline, photos, plan, say, args.keep))
+        summary = summarise(rows)
         for row in table(summary):
             print("  ".join(f"{cell:<19}" for cell in row).rstrip())
         usual = plan.variants[0]
@@ -75,6 +79,11 @@ def run(args: argparse.Namespace) -> int:
         if args.html:
             title = f"{pipeline.model.name} {pipeline.model.version}: maps on {summary.photos} photos"
             write_text(args.html, render_page(summary, pipeline, photos, usual, title))
+    if args.write_card:
+        by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)
+        made = date.today().isoformat(), hash_photos(photos)
+        card = make_card(summary, plan.variants, by, pipeline.settings.measures.methods, *made)
+        keep_card(args.archive, card, rows, {}, say)
     return 0
 
 

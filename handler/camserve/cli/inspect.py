@@ -47,7 +47,7 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": list(settings.methods),
         "measures": dataclasses.asdict(settings.measures),
-        "evaluated": dataclasses.asdict(settings.evaluated),
+        "evidence_card": settings.evaluated.describe(),
         "input": dataclasses.asdict(settings.input),
         "defaults": dataclasses.asdict(settings.defaults),
         "samples": list(settings.samples),

@@ -133,6 +133,7 @@ class Answer:
     predictions: tuple[Prediction, ...]  # the most probable first
     explanations: tuple[Explanation, ...]
     warnings: tuple[GivenWarning, ...]
+    evidence_card: str | None = None  # the id of what was measured of the archive's maps
     head: str | None = None
     timing_ms: Mapping[str, float] = field(default_factory=dict)
     photo: bytes = field(default=b"", repr=False, compare=False)  # the file that was sent

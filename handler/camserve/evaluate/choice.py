@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import MEASURES
-from camserve.evaluate.one_photo import PhotoMeasures, Variant
+from camserve.evaluate.plan import PhotoMeasures, Variant
 from camserve.evaluate.summary import Figure, Summary, summarise
-from camserve.measures import Evaluated, MethodMeasure
+from camserve.measures import MethodMeasure
 
 LEAST = 20  # photos
 
@@ -29,18 +29,6 @@ class VariantChoice:
         """The options to keep, as a recipe's ``defaults`` has them."""
         threshold = {} if self.box_threshold is None else {"box_threshold": f"{self.box_threshold:g}"}
         return {"method": self.variant.method, **threshold}
-
-    def card(self, date: str, data: str) -> Evaluated:
-        """Return what an archive keeps of this."""
-        figures = {
-            measure: {name: _numbers(figure) for name, figure in by_name.items()}
-            for measure, by_name in self.held_out.figures.items()
-        }
-        return Evaluated(date, data, self.held_out.photos, round(self.held_out.accuracy, 4), self.reason, figures)
-
-
-def _numbers(figure: Figure) -> tuple[float, ...]:
-    return tuple(round(value, 4) for value in (figure.mean, figure.low, figure.high))
 
 
 def choose_variant(

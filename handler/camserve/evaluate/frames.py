@@ -34,6 +34,16 @@ def box_mask(boxes: Sequence[Box], region: Box, size: Size) -> np.ndarray:
     return mask
 
 
+def place_mask(mask: np.ndarray, region: Box, size: Size) -> np.ndarray:
+    """Return which pixels (H, W) of the input show an object, of which ``mask`` is in the uploaded picture."""
+    left, top, right, bottom = region
+    rows = np.floor(top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]).astype(int)
+    columns = np.floor(left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]).astype(int)
+    inside = np.outer((rows >= 0) & (rows < mask.shape[0]), (columns >= 0) & (columns < mask.shape[1]))
+    found = mask[np.ix_(rows.clip(0, mask.shape[0] - 1), columns.clip(0, mask.shape[1] - 1))]
+    return np.asarray(found & inside)
+
+
 def seed_of(name: str, seed: int) -> int:
     """Return a seed that one photo keeps wherever it stands among others."""
     return crc32(f"{seed}:{name}".encode())

@@ -35,14 +35,23 @@ MEASURES: Mapping[str, Measure] = {
     "pointing": Measure("place", "the maximum lies in a box", "Zhang et al. 2016, arXiv:1608.00507, without margin", 1),
     "energy": Measure("place", "share of the map in the boxes", "Wang et al. 2020, arXiv:1910.01279", 1),
     "box": Measure("place", "the first box has an IoU of .5", "Selvaraju et al. 2017, arXiv:1610.02391", 1),
+    "mask": Measure("place", "IoU of the strongest part with the object's mask", "Zhou et al. 2016, by a threshold", 1),
     "deletion": Measure("change", "mean probability while the strongest is removed", "Petsiuk et al. 2018", -1),
     "insertion": Measure("change", "mean probability while the strongest is shown", "Petsiuk et al. 2018", 1),
     "drop": Measure("change", "share of the probability lost by masking", "Chattopadhyay et al. 2018", -1),
     "gain": Measure("change", "masking raises the probability", "Chattopadhyay et al. 2018, increase", 1),
+    "road": Measure("road", "what the strongest pixels are worth more than the weakest", "Rong et al. 2022", 1),
     "complexity": Measure("shape", "entropy, 1 for a flat map", "Bhatt et al. 2020, arXiv:2005.00631", -1),
     "jpeg": Measure("stable", "rank correlation after JPEG of quality 50", "Spearman", 1),
     "noise": Measure("stable", "rank correlation under noise of 10 of 255", "Spearman", 1),
+    "shift": Measure("stable", "rank correlation, moved back, after a shift of 1/16", "Spearman", 1),
+    "random": Measure("random", "rank correlation with maps of drawn weights", "Adebayo et al. 2018, cascading", -1),
     "absent": Measure("absent", "absent classes that are said to be weak", "docs/answers.md", 1),
+    "attack": Measure("attack", "rank correlation under an attack", "Madry et al. 2018, PGD of 8 of 255", 1),
+    "attack_won": Measure("attack", "the attacked picture is taken for the other class", "Madry et al. 2018", -1),
+    "attack_warned": Measure("attack", "its answer has a warning that the picture's own has not", "docs/answers.md", 1),
+    "attack_pointing": Measure("attack", "pointing under the attack, for the true class", "Zhang et al. 2016", 1),
+    "attack_energy": Measure("attack", "energy under the attack, for the true class", "Wang et al. 2020", 1),
 }
 GROUPS = tuple(dict.fromkeys(measure.group for measure in MEASURES.values()))
 
@@ -76,6 +85,16 @@ def overlaps(
         (first, *_) = [*boxes(np.maximum(grid, 0), region, threshold, of_tokens), None]
         clipped = None if first is None else clip_box(first, *size)
         found[f"{threshold:g}"] = 0.0 if clipped is None else max(overlap(clipped, box) for box in truth)
+    return found
+
+
+def mask_overlaps(values: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Return by threshold the IoU of a mask (H, W) with what of a map (H, W) is at least that share of its maximum."""
+    most = values.max()
+    found = {}
+    for threshold in THRESHOLDS:
+        part = values >= threshold * most if most > 0 else np.zeros_like(mask)
+        found[f"{threshold:g}"] = float((part & mask).sum() / max((part | mask).sum(), 1))
     return found
 
 

@@ -2,207 +2,201 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
-from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from camserve.answer.predictions import RowScores, read_scores
-from camserve.attribution.capture import Capture
+from camserve.answer.predictions import RowScores
 from camserve.build.trial.rank_correlation import rank_correlation
-from camserve.errors import CamserveError
-from camserve.evaluate.frames import FLOORS, box_mask, enlarge, seed_of
+from camserve.evaluate.asking import Answer, Asker, grid_of
+from camserve.evaluate.attack import attack, check_attackable
+from camserve.evaluate.cascade import Cascade
+from camserve.evaluate.changed import Frame, change_picture, compare
+from camserve.evaluate.frames import FLOORS, box_mask, enlarge, place_mask, seed_of
+from camserve.evaluate.masks import read_mask
 from camserve.evaluate.measures import (
-    GROUPS,
     complexity,
     deletion,
     drop_and_gain,
     energy,
     insertion,
+    mask_overlaps,
     overlaps,
     pointing,
 )
 from camserve.evaluate.photos import LabelledPhoto
-from camserve.intake.accept import read_pixels
-from camserve.intake.preprocess import normalise
-from camserve.network.output import device_of_network
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures
+from camserve.evaluate.road import road
 from camserve.serving.pipeline import Pipeline
-from camserve.values import RawRequest
+from camserve.values import Target
 from camserve.warning_codes import WEAK_EVIDENCE, warn_blank
 
-BATCH = 16  # changed pictures of one forward pass
 ABSENT = 3  # classes a photo
 PLAUSIBLE = 5  # best classes, none of which is absent
-QUALITY, NOISE = 50, 10.0  # of JPEG; the noise's deviation, of 255
 TINY_SIDE = 8  # cells of a floor where the layer has no grid of its own
 WEAK = {WEAK_EVIDENCE.code, warn_blank("for").code}
-PLAIN = {"explain": "true", "evidence": "for", "format": "grid", "compat": "none", "details": "none"}
 
-Answer = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to ask for a map."""
-
-    method: str
-    layer: str = ""  # "": the archive's default
-
-    @property
-    def name(self) -> str:
-        """The name in tables."""
-        return f"{self.method} at {self.layer}" if self.layer else self.method
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """The options of a request."""
-        return {**PLAIN, "method": self.method, **({"layer": self.layer} if self.layer else {})}
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """What is measured."""
-
-    variants: tuple[Variant, ...]  # the first is what others are compared with
-    groups: frozenset[str] = frozenset(GROUPS)
-    target: str = "label"  # or predicted: the class that is explained
-    steps: int = 16  # of deletion and insertion
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class PhotoMeasures:
-    """The measures of one photo under one variant or floor."""
-
-    photo: str
-    variant: str
-    label: int
-    predicted: int
-    values: dict[str, float]
-    iou: dict[str, float]  # of the first box, by threshold
-
-
-class PhotoUnanswered(CamserveError):
-    """The archive refused a photo, or gave no map."""
+Values = dict[str, float]
+Judge = Callable[[np.ndarray], tuple[Values, dict[str, Values]]]
 
 
 class Evaluator:
     """Measures photos under one archive."""
 
     def __init__(self, pipeline: Pipeline, plan: EvaluationPlan) -> None:
-        """Stand ready; nothing is run."""
+        """Stand ready; nothing is run. ConfigError: what is planned cannot be measured of this archive."""
         self._pipeline, self._plan = pipeline, plan
-        self._device = device_of_network(pipeline.network)
+        self._asker = Asker(pipeline, plan.variants)
         self._of_tokens = pipeline.settings.map_source().of_tokens
         self._size = (pipeline.settings.input.shape[1], pipeline.settings.input.shape[2])
+        self._cascade = Cascade(pipeline) if "random" in plan.groups else None
+        if "attack" in plan.groups:
+            check_attackable(pipeline.settings.input)
 
     def rows(self, photo: LabelledPhoto, name: str) -> list[PhotoMeasures]:
         """Return one row for each variant and floor. PhotoUnanswered: the photo cannot be read, or a map failed."""
         content, seed = photo.path.read_bytes(), seed_of(name, self._plan.seed)
-        pixels = self._pixels(content)
-        row = self._predict(pixels)
+        pixels = self._asker.normalise([self._asker.read(content)])
+        row = self._asker.predict(pixels)
+        assert row.probabilities is not None  # quantities are refused
+        confidence = round(float(row.probabilities[row.best]), 6)
         target = photo.label if self._plan.target == "label" else row.best
-        asked = [target, *_absent(row, photo.label, seed, self._places())]
-        answers = self._ask(content, asked)
-        changed = self._ask_changed(content, target, seed) if "stable" in self._plan.groups else []
-        judge = partial(self._judge, photo, pixels, target, answers[0], seed)
-        found = []
-        for number, (variant, answer) in enumerate(zip(self._plan.variants, answers)):
-            grid = _grid(answer)
-            values, iou = judge(grid)
-            for kind, others in changed:
-                values[kind] = rank_correlation(grid, _grid(others[number])) or 0.0
-            if "absent" in self._plan.groups and len(asked) > 1:
-                values["absent"] = _warned(answer)
-            found.append(PhotoMeasures(name, variant.name, photo.label, row.best, values, iou))
-        size = _grid(answers[0]).shape if answers else (TINY_SIDE, TINY_SIDE)
-        for floor, draw in FLOORS.items():
-            values, iou = judge(draw(pixels, (size[0], size[1]), seed).astype(np.float32))
-            found.append(PhotoMeasures(name, floor, photo.label, row.best, values, iou))
-        return found
+        absent = _absent(row, photo.label, seed, self._places()) if "absent" in self._plan.groups else []
+        asked = [target, *absent]
+        answers = self._asker.ask(content, asked)
+        frame = Frame(answers[0]["input"]["region"], self._size)
+        mask = self._mask(photo, answers[0], frame) if target == photo.label else None
+        judge = partial(self._judge, photo, pixels, target, answers[0], mask, seed)
+        judged = [judge(grid_of(answer)) for answer in answers]
+        more = [
+            *self._stability(content, target, answers, frame, seed),
+            *self._randomised(pixels, row, target, answers),
+            *self._absence(answers, asked),
+            *self._attacked(content, target, row, seed, mask, answers),
+        ]
+        for number, values in more:
+            judged[number][0].update(values)
+        found = [
+            PhotoMeasures(name, variant.name, photo.label, row.best, confidence, *one)
+            for variant, one in zip(self._plan.variants, judged)
+        ]
+        size = grid_of(answers[0]).shape if answers else (TINY_SIDE, TINY_SIDE)
+        floors = {floor: draw(pixels, (size[0], size[1]), seed) for floor, draw in FLOORS.items()}
+        return found + [
+            PhotoMeasures(name, floor, photo.label, row.best, confidence, *judge(grid.astype(np.float32)))
+            for floor, grid in floors.items()
+        ]
 
     def _places(self) -> int:
-        """Return for how many absent classes there is room beside the target."""
+        """Return for how many classes there is room beside the target."""
         limits = self._pipeline.settings.limits
         return min(ABSENT, limits.max_targets - 1, limits.max_maps - 1)
 
+    def _mask(self, photo: LabelledPhoto, answer: Answer, frame: Frame) -> np.ndarray | None:
+        """Return which pixels (H, W) of the input show the object; None: nobody says, or it is cropped away."""
+        if photo.masks:
+            size = answer["input"]["height"], answer["input"]["width"]
+            mask = place_mask(read_mask(photo.masks, size), frame.region, self._size)
+        else:
+            mask = box_mask(photo.boxes, frame.region, self._size)
+        return mask if mask.any() else None
+
     def _judge(
-        self, photo: LabelledPhoto, pixels: Tensor, target: int, answer: Answer, seed: int, grid: np.ndarray
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        groups, region = self._plan.groups, answer["input"]["region"]
-        shown = enlarge(grid, self._size)
-        values: dict[str, float] = {}
-        iou: dict[str, float] = {}
-        if "place" in groups and photo.boxes and target == photo.label:
-            mask = box_mask(photo.boxes, region, self._size)
-            if mask.any():
-                values |= {"pointing": pointing(shown, mask), "energy": energy(shown, mask)}
-                size = (answer["input"]["width"], answer["input"]["height"])
-                iou = overlaps(grid, region, size, photo.boxes, self._of_tokens)
+        self,
+        photo: LabelledPhoto,
+        pixels: Tensor,
+        target: int,
+        answer: Answer,
+        mask: np.ndarray | None,
+        seed: int,
+        grid: np.ndarray,
+    ) -> tuple[Values, dict[str, Values]]:
+        groups, shown = self._plan.groups, enlarge(grid, self._size)
+        values: Values = {}
+        fits: dict[str, Values] = {}
+        if "place" in groups and mask is not None:
+            values |= {"pointing": pointing(shown, mask), "energy": energy(shown, mask)}
+            size = (answer["input"]["width"], answer["input"]["height"])
+            boxed = overlaps(grid, answer["input"]["region"], size, photo.boxes, self._of_tokens) if photo.boxes else {}
+            masked = mask_overlaps(shown, mask) if photo.masks else {}
+            fits = {kind: found for kind, found in (("box", boxed), ("mask", masked)) if found}
+        scores = partial(self._asker.probabilities, target)
         if "change" in groups:
-            scores, steps = partial(self._scores, target), self._plan.steps
-            values["deletion"] = deletion(shown, pixels, scores, steps, seed)
-            values["insertion"] = insertion(shown, pixels, scores, steps, seed)
+            values["deletion"] = deletion(shown, pixels, scores, self._plan.steps, seed)
+            values["insertion"] = insertion(shown, pixels, scores, self._plan.steps, seed)
             values["drop"], values["gain"] = drop_and_gain(shown, pixels, scores)
+        if "road" in groups:
+            values["road"] = road(shown, pixels, scores, seed)
         if "shape" in groups:
             values["complexity"] = complexity(grid)
-        return values, iou
+        return values, fits
 
-    def _pixels(self, content: bytes) -> Tensor:
-        settings = self._pipeline.settings
-        try:
-            read = read_pixels(content, settings.input, settings.limits, self._pipeline.transform)
-        except CamserveError as error:
-            raise PhotoUnanswered(str(error)) from None
-        return normalise([read], settings.input, self._device).contiguous()
+    def _stability(
+        self, content: bytes, target: int, answers: Sequence[Answer], frame: Frame, seed: int
+    ) -> list[tuple[int, Values]]:
+        """Return, by the number of the variant, how like the maps of a picture changed a little are."""
+        if "stable" not in self._plan.groups:
+            return []
+        changed = {
+            kind: self._asker.ask(picture, [target]) for kind, picture in change_picture(content, frame, seed).items()
+        }
+        return [
+            (number, {kind: compare(kind, grid_of(answer), grid_of(others[number]), frame)})
+            for kind, others in changed.items()
+            for number, answer in enumerate(answers)
+        ]
 
-    def _predict(self, pixels: Tensor) -> RowScores:
-        return read_scores(self._run(pixels), self._pipeline.heads)[0].row(0)
+    def _randomised(
+        self, pixels: Tensor, row: RowScores, target: int, answers: Sequence[Answer]
+    ) -> list[tuple[int, Values]]:
+        """Return how like the maps under drawn weights are, the mean of all stages; nothing of a map that failed."""
+        if self._cascade is None:
+            return []
+        wanted = Target(row.prediction(target), "")
+        stages = [
+            [
+                math.nan if other.grid is None else rank_correlation(grid_of(answer), other.grid) or 0.0
+                for answer, other in pairs
+            ]
+            for maps in self._cascade.maps(pixels, wanted, self._plan.variants)
+            for pairs in [list(zip(answers, maps))]
+        ]
+        means = np.mean(stages, axis=0)
+        return [(number, {"random": float(mean)}) for number, mean in enumerate(means) if np.isfinite(mean)]
 
-    def _scores(self, target: int, pixels: Tensor) -> np.ndarray:
-        """Return the probabilities (N,) of a class, from so many pictures at once."""
-        found = []
-        for start in range(0, len(pixels), BATCH):
-            head = read_scores(self._run(pixels[start : start + BATCH]), self._pipeline.heads)[0]
-            assert head.probabilities is not None  # quantities are refused
-            found.append(head.probabilities[:, target])
-        return np.concatenate(found).astype(float)
+    def _absence(self, answers: Sequence[Answer], asked: Sequence[int]) -> list[tuple[int, Values]]:
+        if len(asked) == 1:
+            return []
+        return [(number, {"absent": _warned(answer)}) for number, answer in enumerate(answers)]
 
-    def _run(self, pixels: Tensor) -> Tensor:
-        network, settings = self._pipeline.network, self._pipeline.settings
-        dtype = next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
-        contexts = () if settings.score is None else ([settings.defaults.context] * len(pixels),)
-        with Capture(network, ()), torch.no_grad():
-            scores: Tensor = network(pixels.to(dtype), *contexts)
-        return scores.float()
+    def _attacked(
+        self, content: bytes, target: int, row: RowScores, seed: int, mask: np.ndarray | None, answers: Sequence[Answer]
+    ) -> list[tuple[int, Values]]:
+        """Return what becomes of the target's maps where the picture is attacked, and whether the answer warns.
 
-    def _ask(self, content: bytes, classes: Sequence[int]) -> list[Answer]:
-        """Return the answer of each variant about the classes."""
-        target = ",".join(f"index:{index}" for index in classes)
-        rows = [RawRequest(content, {**variant.fields, "target": target}) for variant in self._plan.variants]
-        answers: list[Answer] = [json.loads(response.body) for response in self._pipeline.answer(rows)]
-        for answer in answers:
-            if "error" in answer:
-                raise PhotoUnanswered(answer["error"]["message"])
-            if answer["explanations"][0]["grid"] is None:
-                raise PhotoUnanswered(f"no map: {answer['explanations'][0]['status']}")
-        return answers
-
-    def _ask_changed(self, content: bytes, target: int, seed: int) -> list[tuple[str, list[Answer]]]:
-        changes: dict[str, Callable[[Image.Image], bytes]] = {"jpeg": _as_jpeg, "noise": partial(_with_noise, seed)}
-        try:
-            with Image.open(BytesIO(content)) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, ValueError) as error:
-            raise PhotoUnanswered(str(error)) from None
-        return [(kind, self._ask(change(image), [target])) for kind, change in changes.items()]
+        It is asked about the class that it is then taken for.
+        """
+        if "attack" not in self._plan.groups:
+            return []
+        aim = self._plan.attack_class
+        aim = next(iter(_absent(row, target, seed, 1)), int(row.order[-1])) if aim is None else aim
+        attacked = self._asker.ask(attack(self._asker, content, aim), [target, aim][: 1 + self._places()])
+        found: list[tuple[int, Values]] = []
+        for number, (answer, other) in enumerate(zip(answers, attacked)):
+            grid = grid_of(other)
+            values = {
+                "attack": rank_correlation(grid_of(answer), grid) or 0.0,
+                "attack_won": float(other["predictions"][0]["index"] == aim),
+                "attack_warned": float(bool(_codes(other, len(other["explanations"]) - 1) - _codes(answer, 0))),
+            }
+            if mask is not None:
+                shown = enlarge(grid, self._size)
+                values |= {"attack_pointing": pointing(shown, mask), "attack_energy": energy(shown, mask)}
+            found.append((number, values))
+        return found
 
 
 def _absent(row: RowScores, label: int, seed: int, count: int) -> list[int]:
@@ -212,8 +206,9 @@ def _absent(row: RowScores, label: int, seed: int, count: int) -> list[int]:
     return [int(index) for index in drawn]
 
 
-def _grid(answer: Answer) -> np.ndarray:
-    return np.array(answer["explanations"][0]["grid"], np.float32)
+def _codes(answer: Answer, number: int) -> set[str]:
+    """Return the codes of the warnings of the whole answer and of one of its maps."""
+    return {warning["code"] for warning in answer["warnings"] if warning.get("explanation", number) == number}
 
 
 def _warned(answer: Answer) -> float:
@@ -221,19 +216,3 @@ def _warned(answer: Answer) -> float:
     weak = {warning.get("explanation") for warning in answer["warnings"] if warning["code"] in WEAK}
     count = len(answer["explanations"]) - 1
     return sum(number in weak for number in range(1, count + 1)) / count
-
-
-def _as_jpeg(image: Image.Image) -> bytes:
-    return _encode(image, "JPEG", quality=QUALITY)
-
-
-def _with_noise(seed: int, image: Image.Image) -> bytes:
-    values = np.asarray(image, np.float32)
-    noisy = values + np.random.default_rng(seed).normal(0, NOISE, values.shape)
-    return _encode(Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)), "PNG", compress_level=1)
-
-
-def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

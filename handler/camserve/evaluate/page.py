@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 from camserve.evaluate.measures import MEASURES
-from camserve.evaluate.one_photo import PLAIN, Variant
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import PLAIN, Variant
 from camserve.evaluate.run import name_of
 from camserve.evaluate.summary import Figure, Summary, table
 from camserve.serving.pipeline import Pipeline

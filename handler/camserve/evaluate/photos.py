@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from camserve.build.baseline.photos import list_images
 from camserve.errors import ConfigError, UnknownClass, quote
+from camserve.evaluate.masks import ObjectMask, mask_of_coco
 from camserve.labels import Labels
 from camserve.values import Box, Progress
 
@@ -26,6 +27,7 @@ class LabelledPhoto:
     path: Path
     label: int  # class index
     boxes: tuple[Box, ...] = ()  # of the objects of this class, in pixels of the upright picture
+    masks: tuple[ObjectMask, ...] = ()  # of the same
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class _Object:
     path: Path
     label: str
     box: Box | None = None
+    mask: ObjectMask | None = None
 
 
 def read_photos(data: Path, labels: Labels, report: Progress) -> list[LabelledPhoto]:
@@ -44,7 +47,7 @@ def read_photos(data: Path, labels: Labels, report: Progress) -> list[LabelledPh
     ConfigError: nothing fits, a class is unknown, or a file is missing.
     """
     found, is_foreign = _read(data)
-    known: dict[tuple[Path, int], list[Box]] = {}
+    known: dict[tuple[Path, int], tuple[list[Box], list[ObjectMask]]] = {}
     unknown: set[str] = set()
     left_out = 0
     things = list(found)
@@ -60,7 +63,9 @@ def read_photos(data: Path, labels: Labels, report: Progress) -> list[LabelledPh
         if thing.box is not None and not (thing.box[0] < thing.box[2] and thing.box[1] < thing.box[3]):
             corners = ", ".join(f"{corner:g}" for corner in thing.box)
             raise ConfigError(f"{data}: {quote(thing.path.name)}: the box {corners} has no inside")
-        known.setdefault((thing.path, index), []).extend([] if thing.box is None else [thing.box])
+        boxes, masks = known.setdefault((thing.path, index), ([], []))
+        boxes.extend([] if thing.box is None else [thing.box])
+        masks.extend([] if thing.mask is None else [thing.mask])
     if left_out:
         report(
             f"{left_out} of {len(things)} objects are of {len(unknown)} classes that the model does not have: left out"
@@ -69,7 +74,10 @@ def read_photos(data: Path, labels: Labels, report: Progress) -> list[LabelledPh
         raise ConfigError(f"{data} holds no labelled photos of the model's classes: give {FORMS}")
     if missing := next((path for path, _ in known if not path.is_file()), None):
         raise ConfigError(f"{data} names {missing}, which is not there: paths are relative to its folder")
-    return [LabelledPhoto(path, label, tuple(boxes)) for (path, label), boxes in sorted(known.items())]
+    return [
+        LabelledPhoto(path, label, tuple(boxes), tuple(masks))
+        for (path, label), (boxes, masks) in sorted(known.items(), key=lambda item: item[0])
+    ]
 
 
 def _read(data: Path) -> tuple[Iterable[_Object], bool]:
@@ -96,11 +104,18 @@ def _of_csv(data: Path) -> list[_Object]:
     with data.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"path", "label"} <= set(rows[0]):
-        raise ConfigError(f"{data} must have the columns path and label, and may have {', '.join(CORNERS)}")
+        raise ConfigError(f"{data} must have the columns path and label, and may have {', '.join(CORNERS)}, mask")
     short = next((number for number, row in enumerate(rows, 1) if not row["path"] or not row["label"]), None)
     if short is not None:
         raise ConfigError(f"{data}: row {short} below the header lacks its path or its label")
-    return [_Object(data.parent / row["path"], row["label"], _box_of(row)) for row in rows]
+    return [_Object(data.parent / row["path"], row["label"], _box_of(row), _mask_of(row, data.parent)) for row in rows]
+
+
+def _mask_of(row: Mapping[str, str | None], folder: Path) -> ObjectMask | None:
+    name = row.get("mask")
+    if name and not (folder / name).is_file():
+        raise ValueError(f"the mask {name} is not there")
+    return ObjectMask(file=folder / name) if name else None
 
 
 def _box_of(row: Mapping[str, str | None]) -> Box | None:
@@ -119,9 +134,8 @@ def _of_coco(data: Path) -> Iterator[_Object]:
     for thing in content["annotations"]:
         if not thing.get("iscrowd"):
             left, top, width, height = map(float, thing["bbox"])
-            yield _Object(
-                files[thing["image_id"]], names[thing["category_id"]], (left, top, left + width, top + height)
-            )
+            box, mask = (left, top, left + width, top + height), mask_of_coco(thing.get("segmentation") or ())
+            yield _Object(files[thing["image_id"]], names[thing["category_id"]], box, mask)
 
 
 def _image_of(folder: Path, name: str) -> Path:
@@ -138,9 +152,11 @@ def _of_voc(data: Path) -> Iterator[_Object]:
     for file in sorted((data / "Annotations").glob("*.xml")):
         root = ElementTree.parse(file).getroot()
         picture = data / "JPEGImages" / (root.findtext("filename") or f"{file.stem}.jpg")
-        for thing in root.iter("object"):
+        drawn = data / "SegmentationObject" / f"{picture.stem}.png"
+        has_masks = drawn.is_file()
+        for number, thing in enumerate(root.iter("object"), 1):
             corners = [float(thing.findtext(f"bndbox/{name}") or "nan") for name in ("xmin", "ymin", "xmax", "ymax")]
             # Its pixels are counted from 1, and the last one belongs to the box.
-            yield _Object(
-                picture, thing.findtext("name") or "", (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
-            )
+            box = (corners[0] - 1, corners[1] - 1, corners[2], corners[3])
+            mask = ObjectMask(file=drawn, value=number) if has_masks else None
+            yield _Object(picture, thing.findtext("name") or "", box, mask)

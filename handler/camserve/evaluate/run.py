@@ -6,16 +6,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from camserve.build.json_lines import append_json_lines, read_json_lines, rewrite_lines, write_line
+from camserve.build.progress_line import ProgressLine
 from camserve.errors import ConfigError
-from camserve.evaluate.one_photo import EvaluationPlan, Evaluator, PhotoMeasures, PhotoUnanswered
+from camserve.evaluate.one_photo import Evaluator
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, PhotoUnanswered
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Progress
 
-REPORTED = 20  # photos between two lines of progress
+COMMAND = "camserve evaluate"
 TASKS = "evaluate needs classes: the archive's task is regression"
 
 
@@ -28,29 +32,34 @@ def evaluate(
 ) -> Iterator[PhotoMeasures]:
     """Yield the rows of all photos; those that are in the file ``kept`` are not measured again, others are added.
 
-    ``report`` gets a line every 20 photos, and one for each that could not be measured. ConfigError: the archive has
-    no classes, or ``kept`` is of another archive or plan.
+    ``report`` gets a line for each photo that could not be measured; how far it is stands on standard error.
+    ConfigError: the archive has no classes, or ``kept`` is of another archive or plan.
     """
     if pipeline.settings.outputs[0].is_quantity:
         raise ConfigError(TASKS)
     header = {"weights": pipeline.model.weights, "name": pipeline.model.name, "plan": describe_plan(plan)}
-    done = {} if kept is None else _read(kept, header)
     evaluator = Evaluator(pipeline, plan)
-    for number, photo in enumerate(photos):
-        key = name_of(photo)
-        if key not in done:
+    with ExitStack() as stack:
+        done = {} if kept is None else _reopen(kept, header)
+        append = None if kept is None else stack.enter_context(append_json_lines(kept))
+        progress = ProgressLine(sum(name_of(photo) not in done for photo in photos))
+        stack.callback(progress.clear)
+        for photo in photos:
+            key = name_of(photo)
+            if key in done:
+                yield from done.pop(key)
+                continue
             try:
                 rows = evaluator.rows(photo, key)
             except (PhotoUnanswered, OSError) as error:
+                progress.add(1, 1)
+                progress.clear()
                 report(f"{photo.path}: left out: {error}")
                 continue
-            if kept is not None:
-                _append(kept, rows)
-        else:
-            rows = done.pop(key)
-        yield from rows
-        if (number + 1) % REPORTED == 0:
-            report(f"{number + 1} of {len(photos)} photos")
+            progress.add(1, 0)
+            if append is not None:
+                append([dataclasses.asdict(row) for row in rows])
+            yield from rows
 
 
 def name_of(photo: LabelledPhoto) -> str:
@@ -59,10 +68,11 @@ def name_of(photo: LabelledPhoto) -> str:
 
 
 def hash_photos(photos: Sequence[LabelledPhoto]) -> str:
-    """Return the start of the SHA-256 of all names, labels, boxes and sizes."""
+    """Return the start of the SHA-256 of all names, labels, boxes, masks and sizes."""
     digest = hashlib.sha256()
     for photo in photos:
-        entry = [photo.path.name, photo.label, photo.boxes, photo.path.stat().st_size]
+        entry: list[Any] = [photo.path.name, photo.label, photo.boxes, photo.path.stat().st_size]
+        entry += [mask.describe() for mask in photo.masks]
         digest.update(json.dumps(entry).encode())
     return digest.hexdigest()[:12]
 
@@ -76,27 +86,17 @@ def describe_plan(plan: EvaluationPlan) -> dict[str, Any]:
     }
 
 
-def _read(path: Path, header: dict[str, Any]) -> dict[str, list[PhotoMeasures]]:
-    """Return the rows of a file by photo; a new file begins with the header."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(header) + "\n", encoding="utf-8")
-    found: dict[str, list[PhotoMeasures]] = {}
+def _reopen(path: Path, header: dict[str, Any]) -> dict[str, list[PhotoMeasures]]:
+    """Return the rows of a file by photo, less a last line that was cut off; a new file begins with the header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = list(read_json_lines(path, lambda block: block, COMMAND)) if path.exists() else []
+    if lines and lines[0][1] != header:
+        raise ConfigError(f"{path} was made of another archive or with other options: name another file")
+    found = [line for line, _ in lines] or [write_line(header)]
+    if not path.exists() or path.stat().st_size != sum(map(len, found)):
+        rewrite_lines(path, found)
     try:
-        first, *lines = path.read_text(encoding="utf-8").split("\n")
-        if json.loads(first) != header:
-            raise ConfigError(f"{path} was made of another archive or with other options: name another file")
-        # A line without its end is of a photo that was not finished.
-        for line in lines[:-1]:
-            rows = [PhotoMeasures(**row) for row in json.loads(line)]
-            found[rows[0].photo] = rows
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} holds no rows of camserve evaluate: {error}") from None
-    if lines and lines[-1]:
-        path.write_text("\n".join([first, *lines[:-1], ""]), encoding="utf-8")
-    return found
-
-
-def _append(path: Path, rows: Sequence[PhotoMeasures]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps([dataclasses.asdict(row) for row in rows]) + "\n")
+        rows = [[PhotoMeasures(**row) for row in block] for _, block in lines[1:]]
+        return {photo[0].photo: photo for photo in rows}
+    except (TypeError, IndexError):
+        raise ConfigError(f"{path} holds rows of another camserve: name another file") from None

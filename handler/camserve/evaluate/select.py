@@ -8,8 +8,8 @@ import numpy as np
 
 from camserve.attribution.methods import METHODS
 from camserve.errors import ConfigError, unknown_choice
-from camserve.evaluate.one_photo import Variant
 from camserve.evaluate.photos import LabelledPhoto
+from camserve.evaluate.plan import Variant
 from camserve.settings import Settings
 
 
@@ -35,3 +35,8 @@ def choose_variants(settings: Settings, methods: Sequence[str], layers: Sequence
     quick = [name for name in settings.methods if not METHODS[name].slow]
     chosen = methods or dict.fromkeys((settings.defaults.method, *quick))
     return tuple(Variant(method, layer) for layer in layers or ("",) for method in chosen)
+
+
+def usual_measure(photos: Sequence[LabelledPhoto]) -> str:
+    """Return what decides where nobody says: a measure of place, where that of objects is known."""
+    return "energy" if any(photo.boxes or photo.masks for photo in photos) else "insertion"

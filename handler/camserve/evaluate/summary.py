@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from camserve.drift.periods import holm
 from camserve.errors import ConfigError
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import FITS, MEASURES, THRESHOLDS
-from camserve.evaluate.one_photo import PhotoMeasures
+from camserve.evaluate.plan import PhotoMeasures
 from camserve.evaluate.statistics import bootstrap, sign_flip
 
 SURE = 0.05  # p below which a difference counts
+FOUND: Mapping[str, Callable[[float], float]] = {"box": lambda iou: float(iou >= FITS), "mask": float}  # of an IoU
 Columns = dict[str, dict[str, dict[str, float]]]  # measure -> variant -> photo -> value
 
 
@@ -69,7 +70,7 @@ class Summary:
 def summarise(rows: Iterable[PhotoMeasures]) -> Summary:
     """Return the figures of all rows. ConfigError: there are none."""
     columns: Columns = defaultdict(lambda: defaultdict(dict))
-    boxes: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    fits: dict[str, dict[str, dict[str, Mapping[str, float]]]] = {kind: defaultdict(dict) for kind in FOUND}
     variants: dict[str, None] = {}
     right: dict[str, bool] = {}
     for row in rows:
@@ -77,26 +78,29 @@ def summarise(rows: Iterable[PhotoMeasures]) -> Summary:
         right[row.photo] = row.label == row.predicted
         for measure, value in row.values.items():
             columns[measure][row.variant][row.photo] = value
-        if row.iou:
-            boxes[row.variant][row.photo] = row.iou
+        for kind, overlaps in row.overlaps.items():
+            fits[kind][row.variant][row.photo] = overlaps
     if not right:
         raise ConfigError("no photo could be measured: the lines above say why")
-    thresholds = {name: best_threshold(list(by_photo.values())[::2]) for name, by_photo in boxes.items()}
-    for name, threshold in thresholds.items():
-        if held_out := list(boxes[name].items())[1::2]:
-            columns["box"][name] = {photo: float(iou[f"{threshold:g}"] >= FITS) for photo, iou in held_out}
+    thresholds: dict[str, dict[str, float]] = {}
+    for kind, by_variant in fits.items():
+        chosen = {name: best_threshold(list(by_photo.values())[::2], kind) for name, by_photo in by_variant.items()}
+        thresholds[kind] = chosen
+        for name, by_photo in by_variant.items():
+            if held_out := list(by_photo.items())[1::2]:
+                columns[kind][name] = {photo: FOUND[kind](iou[f"{chosen[name]:g}"]) for photo, iou in held_out}
     figures = {measure: _figures(columns[measure]) for measure in MEASURES if columns.get(measure)}
     return Summary(
-        len(right), float(np.mean(list(right.values()))), tuple(variants), figures, thresholds, dict(columns)
+        len(right), float(np.mean(list(right.values()))), tuple(variants), figures, thresholds["box"], dict(columns)
     )
 
 
-def best_threshold(overlaps: Sequence[Mapping[str, float]]) -> float:
-    """Return the threshold at which most first boxes fit; of equal ones, that of the larger mean overlap."""
+def best_threshold(overlaps: Sequence[Mapping[str, float]], kind: str = "box") -> float:
+    """Return the threshold at which most first boxes fit, or masks overlap most; of equal ones, the larger mean IoU."""
 
     def worth(threshold: float) -> tuple[float, float]:
         found = np.array([iou[f"{threshold:g}"] for iou in overlaps])
-        return float((found >= FITS).mean()), float(found.mean())
+        return float(np.mean([FOUND[kind](iou) for iou in found])), float(found.mean())
 
     return max(THRESHOLDS, key=worth)
 

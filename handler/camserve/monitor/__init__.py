@@ -59,7 +59,8 @@ class Monitor:
 
     def sample_pixels(self, requests: Sequence[Request]) -> PixelRows | None:
         """Return a sample of the input while it is in cache; None if monitoring is off or failed."""
-        if self.map_filter is None or not (self._recorders or self.baseline):
+        is_used = self._recorders or self.baseline or self._low_confidence is not None
+        if self.map_filter is None or not is_used:
             return None
         try:
             return sample_pixels(requests)

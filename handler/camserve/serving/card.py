@@ -27,13 +27,13 @@ def describe_model(
     """
     answer_ms = None if math.isinf(batch_seconds) else round(batch_seconds * 1000)
     return {
-        "model": dataclasses.asdict(model),
+        "model": model.describe(),
         **_describe_head(heads[0]),
         **({"heads": {head.spec.name: _describe_head(head) for head in heads}} if len(heads) > 1 else {}),
         **({"takes_context": True} if settings.score else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings),
-        "evaluated": dataclasses.asdict(settings.evaluated) if settings.evaluated.date else None,
+        "evidence_card": settings.evaluated.describe(),
         "input": dataclasses.asdict(settings.input),
         "options": list(PARSERS),
         "defaults": dataclasses.asdict(settings.defaults),

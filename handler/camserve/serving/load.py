@@ -102,7 +102,8 @@ def load_pipeline(
     check_decoders(settings.input)
     transform = load_transform(folder, settings.input)  # before what takes its time
     classifier = replace(loaded or load_classifier(folder, settings, device), transform=transform)
-    model = ModelName(name, version, f"sha256:{settings.model.source_sha256[:12]}")
+    weights = f"sha256:{settings.model.source_sha256[:12]}"
+    model = ModelName(name, version, weights, settings.evaluated.card_id)
     return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.heads))
 
 
@@ -111,7 +112,10 @@ def _monitor(folder: Path, settings: Settings, heads: Sequence[Head]) -> Monitor
     map_filter = MapFilter(usual, settings.map_source().name)
     name = settings.monitoring.baseline
     baseline = None if name is None else load_baseline(inside(folder, name), settings, map_filter)
-    return Monitor(map_filter, baseline, settings.monitoring.low_confidence)
+    limit = settings.monitoring.low_confidence
+    if limit is None and (baseline is None or baseline.accuracy is None):
+        limit = settings.evaluated.low_confidence
+    return Monitor(map_filter, baseline, limit)
 
 
 def device_of(gpu: object) -> torch.device:

@@ -72,14 +72,14 @@ def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
     _change(source, out, add)
 
 
-def add_evaluated(source: Path, out: Path, evaluated: Evaluated, defaults: Mapping[str, str]) -> None:
-    """Write the archive ``source`` with what was measured of it, and other defaults, to ``out``, as the above does."""
+def add_evaluated(archive: Path, evaluated: Evaluated, defaults: Mapping[str, str]) -> None:
+    """Write an evidence card, and other defaults, into an archive; errors as above."""
 
     def add(_folder: Path, block: dict[str, Any]) -> None:
         block["evaluated"] = json.loads(json.dumps(dataclasses.asdict(evaluated)))
         block.setdefault("defaults", {}).update(defaults)
 
-    _change(source, out, add)
+    _change(archive, archive, add)
 
 
 def _change(source: Path, out: Path, change: Callable[[Path, dict[str, Any]], None]) -> None:

@@ -1,0 +1,75 @@
+"""The page of evidence is made of the rows that are kept, and of nothing else."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+import evidence_text
+from attacked_photos import Attacked, Picture, read_attacks, separations
+from camserve.evaluate.measures import THRESHOLDS
+from camserve.evaluate.plan import PhotoMeasures
+from camserve.monitor.signals import NAMES
+from evidence_tables import attack_table, box_table, figure_table, warning_table
+from map_measures import AIRLINER, QUICK, SLOW, Part, Run, read_rows
+
+
+def row(photo, variant, value):
+    fits = {f"{threshold:g}": float(threshold == 0.2) for threshold in THRESHOLDS}
+    return PhotoMeasures(f"{photo}#0", variant, 0, 0, 0.9, {"energy": value}, {"box": fits})
+
+
+def attacked(photo, confidence, energy):
+    before = Picture(0, 0.5, [], {"gradcam": [1.0, 0.6]}, [0.5] * len(NAMES))
+    signals = [confidence, *[0.5] * (len(NAMES) - 1)]
+    after = Picture(AIRLINER, confidence, ["LOW_CONFIDENCE"], {"gradcam": [0.0, energy]}, signals)
+    return Attacked(f"{photo}.jpg", 0, before, after)
+
+
+def test_rows_are_read_back_and_a_run_that_was_not_begun_has_none(tmp_path):
+    rows = [row(0, "gradcam", 0.5), row(0, "centre", 0.25)]
+    lines = [{"plan": {}}, [asdict(one) for one in rows]]
+    (tmp_path / "net.place.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "[{")
+    assert read_rows(tmp_path, "net", "place") == rows
+    assert read_rows(tmp_path, "net", "road") == []
+
+
+def test_a_table_names_the_photos_and_leaves_out_what_was_not_measured():
+    rows = {"Net": [one for photo in range(4) for one in (row(photo, "gradcam", 0.5), row(photo, "centre", 0.25))]}
+    lines = figure_table(rows | {"Other": []}, ("energy", "pointing")).splitlines()
+    assert lines[2] == "| Net | 4 | `gradcam` | 0.50 [0.50 0.50] |  |"
+    assert lines[3].startswith("| Net | 4 | `centre` | 0.25 [0.25 0.25]")
+    assert len(lines) == 4
+    boxes = box_table(rows, {"Net": {"0#0"}}).splitlines()
+    assert boxes[2].startswith("| Net | all | 4 |")
+    assert "| 0.00 [0.00 0.00] | 1.00 [1.00 1.00] |" in boxes[2]
+
+
+def test_attacks_are_compared_photo_by_photo(tmp_path):
+    rows = [attacked(photo, 0.9 + photo / 100, 0.2) for photo in range(3)]
+    (tmp_path / "net.attacked.jsonl").write_text("".join(json.dumps(asdict(one)) + "\n" for one in rows))
+    assert read_attacks(tmp_path, "net") == rows
+    assert "| 1.00 [1.00 1.00] | 0.00 [0.00 0.00] |" in attack_table({"Net": rows})
+    assert "-0.40 [-0.40 -0.40]" in attack_table({"Net": rows})
+    found = separations(rows)
+    assert found["confidence"] == 1
+    assert found["margin"] == 0.5
+    assert "| Net | 3 | 100% [44% 100%] | 0.9100 | 0% [0% 56%] | 100% [44% 100%] | confidence 1.00" in warning_table(
+        {"Net": rows}, AIRLINER
+    )
+
+
+def test_more_photos_of_a_run_are_those_of_fewer_and_others():
+    photos = list(range(50))
+    part = Part(None, photos, [number % 2 == 0 for number in photos], AIRLINER)
+    few, many = (part.chosen(Run(frozenset(), count, QUICK)) for count in (5, 20))
+    assert many[:5] == few
+    assert all(number % 2 == 0 for number in many)
+    assert len(part.chosen(Run(frozenset(), 40, SLOW, is_small=False))) == 40
+
+
+@pytest.mark.parametrize("name", ["boxes", "on-what-a-map-depends", "where-maps-of-a-vision-transformer-point"])
+def test_headings_that_other_pages_link_to_stay(name):
+    words = [text for text in vars(evidence_text).values() if isinstance(text, str)]
+    headings = {line[3:].lower().replace(" ", "-").replace(",", "") for text in words for line in text.split("\n")}
+    assert name in headings
