@@ -39,6 +39,7 @@ class Method:
     passes: str  # what one target costs beyond the prediction's own forward pass
     evidence: str | None = None  # the only kind that its map can show; None: the one that is asked for
     tape: bool = False  # runs the tail again: needs Capture.forward(pixels, tape=True)
+    probes: bool = False  # looks at the network once, at its first map
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
     weighted: bool = False  # channel weight times activation, so that two negatives make evidence
     complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
@@ -72,7 +73,7 @@ METHODS: Mapping[str, Method] = {
     "eigencam": Method(
         eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", gradients=False, notes=orientation
     ),
-    "attention": Method(attention, "Chefer et al. 2021, arXiv:2103.15679", "1 tail backward"),
+    "attention": Method(attention, "Chefer et al. 2021, arXiv:2103.15679", "1 tail backward", probes=True),
     "ablationcam": Method(
         ablationcam,
         "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
