@@ -10,6 +10,8 @@ TORCHSERVE = "torchserve"  # of COMPATS: the answer of TorchServe's image_classi
 COMPATS = ("none", "pytorch-grad-cam", TORCHSERVE)
 # Those whose raw maps are the same there: an eigen map's sign is arbitrary there, others follow other equations.
 COMPARABLE = ("gradcam", "hirescam", "layercam", "xgradcam")
+# The methods that weigh each channel once: of these, maps of chosen channels can be made.
+WEIGHING = ("gradcam", "gradcam+", "gradcam-", "xgradcam", "gradcam++", "cam", "ablationcam", "scorecam")
 DETAILS = ("signs", "channels", "timing")
 
 CONTENT_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # of the pictures of an answer

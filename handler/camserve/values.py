@@ -101,6 +101,29 @@ class TargetRequest:
 
 
 @dataclass(frozen=True)
+class ChannelChoice:
+    """The feature maps that a map is made of, before the weights are known."""
+
+    kind: str  # numbers, top, weights, or activation: one feature map itself
+    numbers: tuple[int, ...] = ()  # of the channels, or K of top:K
+    window: tuple[float, float] = (0.0, 0.0)  # of the weights, both ends in it
+
+    @property
+    def last(self) -> int:
+        """The largest channel number that is named, -1: none is."""
+        return max(self.numbers, default=-1) if self.kind in ("numbers", "activation") else -1
+
+    @property
+    def asked(self) -> str:
+        """The words of a request that choose them."""
+        if self.kind == "numbers":
+            return ",".join(map(str, self.numbers))
+        if self.kind == "weights":
+            return f"weights:{self.window[0]:g}..{self.window[1]:g}"
+        return f"{self.kind}:{self.numbers[0]}"
+
+
+@dataclass(frozen=True)
 class Condition:
     """When to explain, decided by the prediction itself: ``probability<0.6``."""
 
@@ -120,6 +143,7 @@ class Options:
     contrast: TargetRequest | None = None  # kind "class" or "next"
     methods: tuple[str, ...] = ("gradcam",)
     layers: tuple[str, ...] = ()  # several are fused; empty: the first of the archive
+    channels: ChannelChoice | None = None  # None: all of them
     evidence: str = EVIDENCE[0]
     formats: tuple[str, ...] = FORMATS[:1]
     size: int | None = None  # longest side of drawn pictures, pixels

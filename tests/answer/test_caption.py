@@ -28,6 +28,16 @@ def test_a_caption_says_class_probability_method_and_warnings():
     assert signed == Caption(
         "espresso (967) 0.951", "gradcam: evidence for and against it rather than coffee mug (504)", "A, B"
     )
+    some = {"asked": "top:5", "count": 5, "share": 0.41}
+    assert write_caption(ESPRESSO, None, "gradcam", "for", [], some).question == (
+        "gradcam: evidence for it, in channels top:5 (41% of all)"
+    )
+    many = {"asked": ",".join(map(str, range(40))), "count": 40, "share": 0.9}
+    assert write_caption(ESPRESSO, None, "gradcam", "for", [], many).question.endswith("in 40 channels (90% of all)")
+    one = {"asked": "activation:17", "count": 1, "share": 0.1}
+    assert write_caption(ESPRESSO, None, "gradcam", "for", [], one).question == (
+        "activation of channel 17, whatever the class"
+    )
     weight = {"index": 0, "label": "weight", "value": 2.5, "unit": "kg"}
     assert write_caption(weight, None, "gradcam", "for", []).subject == "weight (0) 2.5 kg"
 

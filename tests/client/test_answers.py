@@ -30,6 +30,7 @@ MAP = {
     "images": {"mask": "data:image/jpeg;base64,AAEC"},
     "balance": {"positive": 1.0, "negative": 0.0, "share_of_score": None},
     "signs": {"pp": 1, "pn": 0, "np": 0, "nn": 0},
+    "of_channels": {"asked": "top:2", "count": 2, "channels": [5, 1], "share": 0.75, "new": 1},
     "new": 1,
 }
 BLOCK = {

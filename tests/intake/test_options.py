@@ -15,7 +15,7 @@ from camserve.intake.options import OptionSchema
 from camserve.labels import INDEX, Labels
 from camserve.output_spec import line_up
 from camserve.settings import Defaults, load_settings
-from camserve.values import Condition, Options, RawRequest, TargetRequest
+from camserve.values import ChannelChoice, Condition, Options, RawRequest, TargetRequest
 
 SETTINGS = load_settings(
     {
@@ -68,6 +68,13 @@ def test_a_row_that_asks_nothing_gets_the_archives_defaults():
         ("contrast", "none", "contrast", None),
         ("method", "layercam,gradcam", "methods", ("layercam", "gradcam")),
         ("layer", "first,last", "layers", ("first", "last")),
+        ("channels", "all", "channels", None),
+        ("channels", "3,17,3", "channels", ChannelChoice("numbers", (3, 17))),
+        ("channels", [0, 5], "channels", ChannelChoice("numbers", (0, 5))),
+        ("channels", 7, "channels", ChannelChoice("numbers", (7,))),
+        ("channels", "top:4", "channels", ChannelChoice("top", (4,))),
+        ("channels", "weights:-0.5..inf", "channels", ChannelChoice("weights", (), (-0.5, float("inf")))),
+        ("channels", "activation:2", "channels", ChannelChoice("activation", (2,))),
         ("evidence", b"against", "evidence", "against"),
         ("format", bytearray(b"grid,overlay"), "formats", ("grid", "overlay")),
         ("size", "512", "size", 512),
@@ -127,6 +134,22 @@ def test_the_body_wins_over_headers_and_headers_over_the_path():
         ({"compat": "pytorch-grad-cam", "layer": "last,first"}, "ask for one layer"),
         ({"compat": "torchserve", "target": "cat"}, "answers label and probability alone: leave out 'target'"),
         ({"layer": "middle"}, "not one of: last, first"),
+        ({"channels": "top:0"}, "'channels top:K' must be 1 to 100"),
+        ({"channels": "-1"}, "takes all, numbers such as 3,17, top:K, weights:LOW..HIGH or activation:NUMBER"),
+        ({"channels": "3,x"}, "takes all, numbers"),
+        ({"channels": "best:3"}, "takes all, numbers"),
+        ({"channels": "weights:1"}, "takes all, numbers"),
+        ({"channels": "weights:2..1"}, "takes all, numbers"),
+        ({"channels": "weights:nan..1"}, "weights:LOW..HIGH"),
+        ({"channels": "9999999"}, "must be 0 to"),
+        ({"channels": ",".join(map(str, range(101)))}, "too many entries"),
+        (
+            {"channels": "1", "method": "layercam"},
+            "layercam gives channels no weights: ask for one of gradcam, xgradcam",
+        ),
+        ({"channels": "1", "layer": "last,first"}, "those of one layer"),
+        ({"channels": "1", "compat": "pytorch-grad-cam"}, "draws all channels"),
+        ({"channels": "activation:1", "evidence": "against"}, "no evidence against a class"),
     ],
 )
 def test_a_wrong_option_is_answered_with_the_right_ones(fields, message):

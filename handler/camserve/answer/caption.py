@@ -10,18 +10,26 @@ from camserve.answer.respond import word_meaning
 
 QUESTIONS = {"for": "evidence for it", "against": "evidence against it", "signed": "evidence for and against it"}
 DIGITS = 3  # of a probability
+MOST_LETTERS = 24  # of channel numbers, above which they are counted
 TINY = 1e-6  # nothing is drawn that is so faint
 
 
 def write_caption(
-    target: Mapping[str, Any], contrast: Mapping[str, Any] | None, method: str, evidence: str, codes: Iterable[str]
+    target: Mapping[str, Any],
+    contrast: Mapping[str, Any] | None,
+    method: str,
+    evidence: str,
+    codes: Iterable[str],
+    of_channels: Mapping[str, Any] | None = None,
 ) -> Caption:
     """Return the caption of a map of a written ``target``; ``codes`` are those of its warnings and of its answer's.
 
-    A class bears its index too: a font may lack the letters of its label.
+    A class bears its index too: a font may lack the letters of its label. ``of_channels`` is as an answer has it.
     """
-    warnings = ", ".join(dict.fromkeys(codes))
     question = word_question(method, evidence, contrast)
+    if of_channels is not None:
+        question = _word_channels(of_channels, question)
+    warnings = ", ".join(dict.fromkeys(codes))
     return Caption(f"{_name(target)} {word_meaning(target, DIGITS)}", question, warnings)
 
 
@@ -33,6 +41,15 @@ def word_question(method: str, evidence: str, contrast: Mapping[str, Any] | None
 def word_subject(subject: str, rival: str | None) -> str:
     """Return the subject and, where there is one, the rival that it is compared with."""
     return subject if rival is None else f"{subject} rather than {rival}"
+
+
+def _word_channels(of_channels: Mapping[str, Any], question: str) -> str:
+    kind, _, number = of_channels["asked"].partition(":")
+    if kind == "activation":
+        return f"activation of channel {number}, whatever the class"
+    asked = of_channels["asked"]
+    named = f"channels {asked}" if len(asked) <= MOST_LETTERS else f"{of_channels['count']} channels"
+    return f"{question}, in {named} ({of_channels['share']:.0%} of all)"
 
 
 def _name(prediction: Mapping[str, Any]) -> str:

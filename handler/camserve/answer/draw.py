@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -117,4 +119,5 @@ def _caption(answer: Answer, explanation: Explanation) -> Caption:
         explanation.method,
         explanation.evidence,
         (warning.code for warning in (*explanation.warnings, *answer.warnings)),
+        cast("Mapping[str, Any] | None", explanation.details.get("of_channels")),
     )

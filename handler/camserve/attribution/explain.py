@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from camserve.attribution.chosen_channels import map_channels
 from camserve.attribution.evidence import channels, share_of_score, signs
 from camserve.attribution.fuse import fuse
 from camserve.attribution.layer_output import LayerOutput
@@ -18,7 +19,7 @@ from camserve.attribution.methods import METHODS, Method
 from camserve.attribution.normalise import Map, normalise_maps
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError, OutOfTime
-from camserve.values import Explanation, MapSource
+from camserve.values import ChannelChoice, Explanation, MapSource
 from camserve.warning_codes import (
     EXPLANATION_FAILED,
     FAILS_SANITY_CHECK,
@@ -45,12 +46,12 @@ def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) 
     tried again one by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use
     up their time.
     """
-    groups: dict[tuple[MapSource, str, float], list[int]] = {}
+    groups: dict[tuple[MapSource, str, float, ChannelChoice | None], list[int]] = {}
     for number in sorted(range(len(requests)), key=lambda number: _cost(requests[number])):
         request = requests[number]
-        groups.setdefault((request.source, request.method, request.until), []).append(number)
+        groups.setdefault((request.source, request.method, request.until, request.channels), []).append(number)
     found: dict[int, Explanation] = {}
-    for (source, method, until), numbers in groups.items():
+    for (source, method, until, _), numbers in groups.items():
         chosen = [requests[number] for number in numbers]
         layer_outputs = [outputs[layer].within(until) for layer in source.layers]
         found.update(zip(numbers, _attempt(layer_outputs, METHODS[method], chosen)))
@@ -81,10 +82,16 @@ def _explanations(outputs: list[LayerOutput], method: Method, chosen: Sequence[M
     first = outputs[0]
     rows, terms = tuple(request.row for request in chosen), tuple(request.terms for request in chosen)
     objectives = Objectives(rows, terms, first.scores.shape[1], first.scores.device)
-    maps = [method.run(output, objectives) for output in outputs]
-    signed = _combine(maps, chosen[0].source)
-    shares = share_of_score(first, objectives, signed) if method.complete and len(maps) == 1 else [None] * len(chosen)
     details = _details(first, method, chosen, objectives)
+    choice = chosen[0].channels
+    if choice is None:
+        signed = _combine([method.run(output, objectives) for output in outputs], chosen[0].source)
+    else:
+        signed, found = map_channels(first, method, objectives, choice)
+        for detail, of_channels in zip(details, found):
+            detail["of_channels"] = of_channels
+    adds_up = method.complete and len(outputs) == 1 and (choice is None or choice.kind != "activation")
+    shares = share_of_score(first, objectives, signed) if adds_up else [None] * len(chosen)
     normalised = normalise_maps(signed.cpu().numpy(), [request.evidence for request in chosen])
     return [_explanation(*row, method) for row in zip(chosen, normalised, shares, details)]
 
@@ -155,7 +162,8 @@ def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], 
         warnings.append(SATURATED_SOFTMAX)
     if request.source.share < ENOUGH:
         warnings.append(warn_partial_evidence(request.source.share))
-    if method.weighted and (double := _double_negative(details.get("signs"))) > request.measure.much_double_negative:
+    weighs_all = method.weighted and request.channels is None
+    if weighs_all and (double := _double_negative(details.get("signs"))) > request.measure.much_double_negative:
         warnings.append(warn_double_negative(double))
     return warnings
 

@@ -9,7 +9,7 @@ from camserve.answer.predictions import RowScores
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Terms
 from camserve.measures import Measures, MethodMeasure
-from camserve.values import Explanation, MapSource, Options, Prediction, Target
+from camserve.values import ChannelChoice, Explanation, MapSource, Options, Prediction, Target
 from camserve.warning_codes import AnswerWarning
 
 NOT_MEASURED = MethodMeasure()
@@ -30,6 +30,7 @@ class MapRequest:
     until: float = math.inf  # time.monotonic() after which no pass is begun for it
     rise: float | None = None  # of the target's score towards the best; None: its strength cannot be said
     measure: MethodMeasure = NOT_MEASURED
+    channels: ChannelChoice | None = None  # None: all
     start: int = 0  # the column of the head's first score among those of all heads
 
     @property
@@ -80,6 +81,7 @@ def map_requests(
             min(until, spare_until) if METHODS[method].slow else until,
             _rise(scores, options, target, gap),
             measures.methods.get(method, NOT_MEASURED),
+            options.channels,
             scores.head.start,
         )
         for method in options.methods
@@ -88,7 +90,8 @@ def map_requests(
 
 
 def _rise(scores: RowScores, options: Options, target: Target, gap: float | None) -> float | None:
-    """Return the rise of the target's score; None where no strength is meant: of a contrast, or of what is against."""
-    if gap is None or scores.probabilities is None or options.contrast is not None or options.evidence == "against":
+    """Return the rise of the target's score; None: no strength is meant, of a part, a contrast, or what is against."""
+    is_part = options.contrast is not None or options.channels is not None
+    if gap is None or scores.probabilities is None or is_part or options.evidence == "against":
         return None
     return scores.rise(target.prediction.index, gap)

@@ -93,7 +93,12 @@ def make_scene(photo: Image.Image, answer: Answer, number: int, look: Look) -> S
     shown = find_fading(explanation, codes, look) if compat is None else 1.0
     legend = write_legend(explanation["status"], explanation["scale"], shown, compat)
     caption = write_caption(
-        explanation["target"], explanation["contrast"], explanation["method"], explanation["evidence"], codes
+        explanation["target"],
+        explanation["contrast"],
+        explanation["method"],
+        explanation["evidence"],
+        codes,
+        explanation.get("of_channels"),
     )
     return Scene(
         photo,

@@ -94,6 +94,16 @@ class Signs:
 
 
 @dataclass(frozen=True)
+class OfChannels:
+    """Of which channels a map is made, where the request chose some."""
+
+    asked: str  # the words that chose them
+    count: int
+    channels: tuple[int, ...]  # the 100 strongest at most, the strongest first
+    share: float  # of the evidence of all channels
+
+
+@dataclass(frozen=True)
 class Explanation:
     """One map."""
 
@@ -113,6 +123,7 @@ class Explanation:
     compat: str | None = None
     signs: Signs | None = None
     channels: tuple[Block, ...] = ()
+    of_channels: OfChannels | None = None
     orientation: float | None = None
     raw: Block = field(default_factory=dict, repr=False)  # the JSON, with fields that are newer than this client
 
@@ -195,6 +206,7 @@ def _read_explanation(block: Block) -> Explanation:
     optional: dict[str, Callable[[Any], Any]] = {
         "signs": lambda signs: _pick(Signs, signs),
         "channels": tuple,
+        "of_channels": lambda chosen: _pick(OfChannels, chosen, channels=tuple(chosen["channels"])),
         "images": lambda images: {name: _decode_uri(uri) for name, uri in images.items()},
         "balance": lambda balance: _pick(Balance, balance),
         "boxes": lambda boxes: tuple(tuple(box) for box in boxes),

@@ -28,6 +28,7 @@ class RequestOptions(TypedDict, total=False):
     contrast: Name
     method: Words
     layer: Words
+    channels: str | int | Sequence[int]
     evidence: str
     format: Words
     size: int

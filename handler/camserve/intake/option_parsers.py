@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from camserve.choices import COMPATS, DETAILS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import BadOption, quote
+from camserve.intake.channel_option import read_channels
 from camserve.intake.option_values import (
     decode_value,
     read_flag,
@@ -199,6 +200,7 @@ PARSERS: Mapping[str, Parser] = {
     "contrast": _contrast,
     "method": _method,
     "layer": _layer,
+    "channels": lambda value, _: {"channels": read_channels(value)},
     "evidence": lambda value, _: {"evidence": read_name(value, "evidence", EVIDENCE)},
     "format": lambda value, _: {"formats": read_names(value, "format", FORMATS)},
     "size": _size,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from camserve.choices import COMPARABLE, COMPATS, TORCHSERVE
+from camserve.choices import COMPARABLE, COMPATS, TORCHSERVE, WEIGHING
 from camserve.errors import BadOption, choose, quote
 from camserve.intake.option_parsers import PARSERS, Offer, count_targets, find_head
 from camserve.intake.option_sources import read_accept, read_headers, read_path
@@ -50,9 +50,25 @@ class OptionSchema(Offer):
             )
         if options.compat is not None:
             _check_comparable(options)
+        if options.channels is not None:
+            self._check_channels(options)
         maps = count_targets(options.targets) * len(options.methods)
         if maps > self.settings.limits.max_maps:
             raise BadOption(f"targets x methods ask for {maps} maps; the limit is {self.settings.limits.max_maps}")
+
+    def _check_channels(self, options: Options) -> None:
+        """Refuse chosen channels where a map has no weights of channels, or is made from several layers."""
+        for method in options.methods:
+            if method not in WEIGHING:
+                offered = ", ".join(name for name in self.settings.methods if name in WEIGHING)
+                instead = f"ask for one of {offered}" if offered else "this archive has no method that does"
+                raise BadOption(f"option 'channels': {method} gives channels no weights: {instead}")
+        if len(self.settings.map_source(options.layers).layers) > 1:
+            raise BadOption("option 'channels': the channels are those of one layer: name it with layer")
+        if options.compat is not None:
+            raise BadOption(f"option 'channels': compat {options.compat} draws all channels: leave one out")
+        if options.channels is not None and options.channels.kind == "activation" and options.evidence == "against":
+            raise BadOption("option 'channels': an activation is no evidence against a class: leave evidence out")
 
 
 def _unless_plain(compat: str) -> str:

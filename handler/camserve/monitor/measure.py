@@ -166,6 +166,7 @@ class MapFilter:
             and explanation.layer == self.layer
             and explanation.evidence in POSITIVE
             and explanation.contrast is None
+            and request.options.channels is None
             and explanation.target.prediction.index == best
         )
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from camserve.answer.predictions import RowScores, read_scores
 from camserve.attribution.capture import Capture, Tail
+from camserve.attribution.chosen_channels import check_channels
 from camserve.attribution.explain import explain
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.map_request import MapRequest, map_requests
@@ -70,7 +71,8 @@ class BatchRunner:
                 outputs = capture.forward(pixels.to(self._dtype), tape, contexts)
                 heads = read_scores(outputs[0].scores, self._heads)
                 rows = [heads[request.options.head].row(number) for number, request in enumerate(requests)]
-            explanations = self._explain(requests, rows, outputs)
+            refusals = self._refuse_channels(requests, outputs)
+            explanations = self._explain(requests, rows, outputs, refusals)
         warnings: Mapping[int, Sequence[AnswerWarning]] = {}
         if sample is not None:
             head = heads[0]  # signals are those of the default head
@@ -78,7 +80,8 @@ class BatchRunner:
             observation = PassObservation(requests, head.scores, head.probabilities, best, sample, explanations)
             warnings = self._observe(observation, np.flatnonzero(head.finite).tolist())
         return [
-            self._answer(
+            refusals.get(number)
+            or self._answer(
                 request, row, explanations[number], warnings.get(number, ()) if self._is_usual(request) else ()
             )
             for number, (request, row) in enumerate(zip(requests, rows))
@@ -96,11 +99,26 @@ class BatchRunner:
         wanted = {name for source in sources for name in source.layers}
         return tuple(name for name in self._layers if name in wanted)
 
+    def _refuse_channels(self, requests: Sequence[Request], outputs: Sequence[LayerOutput]) -> dict[int, RequestError]:
+        """Return the refusal, by row number, of each row that names channels which its layer does not have."""
+        refusals: dict[int, RequestError] = {}
+        for number, request in enumerate(requests):
+            try:
+                names = self._settings.map_source(request.options.layers).layers
+                check_channels(request.options.channels, outputs, names)
+            except RequestError as error:
+                refusals[number] = error
+        return refusals
+
     def _explain(
-        self, requests: Sequence[Request], rows: Sequence[RowScores], outputs: Sequence[LayerOutput]
+        self,
+        requests: Sequence[Request],
+        rows: Sequence[RowScores],
+        outputs: Sequence[LayerOutput],
+        refusals: Mapping[int, RequestError],
     ) -> list[list[Explanation]]:
         """Return the explanations of each row; those whose condition is not met are skipped."""
-        wanted = self._map_requests(requests, rows)
+        wanted = [asked for asked in self._map_requests(requests, rows) if asked.row not in refusals]
         due = [
             map_request
             for map_request in wanted

@@ -19,11 +19,15 @@ EVERY_SIZE = 8  # rows up to which every batch size is run; above, only doubling
 def warm_up(pipeline: Pipeline, most: int) -> float:
     """Answer one batch of every size up to ``most`` rows, see ``EVERY_SIZE``; return the seconds of the last.
 
-    Libraries choose and compile their kernels, and the allocator grows, at the first batch of each size.
+    Libraries choose and compile their kernels, and the allocator grows, at the first batch of each size. Methods that
+    find out how tokens lie do so at their first map.
     """
     picture = _picture(pipeline)
     for size in _sizes(most):
         seconds = _time(pipeline, [RawRequest(picture)] * size)
+    for name in pipeline.settings.methods:
+        if METHODS[name].probes:
+            _time(pipeline, [RawRequest(picture, {"method": name})])
     return seconds
 
 

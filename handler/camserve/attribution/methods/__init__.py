@@ -13,20 +13,27 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from camserve.attribution.layer_output import LayerOutput
-from camserve.attribution.methods.ablationcam import ablationcam
+from camserve.attribution.methods.ablationcam import ablation_weights, ablationcam
 from camserve.attribution.methods.attention import attention
-from camserve.attribution.methods.cam import cam
+from camserve.attribution.methods.cam import cam, cam_weights
 from camserve.attribution.methods.eigencam import eigencam, eigengradcam, orientation
 from camserve.attribution.methods.excitation import cmwp
-from camserve.attribution.methods.gradcam import gradcam, gradcam_minus, gradcam_plus
-from camserve.attribution.methods.gradcamplusplus import gradcam_plus_plus
+from camserve.attribution.methods.gradcam import (
+    channel_weights,
+    gradcam,
+    gradcam_minus,
+    gradcam_plus,
+    negative_weights,
+    positive_weights,
+)
+from camserve.attribution.methods.gradcamplusplus import gradcam_plus_plus, plus_plus_weights
 from camserve.attribution.methods.gradient import gradient, input_x_gradient, integrated_gradients, smoothgrad
 from camserve.attribution.methods.guided import deconvnet, guided_backprop, guided_gradcam
 from camserve.attribution.methods.hirescam import hirescam
 from camserve.attribution.methods.layercam import layercam
 from camserve.attribution.methods.reciprocam import reciprocam, vit_reciprocam
-from camserve.attribution.methods.scorecam import scorecam
-from camserve.attribution.methods.xgradcam import xgradcam
+from camserve.attribution.methods.scorecam import scorecam, scorecam_weights
+from camserve.attribution.methods.xgradcam import xgradcam, xgradcam_weights
 from camserve.attribution.objectives import Objectives
 
 
@@ -39,9 +46,11 @@ class Method:
     passes: str  # what one target costs beyond the prediction's own forward pass
     evidence: str | None = None  # the only kind that its map can show; None: the one that is asked for
     tape: bool = False  # runs the tail again: needs Capture.forward(pixels, tape=True)
+    probes: bool = False  # looks at the network once, at its first map
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
     weighted: bool = False  # channel weight times activation, so that two negatives make evidence
     complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
+    weights: Callable[[LayerOutput, Objectives], Tensor] | None = None  # (T, K), where each channel has one
     gradients: bool = True  # needs gradients of the scores; False: explains networks that let none pass
     notes: Callable[[LayerOutput, Objectives], list[dict[str, float]]] | None = None  # what else a reader must know
 
@@ -53,31 +62,49 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "gradcam": Method(
-        gradcam, "Selvaraju et al. 2017, arXiv:1610.02391", "1 tail backward", weighted=True, complete=True
+        gradcam,
+        "Selvaraju et al. 2017, arXiv:1610.02391",
+        "1 tail backward",
+        weighted=True,
+        complete=True,
+        weights=channel_weights,
     ),
-    "gradcam+": Method(gradcam_plus, "Selvaraju et al. 2017, positive weights only", "1 tail backward", weighted=True),
+    "gradcam+": Method(
+        gradcam_plus,
+        "Selvaraju et al. 2017, positive weights only",
+        "1 tail backward",
+        weighted=True,
+        weights=positive_weights,
+    ),
     "gradcam-": Method(
         gradcam_minus,
         "Selvaraju et al. 2017, negative weights only",
         "1 tail backward",
         evidence="signed",
         weighted=True,
+        weights=negative_weights,
     ),
     "hirescam": Method(hirescam, "Draelos and Carin 2020, arXiv:2011.08891", "1 tail backward", complete=True),
     "layercam": Method(layercam, "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943", "1 tail backward"),
-    "xgradcam": Method(xgradcam, "Fu et al. 2020, arXiv:2008.02312", "1 tail backward"),
-    "gradcam++": Method(gradcam_plus_plus, "Chattopadhyay et al. 2018, arXiv:1710.11063", "1 tail backward"),
+    "xgradcam": Method(xgradcam, "Fu et al. 2020, arXiv:2008.02312", "1 tail backward", weights=xgradcam_weights),
+    "gradcam++": Method(
+        gradcam_plus_plus,
+        "Chattopadhyay et al. 2018, arXiv:1710.11063",
+        "1 tail backward",
+        weights=plus_plus_weights,
+    ),
     "eigengradcam": Method(eigengradcam, "Gildenblat 2020, after arXiv:2008.00299", "1 tail backward"),
-    "cam": Method(cam, "Zhou et al. 2016, arXiv:1512.04150", "none"),
+    "cam": Method(cam, "Zhou et al. 2016, arXiv:1512.04150", "none", weights=cam_weights),
     "eigencam": Method(
         eigencam, "Muhammad and Yeasin 2020, arXiv:2008.00299", "none", gradients=False, notes=orientation
     ),
-    "attention": Method(attention, "Chefer et al. 2021, arXiv:2103.15679", "1 tail backward"),
+    "attention": Method(attention, "Chefer et al. 2021, arXiv:2103.15679", "1 tail backward", probes=True),
     "ablationcam": Method(
         ablationcam,
         "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
         "1 tail forward a channel",
         tape=True,
+        weights=ablation_weights,
         gradients=False,
     ),
     "reciprocam": Method(
@@ -87,7 +114,12 @@ METHODS: Mapping[str, Method] = {
         vit_reciprocam, "Byun and Lee 2023, arXiv:2310.02588", "1 tail forward a position", tape=True, gradients=False
     ),
     "scorecam": Method(
-        scorecam, "Wang et al. 2020, arXiv:1910.01279", "up to 64 forward", reruns=True, gradients=False
+        scorecam,
+        "Wang et al. 2020, arXiv:1910.01279",
+        "up to 64 forward",
+        reruns=True,
+        weights=scorecam_weights,
+        gradients=False,
     ),
     "gradient": Method(gradient, "Simonyan et al. 2014, arXiv:1312.6034", "1 forward, 1 backward", reruns=True),
     "input_x_gradient": Method(

@@ -17,9 +17,14 @@ def ablationcam(output: LayerOutput, objectives: Objectives) -> Tensor:
     the map over wherever the score is negative. It is left out. Where pooling and one linear layer follow, the fall is
     the channel's own term of the score, and nothing is run.
     """
+    return weigh(ablation_weights(output, objectives), output, objectives)
+
+
+def ablation_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return the weight of each channel, (T, K)."""
     if output.head is not None:
         means = output.activations_of(objectives).mean(dim=(2, 3))
-        return weigh(output.head.channel_weights(objectives) * means, output, objectives)
+        return output.head.channel_weights(objectives) * means
     ablated = output.activations.clone()
     # Run again as well: the network itself may have rounded otherwise.
     whole = objectives.values(output.rescore(output.activations))
@@ -28,4 +33,4 @@ def ablationcam(output: LayerOutput, objectives: Objectives) -> Tensor:
         ablated[:, channel] = 0
         falls.append(whole - objectives.values(output.rescore(ablated)))
         ablated[:, channel] = output.activations[:, channel]
-    return weigh(torch.stack(falls, dim=1), output, objectives)
+    return torch.stack(falls, dim=1)

@@ -13,6 +13,14 @@ from camserve.errors import ConfigError
 def cam(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Weigh each channel by the classifier's own weight (Zhou et al. 2016, arXiv:1512.04150, equation 2).
 
+    ConfigError: as for ``cam_weights``.
+    """
+    return weigh(cam_weights(output, objectives), output, objectives)
+
+
+def cam_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return the classifier's own weight of each channel, (T, K).
+
     ConfigError: what follows the layer is more than pooling and one linear layer.
     """
     head = output.head
@@ -21,4 +29,4 @@ def cam(output: LayerOutput, objectives: Objectives) -> Tensor:
             f"method 'cam' needs '{output.layer.name}' to be followed by average pooling and one linear layer alone; "
             "'gradcam' is the same map where that holds, and works elsewhere"
         )
-    return weigh(head.channel_weights(objectives), output, objectives)
+    return head.channel_weights(objectives)

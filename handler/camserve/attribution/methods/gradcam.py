@@ -16,17 +16,27 @@ def gradcam(output: LayerOutput, objectives: Objectives) -> Tensor:
 
 def gradcam_plus(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Grad-CAM of the channels whose weight is positive; ``gradcam`` is this and ``gradcam_minus`` added."""
-    return weigh(channel_weights(output, objectives).clamp(min=0), output, objectives)
+    return weigh(positive_weights(output, objectives), output, objectives)
 
 
 def gradcam_minus(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Grad-CAM of the channels whose weight is negative: what is positive here is negative activation."""
-    return weigh(channel_weights(output, objectives).clamp(max=0), output, objectives)
+    return weigh(negative_weights(output, objectives), output, objectives)
 
 
 def channel_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
     """Return the mean gradient of each channel, (T, K)."""
     return output.mean_gradients(objectives)
+
+
+def positive_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return what is above 0 of ``channel_weights``."""
+    return channel_weights(output, objectives).clamp(min=0)
+
+
+def negative_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return what is below 0 of ``channel_weights``."""
+    return channel_weights(output, objectives).clamp(max=0)
 
 
 def weigh(weights: Tensor, output: LayerOutput, objectives: Objectives) -> Tensor:

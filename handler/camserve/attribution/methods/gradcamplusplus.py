@@ -17,8 +17,13 @@ def gradcam_plus_plus(output: LayerOutput, objectives: Objectives) -> Tensor:
     derivatives are powers of the gradient g. There alpha = g^2 / (2 g^2 + sum(A) g^3) is
     1 / (2 + sum(A) g) wherever g is not zero, so nothing underflows and no epsilon is needed.
     """
+    return weigh(plus_plus_weights(output, objectives), output, objectives)
+
+
+def plus_plus_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return the weight of each channel, (T, K)."""
     gradients = output.gradients(objectives)
     mass = output.activations_of(objectives).sum(dim=(2, 3), keepdim=True)
     inverse = 2 + mass * gradients
     alphas = torch.where(inverse == 0, 0.0, 1 / inverse)
-    return weigh((alphas * gradients.clamp(min=0)).sum(dim=(2, 3)), output, objectives)
+    return (alphas * gradients.clamp(min=0)).sum(dim=(2, 3))

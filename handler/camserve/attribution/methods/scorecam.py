@@ -20,6 +20,11 @@ def scorecam(output: LayerOutput, objectives: Objectives) -> Tensor:
     Wang et al. 2020, arXiv:1910.01279, equations 5 to 8: a softmax over channels. Of more than
     ``CHANNELS`` channels only those that vary most over the positions take part.
     """
+    return weigh(scorecam_weights(output, objectives), output, objectives)
+
+
+def scorecam_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return the weight of each channel, (T, K)."""
     weights = output.activations.new_zeros(len(objectives.rows), output.activations.shape[1])
     for row in sorted(set(objectives.rows)):
         chosen = torch.nonzero(objectives.row_index == row).flatten()
@@ -27,7 +32,7 @@ def scorecam(output: LayerOutput, objectives: Objectives) -> Tensor:
         masked = output.pixels[row] * _masks(output.activations[row][channels], output.pixels.shape[2:])
         values = objectives.weights[chosen] @ rerun_network(output, masked).T
         weights[chosen[:, None], channels] = values.softmax(dim=1)
-    return weigh(weights, output, objectives)
+    return weights
 
 
 def _masks(activations: Tensor, size: torch.Size) -> Tensor:

@@ -15,7 +15,12 @@ def xgradcam(output: LayerOutput, objectives: Objectives) -> Tensor:
 
     A channel whose activation sums to zero has no such average and weighs nothing.
     """
+    return weigh(xgradcam_weights(output, objectives), output, objectives)
+
+
+def xgradcam_weights(output: LayerOutput, objectives: Objectives) -> Tensor:
+    """Return the weight of each channel, (T, K)."""
     activations = output.activations_of(objectives)
     mass = activations.sum(dim=(2, 3))
     weights = (output.gradients(objectives) * activations).sum(dim=(2, 3)) / mass
-    return weigh(torch.where(mass == 0, 0.0, weights), output, objectives)
+    return torch.where(mass == 0, 0.0, weights)

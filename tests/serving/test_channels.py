@@ -1,0 +1,131 @@
+"""Maps of chosen channels, as served."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from camserve.answer.respond import ModelName
+from camserve.attribution.methods import METHODS
+from camserve.choices import WEIGHING
+from camserve.labels import Labels
+from camserve.monitor import Monitor
+from camserve.output_spec import line_up
+from camserve.serving.load import Classifier
+from camserve.serving.pipeline import Pipeline
+from camserve.settings import load_settings
+from camserve.values import RawRequest
+from small_networks import CLASSES, SIDE, pooled, smooth
+
+POSITIONS = 64
+
+
+def build(small, methods=WEIGHING, **changes):
+    settings = load_settings(
+        {
+            "model": {"factory": "tests:small"},
+            "input": {"resize": [SIDE, SIDE], "crop": None, "mean": [0, 0, 0], "std": [1, 1, 1]},
+            "layers": [{"name": "features", "grid": [8, 8]}],
+            "methods": list(methods),
+            **changes,
+        }
+    )
+    heads = line_up(settings.outputs, [Labels([f"class {number}" for number in range(CLASSES)])])
+    classifier = Classifier(small.network, heads, torch.device("cpu"), {})
+    return Pipeline(classifier, settings, ModelName("small", "1.0", ""), Monitor())
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return build(smooth())
+
+
+@pytest.fixture
+def photo(chelsea):
+    return chelsea
+
+
+def ask(pipeline, photo, **options):
+    return json.loads(pipeline.answer([RawRequest(photo, {"evidence": "signed", **options})])[0].body)
+
+
+def raw(pipeline, photo, **options):
+    (explanation,) = ask(pipeline, photo, **options)["explanations"]
+    return np.array(explanation["grid"]) * explanation["scale"], explanation
+
+
+def hooked(small, photo, pipeline):
+    """Activation and weights by autograd itself: of Grad-CAM, for the predicted class."""
+    pixels = torch.tensor(pipeline_pixels(photo, pipeline)).permute(2, 0, 1)[None].float() / 255
+    activation = small.network.features(pixels).detach().requires_grad_()
+    scores = small.network.classifier(activation)
+    scores.max().backward()
+    return activation.detach()[0].numpy(), activation.grad[0].mean(dim=(1, 2)).numpy()
+
+
+def pipeline_pixels(photo, pipeline):
+    (request,) = pipeline.decode([RawRequest(photo)])
+    return request.pixels
+
+
+def test_the_methods_that_weigh_channels_are_named_once():
+    assert {name for name, method in METHODS.items() if method.weights} == set(WEIGHING)
+
+
+@pytest.mark.parametrize("small", [pooled(), smooth()], ids=["ReLU", "SiLU"])
+def test_a_map_of_some_channels_is_their_sum_by_hand(small, photo):
+    pipeline = build(small)
+    activation, weights = hooked(small, photo, pipeline)
+    sizes = np.abs(weights * activation.mean(axis=(1, 2)))
+    order = np.argsort(-sizes)
+    cases = {
+        "1,4": [1, 4],
+        "top:2": list(order[:2]),
+        f"weights:{float(np.median(weights))}..inf": list(np.flatnonzero(weights >= np.median(weights))),
+    }
+    for channels, chosen in cases.items():
+        found, explanation = raw(pipeline, photo, channels=channels)
+        expected = np.einsum("k,khw->hw", weights[chosen], activation[chosen])
+        np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+        told = explanation["of_channels"]
+        assert (told["count"], set(told["channels"])) == (len(chosen), set(chosen))
+        assert told["channels"] == [channel for channel in order if channel in chosen]
+        assert told["share"] == pytest.approx(sizes[chosen].sum() / sizes.sum(), abs=1e-3)
+    assert explanation["strength"] is None
+
+
+def test_the_picture_of_one_channel_is_its_activation(photo):
+    small = smooth()
+    pipeline = build(small)
+    activation, _ = hooked(small, photo, pipeline)
+    for target in ("class 0", "class 1"):
+        found, explanation = raw(pipeline, photo, channels="activation:3", target=target)
+        np.testing.assert_allclose(found, activation[3], atol=2e-4 * np.abs(activation[3]).max())
+        assert explanation["of_channels"]["asked"] == "activation:3"
+        assert explanation["balance"]["share_of_score"] is None
+
+
+@pytest.mark.parametrize("method", [name for name in WEIGHING if name not in ("scorecam", "cam")])
+def test_two_parts_add_up_to_the_whole(pipeline, photo, method):
+    whole, _ = raw(pipeline, photo, method=method)
+    one, first = raw(pipeline, photo, method=method, channels="0,1,2")
+    other, second = raw(pipeline, photo, method=method, channels="3,4,5,6,7")
+    np.testing.assert_allclose(one + other, whole, atol=5e-4 * np.abs(whole).max())
+    assert first["of_channels"]["share"] + second["of_channels"]["share"] == pytest.approx(1, abs=2e-4)
+
+
+def test_a_channel_that_the_layer_does_not_have_is_refused_alone(pipeline, photo):
+    rows = [RawRequest(photo, {"channels": "8"}), RawRequest(photo), RawRequest(photo, {"channels": "top:50"})]
+    wrong, plain, many = (json.loads(response.body) for response in pipeline.answer(rows))
+    assert wrong["error"]["code"] == "bad_option"
+    assert wrong["error"]["message"] == "option 'channels': layer 'features' has channels 0 to 7, not 8"
+    assert plain["explanations"][0]["status"] == "ok"
+    assert many["explanations"][0]["of_channels"]["count"] == 8
+    np.testing.assert_array_equal(many["explanations"][0]["grid"], plain["explanations"][0]["grid"])
+
+
+def test_a_window_without_channels_is_blank(pipeline, photo):
+    (explanation,) = ask(pipeline, photo, channels="weights:1000..2000")["explanations"]
+    assert explanation["status"] == "blank"
+    assert explanation["of_channels"]["count"] == 0
