@@ -16,11 +16,12 @@ import torch
 from supervised import supervised
 
 from camserve.build.archive import build_archive
-from camserve.build.recipe import load_recipe
+from camserve.build.recipe import QuantiseChoice, load_recipe
 from camserve.operate.ports import PORTS_NEEDED, free_ports
 from camserve.operate.server import Server
 from camserve.settings import Limits, RuntimeSpec
 from conftest import RECIPE
+from labelled_photos import read_photos
 
 HERE = Path(__file__).parent
 FIRST_PORT, PORTS_EACH = 18_000, 200  # of a process of the run
@@ -83,16 +84,31 @@ def post(server):
     session.close()
 
 
+def calibration_photos(folder):
+    """Return a folder with links to every second photo of CAMSERVE_DATA; None: there is none."""
+    if not (photos := os.environ.get("CAMSERVE_DATA")):
+        return None
+    folder.mkdir()
+    for path in read_photos(Path(photos) / "imagenet-val-500").paths[::2]:
+        (folder / path.name).symlink_to(path)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def compiled(build_once):
-    """Build the shipped model ahead of time, with weights of one precision."""
+    """Build the shipped model for OpenVINO, in one precision; every second photo of CAMSERVE_DATA calibrates int8."""
 
     def compiled(precision):
-        runtime = RuntimeSpec(mode="aot", precision=precision)
+        runtime = RuntimeSpec(mode="openvino", precision=precision)
         # Time enough for the many passes of ablationcam beside whatever else the cores do.
         patient = {"limits": Limits(answer_ms=80_000), "serving": {"responseTimeout": 120}}
         recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS, **patient)
-        return build_once(f"compiled-{precision}", lambda folder: build_archive(recipe, folder, lambda line: None))
+
+        def build(folder):
+            quantise = QuantiseChoice(calibration_photos(folder / "photos"), top1_agreement=0.9, map_correlation=0.9)
+            return build_archive(replace(recipe, quantise=quantise), folder, lambda line: None)
+
+        return build_once(f"compiled-{precision}", build)
 
     return compiled
 

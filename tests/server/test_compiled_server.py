@@ -1,4 +1,4 @@
-"""Archives whose trunk is native code, made by a real compiler and served by a real TorchServe."""
+"""Archives whose trunk runs in OpenVINO, served by a real TorchServe in each precision."""
 
 import json
 
@@ -12,20 +12,30 @@ from camserve.values import RawRequest
 pytestmark = pytest.mark.server
 
 
-def test_a_compiled_archive_is_served_with_the_answers_of_an_eager_one(compiled, serve, imagenet, coffee, chelsea):
-    archive = compiled("fp32")
-    with open_archive(imagenet) as eager, serve(archive) as server:
+def ask(server, path, **body):
+    side = server.inference
+    return requests.post(f"{side.url}{path}", headers=side.headers, timeout=60, **body)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_an_archive_is_served_in_openvino_with_the_answers_that_it_gives_in_process(
+    precision, compiled, serve, imagenet, coffee, chelsea
+):
+    archive = compiled(precision)
+    # Of float32 the eager archive gives the same.
+    with open_archive(imagenet if precision == "fp32" else archive) as alone, serve(archive) as server:
         for photo in (coffee, chelsea):
             for method in read_contents(archive).settings.methods:
                 options = {"method": method, "target": "top:2"}
-                side = server.inference
-                served = requests.post(
-                    f"{side.url}/predictions/compiled", files={"data": photo}, data=options, headers=side.headers
-                )
-                (alone,) = eager.answer([RawRequest(photo, options)])
-                assert_alike(served.json(), json.loads(alone.body))
-    log = (server.folder / "logs" / "model_log.log").read_text()
-    assert "runs eager" not in log
+                served = ask(server, "/predictions/compiled", files={"data": photo}, data=options)
+                (expected,) = alone.answer([RawRequest(photo, options)])
+                assert_alike(served.json(), json.loads(expected.body))
+        side = server.management
+        described = requests.get(f"{side.url}/models/compiled?customized=true", headers=side.headers, timeout=60)
+    runtime = described.json()[0]["customizedMetadata"]["runtime"]
+    assert (runtime["mode"], runtime["precision"]) == ("openvino", precision)
+    assert "slowed" not in runtime
+    assert "mode eager" not in (server.folder / "logs" / "model_log.log").read_text()
 
 
 def assert_alike(answer, expected):
