@@ -12,7 +12,7 @@ from typing import Any, Optional
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import quote
 from camserve.input_spec import InputSpec
-from camserve.measures import Evaluated, Measures
+from camserve.measures import Evaluated, Measures, Quantised
 from camserve.output_spec import OutputSpec
 from camserve.strict import read, require, require_choice, require_ranges
 from camserve.values import Layer, MapSource
@@ -89,17 +89,6 @@ class RuntimeSpec:
     def eager(self) -> RuntimeSpec:
         """The same without OpenVINO: how the network runs where that cannot."""
         return replace(self, mode="eager", precision="fp32" if self.precision == "int8" else self.precision)
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """How an int8 trunk was calibrated, and what it changes on other photos."""
-
-    calibrated_on: int  # photos
-    compared_on: int  # photos
-    top1_agreement: float  # share of the photos whose best class stays that of float32
-    map_correlation: float  # with the map of float32, at the median photo
-    kept: str = ""  # which layers stay in floating point
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,10 @@ def test_without_photos_the_samples_calibrate_and_the_build_says_so(tmp_path):
 
 def test_what_changes_too_much_is_refused_with_its_figures(photos, tmp_path):
     choice = QuantiseChoice(str(photos), map_correlation=1.0)
-    with pytest.raises(ConfigError, match=r"int8 changes too much \(.* of the best classes stay, maps correlate 0\.99"):
+    with pytest.raises(
+        ConfigError,
+        match=r"int8 changes too much \(.* of the best classes stay, maps correlate \S+ at the median; quantise asks",
+    ):
         build_archive(recipe_in(tmp_path, choice), tmp_path, quiet)
     assert not (tmp_path / "pets.mar").exists()
 
@@ -113,3 +116,9 @@ def test_a_recipe_names_its_photos_from_its_own_folder(tmp_path):
     assert recipe_block(recipe, path)["quantise"]["photos"] == "shown"
     with pytest.raises(ConfigError, match="top1_agreement"):
         QuantiseChoice(top1_agreement=2)
+
+
+def test_photos_for_another_precision_are_a_mistake(tmp_path):
+    recipe = replace(recipe_in(tmp_path, QuantiseChoice(str(tmp_path))), runtime=RuntimeSpec(precision="bf16"))
+    with pytest.raises(ConfigError, match=r"quantise.photos calibrates int8: set runtime.mode openvino"):
+        build_archive(recipe, tmp_path, quiet)

@@ -15,9 +15,10 @@ from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.fast.split import Split
 from camserve.intake.transform import Transform
+from camserve.measures import Quantised
 from camserve.network.load import load_network
 from camserve.serving.batch import Classifier
-from camserve.settings import CompiledSpec, Quantised, Settings
+from camserve.settings import CompiledSpec, Settings
 from camserve.values import Progress
 
 EAGER = "or leave runtime.mode eager"

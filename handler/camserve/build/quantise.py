@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +25,8 @@ from camserve.fast.split import Split
 from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
-from camserve.settings import Quantised, Settings
+from camserve.measures import Quantised
+from camserve.settings import Settings
 from camserve.values import Layer, Progress
 
 LEAST_PHOTOS = 100
@@ -138,13 +141,14 @@ def _calibrate(model: Any, photos: Sequence[Tensor], ignored: list[str]) -> Any:
         nncf: Any = import_module("nncf")
         nncf.set_log_level(logging.ERROR)
         rows = nncf.Dataset([photo.permute(1, 2, 0)[None].contiguous().numpy() for photo in photos])
-        return nncf.quantize(
-            model.clone(),
-            rows,
-            preset=nncf.QuantizationPreset.MIXED,  # activations that are negative too
-            subset_size=len(photos),
-            ignored_scope=nncf.IgnoredScope(names=ignored),
-        )
+        with redirect_stdout(sys.stderr):  # of its bars
+            return nncf.quantize(
+                model.clone(),
+                rows,
+                preset=nncf.QuantizationPreset.MIXED,  # activations that are negative too
+                subset_size=len(photos),
+                ignored_scope=nncf.IgnoredScope(names=ignored),
+            )
     except ImportError as error:
         raise ConfigError(f"runtime.precision int8 is made by NNCF ({first_line(error)}): pip install nncf") from None
     except Exception as error:

@@ -92,7 +92,10 @@ def write_tail(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, fold
     """Export a tail into ``folder``. CompilationUnavailable: this torch cannot."""
     try:
         with torch.no_grad():
-            torch.export.save(torch.export.export(tail, trunk(pixels), dynamic_shapes=_dynamic(tail)), folder / TAIL)
+            program = torch.export.export(tail, trunk(pixels), dynamic_shapes=_dynamic(tail))
+            for node in program.graph.nodes:
+                node.meta.pop("from_node", None)  # which holds addresses of this process
+            torch.export.save(program, folder / TAIL)
     except Exception as error:
         first = first_line(error)
         raise CompilationUnavailable(f"torch {torch.__version__} cannot export the tail: {first}") from None

@@ -20,9 +20,10 @@ from camserve.fast.packing import can_pack, pack, packable
 from camserve.fast.split import Split, check_halves, example, split
 from camserve.fast.zero_rows import find_token_backward
 from camserve.files import inside, sha256
+from camserve.measures import Quantised
 from camserve.network.output import ScoringNetwork, device_of_network
 from camserve.network.precision import cast, dtype_of, full_precision
-from camserve.settings import CompiledSpec, Quantised, RuntimeSpec, Settings
+from camserve.settings import CompiledSpec, RuntimeSpec, Settings
 from camserve.values import InputShape, Layer
 
 FILES = (TRUNK, WEIGHTS, TAIL)
