@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,9 @@ import torch
 from supervised import supervised
 
 from camserve.build.archive import build_archive
-from camserve.build.recipe import QuantiseChoice, load_recipe
+from camserve.build.recipe import load_recipe
 from camserve.operate.ports import PORTS_NEEDED, free_ports
 from camserve.operate.server import Server
-from camserve.settings import Limits, RuntimeSpec
-from conftest import RECIPE
-from labelled_photos import read_photos
 
 HERE = Path(__file__).parent
 FIRST_PORT, PORTS_EACH = 18_000, 200  # of a process of the run
@@ -34,7 +30,6 @@ class Net(SqueezeNet):
     def __init__(self):
         super().__init__("1_1", num_classes=7)
 """
-COMPILED_METHODS = ("gradcam", "layercam", "ablationcam", "guided_gradcam")
 
 
 @pytest.fixture(scope="session")
@@ -82,35 +77,6 @@ def post(server):
 
     yield post
     session.close()
-
-
-def calibration_photos(folder):
-    """Return a folder with links to every second photo of CAMSERVE_DATA; None: there is none."""
-    if not (photos := os.environ.get("CAMSERVE_DATA")):
-        return None
-    folder.mkdir()
-    for path in read_photos(Path(photos) / "imagenet-val-500").paths[::2]:
-        (folder / path.name).symlink_to(path)
-    return str(folder)
-
-
-@pytest.fixture(scope="session")
-def compiled(build_once):
-    """Build the shipped model for OpenVINO, in one precision; every second photo of CAMSERVE_DATA calibrates int8."""
-
-    def compiled(precision):
-        runtime = RuntimeSpec(mode="openvino", precision=precision)
-        # Time enough for the many passes of ablationcam beside whatever else the cores do.
-        patient = {"limits": Limits(answer_ms=80_000), "serving": {"responseTimeout": 120}}
-        recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS, **patient)
-
-        def build(folder):
-            quantise = QuantiseChoice(calibration_photos(folder / "photos"), top1_agreement=0.9, map_correlation=0.9)
-            return build_archive(replace(recipe, quantise=quantise), folder, lambda line: None)
-
-        return build_once(f"compiled-{precision}", build)
-
-    return compiled
 
 
 @pytest.fixture(scope="session")

@@ -7,19 +7,23 @@ import json
 import os
 import zipfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
+from camserve.build.recipe import QuantiseChoice, load_recipe
 from camserve.build.unpack import read_contents
 from camserve.fast.packing import can_pack
 from camserve.fast.split import Split
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec
 from camserve.values import RawRequest
+from conftest import RECIPE
 from labelled_photos import Photos, read_photos
 
 pytestmark = pytest.mark.server  # a builder takes its time
@@ -47,11 +51,37 @@ def photos():
     return Photos(paths, np.array([ESPRESSO, TIGER_CAT]))
 
 
+def calibration_photos(folder):
+    """Return a folder with links to every second photo of CAMSERVE_DATA; None: there is none."""
+    if not DATA.is_dir():
+        return None
+    for path in read_photos(DATA).paths[::2]:
+        (folder / path.name).symlink_to(path)
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
-def answer(imagenet, compiled, photos, tmp_path_factory):
+def converted(tmp_path_factory):
+    """Build the shipped model for OpenVINO: one archive for fp32 and bf16, and one for int8."""
+
+    @cache
+    def converted(precision):
+        folder = tmp_path_factory.mktemp("converted")
+        quantise = QuantiseChoice(calibration_photos(folder) if precision == "int8" else None)
+        runtime = RuntimeSpec(mode="openvino", precision=precision)
+        recipe = replace(load_recipe(RECIPE), runtime=runtime, methods=("gradcam",), quantise=quantise)
+        return build_archive(recipe, folder, print, fresh_process=False)
+
+    return converted
+
+
+@pytest.fixture(scope="module")
+def answer(imagenet, converted, photos, tmp_path_factory):
     def answer(runtime):
         """Return every photo's best class, probability of its true class or 0, and map of its true class."""
-        archive = imagenet if runtime.mode == "eager" else compiled(runtime.precision)
+        archive = imagenet
+        if runtime.mode != "eager":
+            archive = converted("int8" if runtime.precision == "int8" else "fp32")
         folder = tmp_path_factory.mktemp("runtime")
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder)
