@@ -1,4 +1,4 @@
-"""What was measured of an archive's methods on its samples, when it was built."""
+"""What was measured of an archive's methods and of its int8 network, when it was built."""
 
 from __future__ import annotations
 
@@ -94,3 +94,14 @@ class Measures:
 
     def __post_init__(self) -> None:
         require_ranges(self, {"photos": (0, 1_000_000), "usual_gap": (0, math.inf)})
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How an int8 trunk was calibrated, and what it changes on other photos."""
+
+    calibrated_on: int  # photos
+    compared_on: int  # photos
+    top1_agreement: float  # share of the photos whose best class stays that of float32
+    map_correlation: float  # with the map of float32, at the median photo
+    kept: str = ""  # which layers stay in floating point

@@ -6,19 +6,20 @@ key, a missing one or a wrong value is a ``ConfigError`` of one line that names 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from camserve.choices import COMPATS, EVIDENCE, FORMATS, PALETTES
 from camserve.errors import quote
 from camserve.input_spec import InputSpec
-from camserve.measures import Evaluated, Measures
+from camserve.measures import Evaluated, Measures, Quantised
 from camserve.output_spec import OutputSpec
 from camserve.strict import read, require, require_choice, require_ranges
 from camserve.values import Layer, MapSource
 
-MODES = ("eager", "aot")
-PRECISIONS = ("fp32", "bf16", "fp16")
+MODES = ("eager", "openvino")
+PRECISIONS = ("fp32", "bf16", "fp16")  # of weights and activations
+PRECISIONS_OF = {"eager": PRECISIONS, "openvino": ("fp32", "bf16", "int8")}
 SELFTESTS = ("refuse", "warn", "off")
 ENVELOPES = ("plain", "cloudevents")
 LAYOUTS = ("NCHW", "NHWC", "NLC")
@@ -72,26 +73,32 @@ class ModelSpec:
 class RuntimeSpec:
     """How the network is run. Maps are always summed in float32."""
 
-    mode: str = "eager"  # aot: the trunk is compiled into native code when the archive is built
+    mode: str = "eager"  # openvino: what stands before the target layer runs in OpenVINO, on CPUs
     fast: bool = True  # False: plain autograd on the network as it is; the same answers, later
-    precision: str = "fp32"  # fp32, bf16, fp16: of weights and activations
+    precision: str = "fp32"  # fp32, bf16; fp16 of mode eager; int8 of mode openvino, before the target layer
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
 
     def __post_init__(self) -> None:
         require_choice(self.mode, MODES, "runtime.mode")
-        require_choice(self.precision, PRECISIONS, "runtime.precision")
+        require_choice(self.precision, PRECISIONS_OF[self.mode], f"runtime.precision in mode {self.mode}")
         require_ranges(self, RUNTIME_RANGES)
-        require(self.fast or self.mode == "eager", "runtime.mode aot is a shortcut: it needs runtime.fast true")
+        require(self.fast or self.mode == "eager", "runtime.mode openvino is a shortcut: it needs runtime.fast true")
+
+    @property
+    def eager(self) -> RuntimeSpec:
+        """The same without OpenVINO: how the network runs where that cannot."""
+        return replace(self, mode="eager", precision="fp32" if self.precision == "int8" else self.precision)
 
 
 @dataclass(frozen=True)
 class CompiledSpec:
-    """What an archive of mode aot carries, and the only kind of machine that can run it."""
+    """What an archive of mode openvino carries."""
 
-    machine: str
     trunk_sha256: str
+    weights_sha256: str
     tail_sha256: str
+    quantised: Optional[Quantised] = None  # the trunk's weights and activations are int8
 
 
 @dataclass(frozen=True)
@@ -218,7 +225,7 @@ class Settings:
         require_choice(self.selftest, SELFTESTS, "selftest")
         if self.runtime.mode != "eager":
             require(
-                self.score is None, f"runtime.mode {self.runtime.mode} cannot compile what score does: leave one out"
+                self.score is None, f"runtime.mode {self.runtime.mode} cannot convert what score does: leave one out"
             )
             require(len(self.layers) == 1, f"runtime.mode {self.runtime.mode} serves one target layer, not several")
         for layer in self.layers:

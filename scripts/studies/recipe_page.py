@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Union
 
-from camserve.build.recipe import Expected, HeadChoice, OutputChoice, Recipe, RecipeDefaults
+from camserve.build.recipe import Expected, HeadChoice, OutputChoice, QuantiseChoice, Recipe, RecipeDefaults
 from camserve.input_spec import InputSpec
 from camserve.settings import LIMIT_RANGES, Limits, RuntimeSpec
 
@@ -32,6 +32,7 @@ SECTIONS: Mapping[str, tuple[Any, str]] = {
     "expect": (Expected, "A block of these for each sample, by its file name: what another program predicts."),
     "preprocess": (InputSpec, "How a picture becomes the network's input ([input.md](input.md))."),
     "runtime": (RuntimeSpec, "How the network is run ([performance.md](performance.md))."),
+    "quantise": (QuantiseChoice, "Of `runtime.precision: int8`. A build that would change more is refused."),
     "defaults": (RecipeDefaults, "In the words of a request, as texts ([options](../README.md#options))."),
     "limits": (Limits, "What a request may ask for."),
 }
@@ -62,6 +63,7 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "score": "net:ask",
         "methods": ["gradcam", "layercam"],
         "runtime": {"precision": "bf16"},
+        "quantise": {"photos": "photos", "map_correlation": 0.98},
         "defaults": {"format": "grid,overlay"},
         "limits": {"max_targets": 3},
         "serving": {"minWorkers": 2, "batchSize": 16},
@@ -93,7 +95,8 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "std": [64.0],
         "transform": "preparing:right_half",
     },
-    "runtime": {"mode": "aot", "fast": False, "precision": "bf16", "channels_last": False, "threads": 2},
+    "runtime": {"mode": "openvino", "fast": False, "precision": "bf16", "channels_last": False, "threads": 2},
+    "quantise": {"photos": "photos", "top1_agreement": 0.97, "map_correlation": 0.98},
     "defaults": {
         "explain": "probability<0.6",
         "target": "top:2",

@@ -45,6 +45,11 @@ def test_a_cell_ends_after_its_rounds_and_its_seconds():
     assert len(time_in_turns({"a": lambda: time.sleep(0.01)}, Effort(rounds=1, seconds=0.1))["a"]) in range(2, 11)
 
 
+def test_seconds_of_the_processor_do_not_count_waiting():
+    (waited,) = time_in_turns({"a": lambda: time.sleep(0.2)}, Effort(rounds=1, seconds=0.0, of_processor=True))["a"]
+    assert waited < 0.1
+
+
 def test_a_cell_that_is_too_slow_for_three_rounds_and_a_warm_up_is_left_out():
     effort = Effort(rounds=3, longest=10.0)
     assert (effort.allows(2.4), effort.allows(2.6)) == (True, False)
@@ -100,7 +105,7 @@ def test_every_cell_is_measured(subject):
     plan = EnginePlan(("small",), (1, 2), ONCE, (1, 2), ("small",), RuntimeSpec(), CPU)
     lines = []
     cells = list(measure_model(subject, plan, lines.append, SIDE))
-    assert len(lines) == 4
+    assert len(lines) == 5
     found = [(cell.table, cell.batch, cell.what) for cell in cells]
     assert found[:3] == [
         ("overhead", 1, "explained / plain"),
@@ -114,6 +119,11 @@ def test_every_cell_is_measured(subject):
         "pytorch-grad-cam",
         "torch-cam",
     }
+    assert [what for table, _, what in found if table == "openvino"] == [
+        "mode openvino, plain",
+        "mode openvino, explained",
+        "mode eager, explained",
+    ]
     for cell in cells:
         assert cell.reason == ""
         assert cell.ratio.median > 0

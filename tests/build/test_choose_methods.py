@@ -83,6 +83,6 @@ def test_a_written_recipe_leaves_the_choice_open_or_keeps_it(tmp_path):
         assert load_recipe(tmp_path / "net.yaml").defaults == defaults
 
 
-def test_a_compiled_archive_needs_gradients():
-    with pytest.raises(Exception, match=r"runtime\.mode aot needs a network whose gradients"):
-        choose_methods(dataclasses.replace(PLAIN, runtime=RuntimeSpec(mode="aot")), "reciprocam")
+def test_an_archive_of_mode_openvino_needs_gradients():
+    with pytest.raises(Exception, match=r"runtime\.mode openvino needs a network whose gradients"):
+        choose_methods(dataclasses.replace(PLAIN, runtime=RuntimeSpec(mode="openvino")), "reciprocam")

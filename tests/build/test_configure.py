@@ -82,7 +82,7 @@ def test_methods_are_added_measured_and_taken_away(pets, chelsea, capsys):
         (["name=x"], "unknown key 'name'"),
         (["batchsize=3"], "did you mean 'batchSize'?"),
         (["layers=features"], "layers belongs to the network: build the archive again"),
-        (["runtime.mode=aot"], "build the archive again, with runtime.mode in its recipe"),
+        (["runtime.mode=openvino"], "build the archive again, with runtime.mode in its recipe"),
         (["monitoring.baseline=x"], "camserve baseline measures one"),
         (["top"], "'top' is no KEY=VALUE"),
         (["limits.max_pixels=["], "limits.max_pixels: '[' is no YAML"),

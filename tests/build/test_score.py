@@ -124,7 +124,7 @@ WRONG = {
     "score net:answer: there is no callable 'answer'": {"score": "net:answer"},
     "score nowhere:ask cannot be imported: No module named 'nowhere'": {"score": "nowhere:ask"},
     "scorecam run the network again, without the context": {"score": "net:ask", "methods": ["gradcam", "scorecam"]},
-    "mode aot cannot compile what score does": {"score": "net:ask", "runtime": {"mode": "aot"}},
+    "mode openvino cannot convert what score does": {"score": "net:ask", "runtime": {"mode": "openvino"}},
     "'no secrets'; defaults: {context: ...} must name one that it takes": {
         "score": "net:ask",
         "defaults": {"context": "secret"},

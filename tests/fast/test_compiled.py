@@ -1,8 +1,10 @@
-"""A network cut in two is the same network, and compiled code is never run where it does not belong."""
+"""A network cut in two is the same network, and so it is with its trunk in OpenVINO, or it runs without it."""
 
-import hashlib
-import zipfile
+import json
+import shutil
+import sys
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,14 +12,22 @@ from torch import nn
 
 from architectures import densenet
 from camserve.attribution.methods import METHODS
+from camserve.build.archive import build_archive
+from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
+from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.compiled import TAIL, TRUNK, name_machine
-from camserve.fast.split import Split, example, split
+from camserve.fast.compiled import TAIL, TRUNK, WEIGHTS, import_openvino
+from camserve.fast.prepare import check_compiled, prepare, write_compiled
+from camserve.fast.split import Split, check_halves, example, split
+from camserve.files import sha256
+from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
-from camserve.serving.load import load_classifier
-from camserve.settings import CompiledSpec, RuntimeSpec, Settings, load_settings
-from camserve.values import Layer
+from camserve.serving.card import describe_model
+from camserve.serving.load import load_archive, load_classifier
+from camserve.settings import ModelSpec, RuntimeSpec, Settings, load_settings
+from camserve.values import Layer, RawRequest
+from model_file import quiet, write_pets
 from small_networks import (
     NETWORKS,
     SHAPE,
@@ -98,45 +108,160 @@ def test_what_cannot_be_exported_is_not_for_here():
 
 def test_several_layers_are_refused():
     block = {"model": {"factory": "a:b"}, "input": {}, "layers": [{"name": "a"}, {"name": "b"}]}
-    with pytest.raises(ConfigError, match="aot serves one target layer"):
-        load_settings({**block, "runtime": {"mode": "aot"}})
-    with pytest.raises(ConfigError, match="did you mean 'aot'"):
-        RuntimeSpec(mode="aott")
+    with pytest.raises(ConfigError, match="openvino serves one target layer"):
+        load_settings({**block, "runtime": {"mode": "openvino"}})
+    with pytest.raises(ConfigError, match="did you mean 'openvino'"):
+        RuntimeSpec(mode="openvina")
 
 
-@pytest.fixture
-def opened(imagenet, tmp_path):
-    """The shipped archive with files in the place of compiled ones, as if it had been built elsewhere."""
-    with zipfile.ZipFile(imagenet) as archive:
-        archive.extractall(tmp_path)
-    for name in (TRUNK, TAIL):
-        (tmp_path / name).write_bytes(b"made elsewhere")
-    known = hashlib.sha256(b"made elsewhere").hexdigest()
-
-    def settings(where: str) -> Settings:
-        read = read_contents(imagenet).settings
-        return replace(read, runtime=RuntimeSpec(mode="aot"), compiled=CompiledSpec(where, known, known))
-
-    return tmp_path, settings
+def test_each_mode_has_its_precisions():
+    with pytest.raises(ConfigError, match=r"runtime.precision in mode eager 'int8' is not one of: fp32, bf16, fp16"):
+        RuntimeSpec(precision="int8")
+    with pytest.raises(ConfigError, match=r"runtime.precision in mode openvino 'fp16' is not one of: fp32, bf16, int8"):
+        RuntimeSpec(mode="openvino", precision="fp16")
+    assert RuntimeSpec(mode="openvino", precision="int8", threads=3).eager == RuntimeSpec(threads=3)
+    assert RuntimeSpec(mode="openvino", precision="bf16").eager == RuntimeSpec(precision="bf16")
 
 
-def test_code_compiled_for_another_machine_is_not_run(opened, caplog):
-    folder, settings = opened
-    assert isinstance(load_classifier(folder, settings("torch 1.0, AVX"), CPU).network, ScoringNetwork)
-    (warning,) = caplog.records
-    assert "compiled for torch 1.0, AVX, and this is torch" in warning.getMessage()
+def settings_of(layer):
+    shape = InputSpec(crop=SHAPE[1], resize=SHAPE[1])
+    return Settings(ModelSpec("any:factory"), shape, (layer,), runtime=RuntimeSpec(mode="openvino"))
 
 
-def test_a_changed_compiled_file_stops_the_load(opened):
-    folder, settings = opened
-    (folder / TRUNK).write_bytes(b"changed since")
-    with pytest.raises(ConfigError, match=r"trunk.pt2 has the SHA-256"):
-        load_classifier(folder, settings(name_machine(CPU)), CPU)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.server] * (name in LARGE)) for name in EVERY])
+def test_a_trunk_in_openvino_gives_what_torch_gives(name, tmp_path, subtests):
+    small = EVERY[name]()
+    settings = settings_of(small.layer)
+    write_compiled(ScoringNetwork(EVERY[name]().network).eval().requires_grad_(False), settings, tmp_path)
+    network = ScoringNetwork(small.network).eval().requires_grad_(False)
+    plain = ScoringNetwork(EVERY[name]().network).eval().requires_grad_(False)
+    prepared = prepare(network, settings.layers, SHAPE, settings.runtime, {}, tmp_path)
+    assert isinstance(prepared.network, Split)
+    for count in (1, 3):
+        objectives = objectives_for(*((row, row) for row in range(count)))
+        whole = watch(Small(plain, small.layer), pictures(count), tape=True)
+        halved = watch(Small(prepared.network, small.layer), pictures(count), tape=True)
+        with subtests.test(f"{count} pictures"):
+            assert distance(halved.scores, whole.scores) <= 1e-4
+            assert distance(halved.activations, whole.activations) <= 1e-4
+            for method in DRAWN:
+                maps = (METHODS[method].run(output, objectives) for output in (halved, whole))
+                assert distance(*maps) <= 1e-3, method  # reciprocam subtracts scores
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A small network's files of mode openvino, and the network in that form."""
+    folder, small = tmp_path_factory.mktemp("converted"), deep()
+    settings = settings_of(small.layer)
+    spec = write_compiled(ScoringNetwork(deep().network).eval().requires_grad_(False), settings, folder)
+    network = ScoringNetwork(small.network).eval().requires_grad_(False)
+    halved = prepare(network, settings.layers, SHAPE, settings.runtime, {}, folder).network
+    return folder, replace(settings, compiled=spec), halved
+
+
+def test_what_one_pass_made_stays_after_the_next(converted):
+    trunk = converted[2].trunk
+    first, *_ = trunk(pictures(2))
+    kept = first.clone()
+    trunk(10 * pictures(2))
+    assert torch.equal(first, kept)
+
+
+def test_the_same_network_gives_the_same_bytes(converted, tmp_path):
+    folder, settings, _ = converted
+    again = write_compiled(ScoringNetwork(deep().network).eval().requires_grad_(False), settings, tmp_path)
+    assert again == settings.compiled
+    assert (tmp_path / TRUNK).read_bytes() == (folder / TRUNK).read_bytes()
+
+
+def test_a_trunk_that_gives_something_else_is_refused(converted):
+    halved, layer = converted[2], converted[1].layers[0]
+    pixels = example(SHAPE, torch.float32, CPU)
+    check_halves(halved.whole, halved, layer, pixels, "fp32")
+    wrong = Split(halved.whole, lambda shown: tuple(1.01 * made for made in halved.trunk(shown)), halved.tail, layer)
+    with pytest.raises(CompilationUnavailable, match=r"the activation of the converted network is 0.01 off"):
+        check_halves(halved.whole, wrong, layer, pixels, "fp32")
+
+
+def test_the_maker_of_openvino_is_told_nothing():
+    import_openvino()
+    assert not isinstance(sys.modules["openvino_telemetry"], ModuleType)
+
+
+def test_a_gpu_another_precision_and_a_changed_file_are_found_before_anything_is_loaded(converted, tmp_path):
+    folder, settings, _ = converted
+    check_compiled(folder, settings, CPU)
+    with pytest.raises(CompilationUnavailable, match="OpenVINO is for CPUs"):
+        check_compiled(folder, settings, torch.device("cuda"))
+    int8 = replace(settings, runtime=RuntimeSpec(mode="openvino", precision="int8"))
+    with pytest.raises(ConfigError, match="int8 needs an archive that was built with it"):
+        check_compiled(folder, int8, CPU)
     with pytest.raises(ConfigError, match="needs an archive that was built with it"):
-        load_classifier(folder, replace(settings(""), compiled=None), CPU)
+        check_compiled(folder, replace(settings, compiled=None), CPU)
+    for name in (TRUNK, WEIGHTS, TAIL):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / WEIGHTS).write_bytes(b"changed since")
+    with pytest.raises(ConfigError, match=r"trunk.bin has the SHA-256"):
+        check_compiled(tmp_path, settings, CPU)
 
 
-def test_compiled_files_that_do_not_load_leave_the_network_eager(opened, caplog):
-    folder, settings = opened
-    assert isinstance(load_classifier(folder, settings(name_machine(CPU)), CPU).network, ScoringNetwork)
-    assert "cannot load the compiled network" in caplog.text
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A small archive of mode openvino, unpacked, with its settings and its file."""
+    recipe = load_recipe(write_pets(tmp_path_factory.mktemp("pets")))
+    recipe = replace(recipe, runtime=RuntimeSpec(mode="openvino"))
+    archive = build_archive(recipe, tmp_path_factory.mktemp("store"), quiet, fresh_process=False)
+    folder = tmp_path_factory.mktemp("unpacked") / "pets"
+    extract_all(archive, folder)
+    return folder, read_contents(archive).settings, archive
+
+
+def load(pets):
+    return load_archive(pets[0], pets[1], "pets", "1.0", CPU)
+
+
+def describe(pipeline):
+    return describe_model(pipeline.model, pipeline.heads, pipeline.settings, slowed=pipeline.slowed)["runtime"]
+
+
+def test_an_archive_of_mode_openvino_passes_its_self_test_and_says_how_it_runs(pets, caplog):
+    pipeline = load(pets)
+    assert isinstance(pipeline.network, Split)
+    assert pipeline.monitor.selftest_ok
+    assert describe(pipeline)["mode"] == "openvino"
+    assert "slowed" not in describe(pipeline)
+    assert not caplog.records
+
+
+def test_without_openvino_the_network_runs_eager_and_says_so_once(pets, monkeypatch, caplog, chelsea):
+    row = RawRequest(chelsea, {"explain": True})
+    (fast,) = load(pets).answer([row])
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    pipeline = load(pets)
+    assert isinstance(pipeline.network, ScoringNetwork)
+    assert pipeline.monitor.selftest_ok
+    (warning,) = caplog.records
+    assert "runs in mode eager, precision fp32: openvino cannot be imported" in warning.getMessage()
+    assert describe(pipeline)["mode"] == "eager"
+    assert "pip install openvino" in describe(pipeline)["slowed"]
+    (slow,) = pipeline.answer([row])
+    scores = [json.loads(answer.body)["predictions"][0]["score"] for answer in (fast, slow)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_a_trunk_that_cannot_be_read_leaves_the_network_eager(pets, tmp_path, caplog):
+    folder, settings, _ = pets
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / TRUNK).write_text("<net/>")
+    spec = replace(settings.compiled, trunk_sha256=sha256(copy / TRUNK))
+    assert isinstance(load_classifier(copy, replace(settings, compiled=spec), CPU).network, ScoringNetwork)
+    assert "cannot be loaded" in caplog.text
+
+
+def test_an_archive_is_not_built_in_a_mode_that_it_cannot_be_tried_in(tmp_path, monkeypatch):
+    recipe = replace(load_recipe(write_pets(tmp_path)), runtime=RuntimeSpec(mode="openvino"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"runtime.mode openvino: openvino cannot be imported .* or leave"):
+        build_archive(recipe, tmp_path, quiet, fresh_process=False)

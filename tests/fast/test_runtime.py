@@ -119,7 +119,7 @@ def test_a_target_layer_keeps_its_output() -> None:
 def test_normalisation_that_is_not_folded_keeps_its_numbers_in_a_shorter_precision() -> None:
     network = frozen(resnet())
     kept = network.classifier.bn1.running_var.clone()
-    rewrite(network, (Layer("layer4"),), SHAPE, RuntimeSpec(mode="aot", precision="bf16"))
+    rewrite(network, (Layer("layer4"),), SHAPE, RuntimeSpec(precision="bf16", channels_last=False))
     assert network.classifier.conv1.weight.dtype == torch.bfloat16
     assert torch.equal(network.classifier.bn1.running_var, kept)
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,6 @@ from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.operate.ports import PORTS_NEEDED, free_ports
 from camserve.operate.server import Server
-from camserve.settings import Limits, RuntimeSpec
-from conftest import RECIPE
 
 HERE = Path(__file__).parent
 FIRST_PORT, PORTS_EACH = 18_000, 200  # of a process of the run
@@ -33,7 +30,6 @@ class Net(SqueezeNet):
     def __init__(self):
         super().__init__("1_1", num_classes=7)
 """
-COMPILED_METHODS = ("gradcam", "layercam", "ablationcam", "guided_gradcam")
 
 
 @pytest.fixture(scope="session")
@@ -81,20 +77,6 @@ def post(server):
 
     yield post
     session.close()
-
-
-@pytest.fixture(scope="session")
-def compiled(build_once):
-    """Build the shipped model ahead of time, with weights of one precision."""
-
-    def compiled(precision):
-        runtime = RuntimeSpec(mode="aot", precision=precision)
-        # Time enough for the many passes of ablationcam beside whatever else the cores do.
-        patient = {"limits": Limits(answer_ms=80_000), "serving": {"responseTimeout": 120}}
-        recipe = replace(load_recipe(RECIPE), name="compiled", runtime=runtime, methods=COMPILED_METHODS, **patient)
-        return build_once(f"compiled-{precision}", lambda folder: build_archive(recipe, folder, lambda line: None))
-
-    return compiled
 
 
 @pytest.fixture(scope="session")

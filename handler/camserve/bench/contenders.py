@@ -24,12 +24,13 @@ from camserve.settings import RuntimeSpec
 from camserve.values import Progress
 
 CAMSERVE, STOCK, NAIVE = "camserve", "stock", "naive"  # archives, and models of the servers
-CAMSERVE_AOT, CAMSERVE_BF16, CAMSERVE_AOT_BF16 = "camserve-aot", "camserve-bf16", "camserve-aot-bf16"
+CAMSERVE_BF16 = "camserve-bf16"
+CAMSERVE_OPENVINO, CAMSERVE_OPENVINO_BF16 = "camserve-openvino", "camserve-openvino-bf16"
 RUNTIMES = {
     CAMSERVE: RuntimeSpec(),
-    CAMSERVE_AOT: RuntimeSpec(mode="aot"),
+    CAMSERVE_OPENVINO: RuntimeSpec(mode="openvino"),
     CAMSERVE_BF16: RuntimeSpec(precision="bf16"),
-    CAMSERVE_AOT_BF16: RuntimeSpec(mode="aot", precision="bf16"),
+    CAMSERVE_OPENVINO_BF16: RuntimeSpec(mode="openvino", precision="bf16"),
 }
 
 MODEL_FILE = """\
@@ -99,7 +100,7 @@ class Parts:
 
 
 def build_archives(parts: Parts, report: Progress) -> dict[str, Path]:
-    """Write the archives, by name; one that cannot be compiled here is left out. ConfigError: a builder failed."""
+    """Write the archives, by name; one that cannot be converted here is left out. ConfigError: a builder failed."""
     network = _write_parts(parts)
     layer = f"network.{find_layer(ScoringNetwork(network).eval(), photo_shape(SIDE)).name}"
     handler = parts.folder / "naive_handler.py"

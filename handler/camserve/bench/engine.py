@@ -13,15 +13,16 @@ import torch
 
 from camserve.bench.memory import measure_cuda_peak, measure_fresh_peak
 from camserve.bench.networks import SIDE, Subject, build_classifier, make_subject, settle_statistics
+from camserve.bench.openvino import ALONE, openvino_works
 from camserve.bench.pairs import Effort, Spread, Work, summarise, summarise_ratios, time_in_turns
 from camserve.bench.peers import make_peers
 from camserve.bench.photos import load_pixels
-from camserve.errors import ConfigError
+from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.labels import Labels
 from camserve.settings import RuntimeSpec
 from camserve.values import Progress
 
-TableName = Literal["overhead", "targets", "memory", "peers"]
+TableName = Literal["overhead", "targets", "memory", "peers", "openvino"]
 
 COMPARED_BATCH = 8  # photos a batch, where it is not the batch that is varied
 MEMORY_BATCH = 32  # photos a batch, for memory
@@ -86,6 +87,9 @@ def measure_model(subject: Subject, plan: EnginePlan, report: Progress, side: in
     if subject.name in plan.in_depth:
         report(f"{subject.name}: other libraries")
         yield from measure_peers(subject, plan, side)
+        if plan.device.type == "cpu":
+            report(f"{subject.name}: OpenVINO")
+            yield from measure_openvino(subject, plan, side)
 
 
 def measure_overhead(subject: Subject, batch: int, plan: EnginePlan, pace: float, side: int) -> EngineCell:
@@ -144,6 +148,19 @@ def measure_peers(subject: Subject, plan: EnginePlan, side: int) -> Iterator[Eng
         )
     for name, reason in reasons.items():
         yield EngineCell("peers", subject.name, COMPARED_BATCH, name, reason=reason)
+
+
+def measure_openvino(subject: Subject, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
+    """Measure what answers cost beside OpenVINO's plain prediction with the whole network."""
+    try:
+        works = openvino_works(subject, load_pixels(COMPARED_BATCH, side, plan.device), side)
+    except CompilationUnavailable as error:
+        yield EngineCell("openvino", subject.name, COMPARED_BATCH, ALONE, reason=str(error))
+        return
+    times = time_in_turns(works, plan.effort)
+    base = summarise(times[ALONE])
+    for name in list(works)[1:]:
+        yield EngineCell("openvino", subject.name, COMPARED_BATCH, name, summarise_ratios(times, name, ALONE), base)
 
 
 def measure_memory(subject: Subject, device: torch.device) -> EngineCell:

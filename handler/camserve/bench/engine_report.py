@@ -13,6 +13,7 @@ TITLES: Mapping[TableName, str] = {
     "targets": "Time of explaining several classes of each row / one class, batch {batch}",
     "memory": "Peak memory of an explained pass / of a plain one, beyond the loaded model, batch {batch}",
     "peers": "Time of predictions and maps of the predicted classes / of predictions alone, batch {batch}",
+    "openvino": "Time / of OpenVINO's plain prediction of the same precision with as many threads, batch {batch}",
 }
 
 

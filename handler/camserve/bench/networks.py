@@ -23,7 +23,7 @@ from camserve.build.probe import find_layer
 from camserve.fast.prepare import Prepared, prepare
 from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
-from camserve.network.precision import DTYPES
+from camserve.network.precision import dtype_of
 from camserve.output_spec import Head, OutputSpec
 from camserve.settings import RuntimeSpec
 from camserve.values import Explanation, InputShape, Layer, MapSource, Options
@@ -57,7 +57,7 @@ class Subject:
     @property
     def dtype(self) -> torch.dtype:
         """The type of weights and activations."""
-        return DTYPES[self.runtime.precision]
+        return dtype_of(self.runtime)
 
     def predict(self, batch: Tensor) -> np.ndarray:
         """Return the scores (N, C), on the host."""

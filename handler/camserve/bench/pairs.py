@@ -22,6 +22,7 @@ class Effort:
     rounds: int = 15
     seconds: float = 5.0
     longest: float = float("inf")  # seconds that a cell may take at all; a dearer one is left out
+    of_processor: bool = False  # seconds are those that this process's threads computed: other programs do not count
 
     def least(self, seconds: float) -> float:
         """Return the seconds that a cell takes whose every round takes so long: its rounds, and one to warm up."""
@@ -67,7 +68,7 @@ def time_in_turns(works: Mapping[str, Work], effort: Effort) -> dict[str, list[f
     number = 0
     while number < effort.rounds or time.perf_counter() - start < effort.seconds:
         for name in list(works)[:: -1 if number % 2 else 1]:
-            times[name].append(_time(works[name]))
+            times[name].append(_time(works[name], effort))
         number += 1
     return times
 
@@ -81,12 +82,13 @@ def _warm_up(works: Mapping[str, Work]) -> None:
             break
 
 
-def _time(work: Work) -> float:
+def _time(work: Work, effort: Effort) -> float:
+    clock = time.process_time if effort.of_processor else time.perf_counter
     _wait_for_gpu()
-    start = time.perf_counter()
+    start = clock()
     work()
     _wait_for_gpu()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait_for_gpu() -> None:

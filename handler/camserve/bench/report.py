@@ -30,6 +30,7 @@ PACKAGES = (
     "captum",
     "grad-cam",
     "torchcam",
+    "openvino",
 )
 NOT_MEASURED = "not measured"
 

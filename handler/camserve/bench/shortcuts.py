@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from camserve.attribution.capture import Tail
 from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, photo_shape, settle_statistics
+from camserve.bench.openvino import in_openvino
 from camserve.bench.pairs import Effort, Spread, summarise_ratios, time_in_turns
 from camserve.bench.photos import load_pixels
 from camserve.bench.report import BenchReport, Table, format_spread
 from camserve.build.probe import find_layer
 from camserve.errors import CompilationUnavailable
-from camserve.fast.compiled import read_halves, write_halves
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
-from camserve.fast.prepare import Prepared, without_watched
-from camserve.fast.split import example, split
+from camserve.fast.prepare import Prepared
+from camserve.fast.split import example
 from camserve.network.output import ScoringNetwork
-from camserve.network.precision import DTYPES, full_precision
+from camserve.network.precision import full_precision
 from camserve.settings import RuntimeSpec
 from camserve.values import Progress
 
-Variant = Callable[[Subject, ScoringNetwork, torch.device, Path], Subject]
+Variant = Callable[[Subject, ScoringNetwork, torch.device], Subject]
 
 
 @dataclass(frozen=True)
@@ -55,17 +53,16 @@ def measure_gains(
         plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
         subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, photo_shape(SIDE)), runtime, device)
         for shortcut, variant in VARIANTS.items():
-            if runtime.precision != "fp32" and variant not in (_without_backward, _aot):
+            if runtime.precision != "fp32" and variant not in (_without_backward, in_openvino):
                 continue
             report(f"{name}: {shortcut}")
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    other = variant(subject, copy.deepcopy(plain).to(device), device, Path(folder))
-                except CompilationUnavailable as error:
-                    yield from (Gain(shortcut, name, batch, reason=str(error)) for batch in batches)
-                    continue
-                pair = (other, subject) if variant is _aot else (subject, other)
-                yield from (_measure_gain(shortcut, name, batch, pair, effort, device) for batch in batches)
+            try:
+                other = variant(subject, copy.deepcopy(plain).to(device), device)
+            except CompilationUnavailable as error:
+                yield from (Gain(shortcut, name, batch, reason=str(error)) for batch in batches)
+                continue
+            pair = (other, subject) if variant is in_openvino else (subject, other)
+            yield from (_measure_gain(shortcut, name, batch, pair, effort, device) for batch in batches)
 
 
 def _measure_gain(
@@ -86,7 +83,7 @@ def make_gains_report(gains: Sequence[Gain], command: str, machine: Mapping[str,
     return BenchReport("shortcuts", command, machine, [table], [], list(gains))
 
 
-def _without_backward(subject: Subject, _network: ScoringNetwork, _device: torch.device, _folder: Path) -> Subject:
+def _without_backward(subject: Subject, _network: ScoringNetwork, _device: torch.device) -> Subject:
     tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
     return replace(subject, prepared=Prepared(subject.prepared.network, tails))
 
@@ -106,24 +103,16 @@ def _rewritten(
     return replace(subject, network=network, prepared=Prepared(network, subject.prepared.tails))
 
 
-def _without_folding(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
+def _without_folding(subject: Subject, network: ScoringNetwork, device: torch.device) -> Subject:
     return _rewritten(subject, network, device, folds=False, packs=True, channels_last=True)
 
 
-def _without_packing(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
+def _without_packing(subject: Subject, network: ScoringNetwork, device: torch.device) -> Subject:
     return _rewritten(subject, network, device, folds=True, packs=False, channels_last=True)
 
 
-def _without_channels_last(subject: Subject, network: ScoringNetwork, device: torch.device, _folder: Path) -> Subject:
+def _without_channels_last(subject: Subject, network: ScoringNetwork, device: torch.device) -> Subject:
     return _rewritten(subject, network, device, folds=True, packs=False, channels_last=False)
-
-
-def _aot(subject: Subject, _network: ScoringNetwork, device: torch.device, folder: Path) -> Subject:
-    network = copy.deepcopy(subject.network)
-    sample = example(photo_shape(SIDE), DTYPES[subject.runtime.precision], device)
-    write_halves(*split(network, subject.layer, sample), sample, folder)
-    compiled = read_halves(network, subject.layer, folder)
-    return replace(subject, network=network, prepared=Prepared(compiled, without_watched(subject.prepared.tails)))
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -131,5 +120,5 @@ VARIANTS: Mapping[str, Variant] = {
     "folding": _without_folding,
     "packing": _without_packing,
     "packing and channels last": _without_channels_last,
-    "ahead of time": _aot,
+    "OpenVINO": in_openvino,
 }

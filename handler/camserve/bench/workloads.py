@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from camserve.bench.contenders import CAMSERVE, CAMSERVE_AOT, CAMSERVE_AOT_BF16, CAMSERVE_BF16, NAIVE, STOCK
+from camserve.bench.contenders import CAMSERVE, CAMSERVE_BF16, CAMSERVE_OPENVINO, CAMSERVE_OPENVINO_BF16, NAIVE, STOCK
 from camserve.bench.load import Reply
 from camserve.errors import ConfigError
 
@@ -31,9 +31,9 @@ PLAIN = Workload("camserve, plain", CAMSERVE, {"X-Camserve-Explain": "false"})
 PICTURE = Workload("camserve, overlay picture", CAMSERVE, {"Accept": "image/jpeg", "X-Camserve-Size": PICTURE_SIDE})
 STOCK_PLAIN = Workload("image_classifier, plain", STOCK)
 NAIVE_EXPLAINED = Workload("pytorch-grad-cam, explained", NAIVE)
-COMPILED = Workload("camserve aot, explained", CAMSERVE_AOT)
+COMPILED = Workload("camserve openvino, explained", CAMSERVE_OPENVINO)
 HALVED = Workload("camserve bf16, explained", CAMSERVE_BF16)
-COMPILED_HALVED = Workload("camserve aot bf16, explained", CAMSERVE_AOT_BF16)
+COMPILED_HALVED = Workload("camserve openvino bf16, explained", CAMSERVE_OPENVINO_BF16)
 WORKLOADS = (EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, COMPILED_HALVED, PLAIN, NAIVE_EXPLAINED, PICTURE)
 COMPARED = (EXPLAINED, PLAIN, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)  # of one precision: they must predict the same
 ALONE = (EXPLAINED, PLAIN, COMPILED, HALVED, STOCK_PLAIN)

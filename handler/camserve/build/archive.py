@@ -25,14 +25,15 @@ from camserve.build.mar.pack import pack_archive, settings_block, write_config
 from camserve.build.mar.replay import replay
 from camserve.build.preprocess.geometry import input_spec
 from camserve.build.recipe import Recipe
+from camserve.build.runtime.compile import require_compiled, stage_compiled
 from camserve.build.stage_network import stage_network
 from camserve.build.trial.examine import examine
 from camserve.build.trial.gradients import choose_runtime
 from camserve.build.trial.measure_methods import measure_methods
 from camserve.build.trial.output import Meaning
+from camserve.build.trial.record import record_selftest
 from camserve.build.trial.samples import NOISE, PATTERN, pixels_to_try, stage_samples, try_methods
-from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.prepare import write_compiled
+from camserve.errors import ConfigError
 from camserve.files import sha256
 from camserve.labels import Labels
 from camserve.network.factory import load_score, load_transform
@@ -40,11 +41,10 @@ from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import Head
 from camserve.serving.batch import Classifier, check_contexts
-from camserve.serving.load import device_of, load_classifier, load_pipeline
+from camserve.serving.load import load_classifier, load_pipeline
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import write_seal
-from camserve.serving.selftest import record_answers, usual_options, write_answers
-from camserve.settings import CompiledSpec, Settings, load_settings
+from camserve.settings import Settings, load_settings
 from camserve.values import Progress
 
 # The modules and rooms below the package that an archive carries; no other does it.
@@ -85,6 +85,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
         settings, pixels, loaded = _stage_model(recipe, content, report)
         device = torch.device("cpu")
         classifier = loaded or load_classifier(content, settings, device)
+        require_compiled(classifier, settings)
         load = partial(load_network, content, settings, device)
         measures = measure_methods(load, settings, classifier, pixels, PATTERN not in settings.samples, report)
         settings = dataclasses.replace(settings, measures=measures)
@@ -176,8 +177,9 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Setti
     load = partial(load_classifier, content, device=torch.device("cpu"))
     runtime, classifier = choose_runtime(checked, settings, load, pixels[-1:], report)
     settings = dataclasses.replace(settings, runtime=runtime)
-    if settings.runtime.mode == "aot":
-        settings = dataclasses.replace(settings, compiled=_stage_compiled(content, settings, report))
+    if settings.runtime.mode == "openvino":
+        compiled = stage_compiled(content, settings, recipe.quantise, pixels[NOISE:], transform, report)
+        settings = dataclasses.replace(settings, compiled=compiled)
     return load_settings(settings_block(settings)), pixels[NOISE:], classifier
 
 
@@ -193,26 +195,12 @@ def _stage_labels(labels: str | None, meaning: Meaning, content: Path, report: P
     (content / output.labels).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-def _stage_compiled(content: Path, settings: Settings, report: Progress) -> CompiledSpec:
-    """Compile the trunk for this machine, on its GPU if it has one."""
-    device = device_of(0)
-    network = load_network(content, settings, device)
-    try:
-        spec = write_compiled(network, settings, device, content)
-    except CompilationUnavailable as error:
-        raise ConfigError(f"runtime.mode aot: {error}") from None
-    report(f"compiled the trunk for {spec.machine}")
-    return spec
-
-
 def _try_samples(content: Path, pipeline: Pipeline, recipe: Recipe, report: Progress) -> None:
     """Send every sample through every head and method. ConfigError: one of them does not work."""
     settings = pipeline.settings
-    options = usual_options(settings)
-    answers = record_answers(pipeline, content, options)
+    answers = record_selftest(content, pipeline)
     for sample in settings.samples:
         best = answers[sample]["predictions"][0]
         check_expected(recipe, sample, best)
         try_methods(content, pipeline, sample)
         report(f"{sample}: {best['label']} {word_meaning(best, 3)}, explained by {', '.join(settings.methods)}")
-    write_answers(answers, options, content)

@@ -36,6 +36,8 @@ def check_recipe(recipe: Recipe) -> None:
     if archive_name(recipe.name) != recipe.name:
         raise ConfigError(f"name '{recipe.name}' may hold letters, digits, '.', '_' and '-' alone")
     input_spec(recipe.preprocess)
+    if recipe.quantise.photos is not None and recipe.runtime.precision != "int8":
+        raise ConfigError("quantise.photos calibrates int8: set runtime.mode openvino and runtime.precision int8")
     _check_files(recipe)
     for method in recipe.methods:
         if method not in METHODS:

@@ -18,8 +18,10 @@ from camserve.build.mar.pack import place_archive, write_config, zip_archive
 from camserve.build.mar.replay import replay
 from camserve.build.mar.unpack import Contents, read_contents
 from camserve.build.pairs import Pairs
+from camserve.build.runtime.compile import require_compiled
 from camserve.build.server_keys import check_server_keys
 from camserve.build.trial.measure_methods import measure_methods
+from camserve.build.trial.record import record_selftest
 from camserve.build.trial.samples import NOISE, PATTERN, pixels_to_try, try_methods
 from camserve.measures import Measures
 from camserve.network.factory import load_transform
@@ -28,7 +30,7 @@ from camserve.serving.batch import check_contexts
 from camserve.serving.load import load_archive, load_classifier, load_pipeline
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import check_seal, write_seal
-from camserve.serving.selftest import SELFTEST_FILE, record_answers, usual_options, write_answers
+from camserve.serving.selftest import SELFTEST_FILE
 from camserve.settings import Settings, load_settings
 from camserve.values import Progress
 
@@ -77,6 +79,7 @@ def _change_methods(folder: Path, contents: Contents, after: Settings, report: P
     if after.score is not None:
         check_contexts(after.methods)
     classifier = load_classifier(folder, before, device)
+    require_compiled(classifier, before)
     pipeline = load_pipeline(folder, after, name, version, device, classifier)
     for sample in after.samples:
         try_methods(folder, pipeline, sample)
@@ -96,5 +99,4 @@ def _renew_selftest(folder: Path, pipeline: Pipeline) -> None:
     """Record the self-test's answers anew where it asks for a method that is no longer served."""
     asked = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))["options"]["method"]
     if asked not in pipeline.settings.methods:
-        options = usual_options(pipeline.settings)
-        write_answers(record_answers(pipeline, folder, options), options, folder)
+        record_selftest(folder, pipeline)

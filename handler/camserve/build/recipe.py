@@ -18,7 +18,7 @@ from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
 from camserve.output_spec import ACTIVATIONS, OutputSpec
 from camserve.settings import Defaults, Limits, RuntimeSpec
-from camserve.strict import read
+from camserve.strict import read, require_ranges
 
 AUTO = "auto"  # found when the archive is built
 OF_A_HEAD = ("task", "output", "threshold", "units", "labels")  # keys of a recipe that describe its only output
@@ -58,6 +58,18 @@ class HeadChoice:
 
 
 @dataclass(frozen=True)
+class QuantiseChoice:
+    """How a trunk of precision int8 is made, and what it may change."""
+
+    photos: Optional[str] = None  # a folder: every second photo calibrates, the others are compared; null: the samples
+    top1_agreement: float = 0.98  # least share of photos whose best class stays that of fp32
+    map_correlation: float = 0.99  # least correlation with the map of fp32, at the median photo
+
+    def __post_init__(self) -> None:
+        require_ranges(self, {"top1_agreement": (0, 1), "map_correlation": (-1, 1)})
+
+
+@dataclass(frozen=True)
 class RecipeDefaults(Defaults):
     """The options of a request that does not give them; a method that is not named is chosen at build."""
 
@@ -92,6 +104,7 @@ class Recipe:
     score: Optional[str] = None  # MODULE:CALLABLE that asks the network, with the context of each row
     methods: tuple[str, ...] = ()  # that requests may name; none: those that suit the target layer
     runtime: RuntimeSpec = field(default_factory=RuntimeSpec)  # how the network is run
+    quantise: QuantiseChoice = field(default_factory=QuantiseChoice)  # how int8 is made, of runtime.precision
     defaults: RecipeDefaults = field(default_factory=RecipeDefaults)  # options of a request that does not give them
     limits: Limits = field(default_factory=Limits)  # of a request
     serving: dict[str, Any] = field(default_factory=dict)  # TorchServe's own keys of model-config.yaml
@@ -141,6 +154,9 @@ def load_recipe(path: Path) -> Recipe:
         model_file=recipe.model_file and _anchor(path, recipe.model_file),
         labels=_anchor_labels(path, recipe.labels),
         heads=heads,
+        quantise=dataclasses.replace(
+            recipe.quantise, photos=recipe.quantise.photos and _anchor(path, recipe.quantise.photos)
+        ),
         samples=tuple(_anchor(path, sample) for sample in recipe.samples),
     )
 
@@ -158,6 +174,8 @@ def recipe_block(recipe: Recipe, path: Path) -> dict[str, Any]:
     for head in block.get("heads", {}).values():
         if head["labels"] not in (None, IMAGENET, INDICES):
             head["labels"] = _from_folder(path, head["labels"])
+    if recipe.quantise.photos is not None:
+        block["quantise"]["photos"] = _from_folder(path, recipe.quantise.photos)
     if recipe.samples:
         block["samples"] = [_from_folder(path, sample) for sample in recipe.samples]
     return block

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from camserve.build.recipe import RecipeDefaults
+from camserve.build.recipe import QuantiseChoice, RecipeDefaults
 from camserve.output_spec import TASKS
 from camserve.settings import Limits, RuntimeSpec
 
@@ -54,6 +54,7 @@ KEYS: dict[str, tuple[str, Any]] = {
     ),
     "methods": ("Map methods to serve (docs/answers.md).", ["gradcam"]),
     "runtime": ("How the network is run (docs/performance.md).", dataclasses.asdict(RuntimeSpec())),
+    "quantise": ("How runtime.precision int8 is made, and what it may change.", dataclasses.asdict(QuantiseChoice())),
     "defaults": ("Options of a request that does not give them (README.md).", dataclasses.asdict(RecipeDefaults())),
     "limits": ("Of a request.", dataclasses.asdict(Limits())),
     "serving": (

@@ -6,6 +6,7 @@ Leave the machine alone meanwhile.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shlex
 import tempfile
@@ -53,7 +54,9 @@ DEFAULTS: dict[str, Any] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--engine", action="store_true", help="as a library, beside captum, pytorch-grad-cam, torch-cam")
+    which.add_argument(
+        "--engine", action="store_true", help="as a library, beside captum, torch-cam, OpenVINO and others"
+    )
     which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
     which.add_argument("--server", action="store_true", help="beside TorchServe's image_classifier and a naive handler")
     which.add_argument("--shortcuts", action="store_true", help="without each shortcut and with it; on a GPU if any")
@@ -68,6 +71,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delay", type=count, metavar="MS", help="maxBatchDelay with --server (%(default)s)")
     parser.add_argument("--batch-size", type=count, help="batchSize with --server (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 8 with --server")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="as a library: seconds of the processor, on a machine that others use"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--docs", action="store_true", help=f"write tables and pictures into {DOCS}")
     parser.set_defaults(**DEFAULTS)
@@ -94,7 +100,7 @@ def bench_engine(args: argparse.Namespace) -> BenchReport:
         return BenchReport(name, command_of(args), describe_machine(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
     device = torch.device("cuda" if args.gpu else "cpu")
     models = models_of(args.models, MODELS)
-    effort = QUICK_EFFORT if args.quick else Effort(args.pairs)
+    effort = effort_of(args)
     deadline = time.monotonic() + QUICK_SECONDS if args.quick else float("inf")
     where = describe_machine(device)
     classes, in_depth = (QUICK_CLASSES, QUICK_MODELS) if args.quick else (CLASSES, models)
@@ -107,7 +113,7 @@ def bench_engine(args: argparse.Namespace) -> BenchReport:
 def bench_shortcuts(args: argparse.Namespace) -> BenchReport:
     """Measure what each shortcut gains. ConfigError: a model is unknown."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    effort = QUICK_EFFORT if args.quick else Effort(args.pairs)
+    effort = effort_of(args)
     runtime = RuntimeSpec(precision=args.precision)
     models = models_of(args.models, QUICK_MODELS if args.quick else MODELS)
     gains = list(measure_gains(models, args.batches, effort, runtime, device, say))
@@ -137,6 +143,11 @@ def bench_batching(args: argparse.Namespace) -> BenchReport:
     return batching.make_batching_report(found, model, command_of(args), where)
 
 
+def effort_of(args: argparse.Namespace) -> Effort:
+    """Return how long to measure as a library, and in which seconds."""
+    return dataclasses.replace(QUICK_EFFORT if args.quick else Effort(args.pairs), of_processor=args.cpu_time)
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Read several such numbers, with commas between them."""
     return tuple(count(part) for part in text.split(","))
@@ -157,7 +168,7 @@ def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
 def command_of(args: argparse.Namespace) -> str:
     """Return the command line that measures the same again."""
     words = ["camserve", "bench"]
-    words += [f"--{name}" for name in (*BENCHMARKS, "quick") if getattr(args, name)]
+    words += [f"--{name.replace('_', '-')}" for name in (*BENCHMARKS, "quick", "cpu_time") if getattr(args, name)]
     for name, usual in DEFAULTS.items():
         given = getattr(args, name)
         if given != usual:

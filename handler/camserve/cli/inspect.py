@@ -46,6 +46,8 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "outputs": [dataclasses.asdict(output) for output in settings.outputs],
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": list(settings.methods),
+        "runtime": dataclasses.asdict(settings.runtime),
+        "int8": settings.compiled and settings.compiled.quantised and dataclasses.asdict(settings.compiled.quantised),
         "measures": dataclasses.asdict(settings.measures),
         "evidence_card": settings.evaluated.describe(),
         "input": dataclasses.asdict(settings.input),
@@ -69,5 +71,5 @@ def describe_needs(contents: Contents, path: Path) -> str:
     if settings.model.weights.endswith(".pt2"):
         needs.append("the torch that exported its program, or a later one")
     if settings.compiled is not None:
-        needs.append(f"to run compiled: {settings.compiled.machine}; it runs eager elsewhere")
+        needs.append("openvino, without which it runs in mode eager")
     return "; ".join(needs)

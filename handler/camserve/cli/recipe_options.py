@@ -20,7 +20,7 @@ FLAGS = (
     *("weights", "weights_key", "trust_pickle", "labels", "layer", "samples", "show_samples"),
     *("methods", "threshold", "units", "score"),
 )
-BLOCKS = ("defaults", "limits", "runtime", "serving")  # keys of a recipe whose own keys --set gives
+BLOCKS = ("defaults", "limits", "quantise", "runtime", "serving")  # keys of a recipe whose own keys --set gives
 
 
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,10 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a key of defaults, limits, runtime or TorchServe: limits.max_targets=10, runtime.mode=aot, batchSize=16",
+        help=f"a key of {', '.join(BLOCKS[:-1])} or TorchServe: runtime.mode=openvino, batchSize=16",
+    )
+    parser.add_argument(
+        "--calibrate", metavar="DIR", help="100 photos or more, every second of which calibrates precision int8"
     )
     parser.add_argument("--version", help="version of the served model")
     parser.add_argument(
@@ -98,6 +101,8 @@ def given_keys(args: argparse.Namespace) -> dict[str, Any]:
     chosen = {"select": args.select, "activation": args.activation}
     if any(chosen.values()):
         block["output"] = {key: value for key, value in chosen.items() if value is not None}
+    if args.calibrate:
+        block["quantise"] = {"photos": args.calibrate}
     if args.keep_answers:
         block["defaults"] = {"compat": TORCHSERVE}
     for key, text in map(read_pair, args.set):

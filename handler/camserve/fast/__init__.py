@@ -66,11 +66,11 @@ SHORTCUTS = (
         "CPU, one picture: ResNet-50 1.12; H200: ResNet-50 1.06",
     ),
     Shortcut(
-        "ahead of time",
+        "OpenVINO",
         "compiled",
-        "running the trunk operator by operator (runtime.mode: aot)",
+        "running the trunk in torch (runtime.mode: openvino)",
         "activation, scores and gradients",
-        ("torch._inductor.aoti_compile_and_package, aoti_load_package",),
-        "CPU, batch 1 and 8: MobileNetV3-L 1.11 and 1.16, ResNet-50 0.85 and 1.01: its weights are not packed",
+        (),
+        "CPU: docs/performance.md, OpenVINO",
     ),
 )

@@ -1,11 +1,13 @@
-"""The trunk of a network as native code, made by AOTInductor; its tail as an exported program.
+"""The trunk of a network in OpenVINO; its tail as an exported program.
 
-Both are files of an archive, made when it is built and used only on a machine of the kind that they were made on.
+Both are files of an archive. The builder converts, which takes tens of seconds and torch's exporter; a server reads the
+result and compiles it for its own processor, which takes less than one, so that nothing compiled is ever carried.
 """
 
 from __future__ import annotations
 
-import hashlib
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +20,85 @@ from camserve.network.output import ScoringNetwork
 from camserve.network.program_file import read_program
 from camserve.values import Layer
 
-TRUNK, TAIL = "trunk.pt2", "tail.pt2"
-# Weights become constants, and the number of threads that of the worker, not that of the builder.
-OPTIONS = {"freezing": True, "cpp.dynamic_threads": True}
+TRUNK, WEIGHTS, TAIL = "trunk.xml", "trunk.bin", "tail.pt2"
+DEVICE = "CPU"
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what an int8 trunk keeps in floating point
 
 
-def name_machine(device: torch.device) -> str:
-    """Return what compiled code depends on: torch's version and the processor, down to its instruction set."""
-    if device.type == "cuda":
-        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    known = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
-    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()} {known}"
+def import_openvino() -> Any:
+    """Return the module openvino. CompilationUnavailable: it is not installed here."""
+    modules: dict[str, Any] = sys.modules
+    modules["openvino_telemetry"] = None  # which the import of openvino sends to its maker with
+    try:
+        return import_module("openvino")
+    except ImportError as error:
+        reason = first_line(error)
+        raise CompilationUnavailable(f"openvino cannot be imported ({reason}): pip install openvino") from None
 
 
-def write_halves(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, folder: Path) -> None:
-    """Compile the trunk and export the tail into ``folder``; ``pixels`` are those that the network was split with.
+class Trunk:
+    """What stands before the target layer, compiled: (N, C, H, W) pixels to the tensors that the tail reads."""
 
-    CompilationUnavailable: this torch cannot, or there is no C++ compiler.
+    def __init__(self, model: Any, precision: str) -> None:
+        """Compile an ``openvino.Model`` for as many threads as torch has."""
+        openvino = import_openvino()
+        self.model = openvino.Core().compile_model(
+            model,
+            DEVICE,
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": HINTS[precision],
+                "ENABLE_CPU_PINNING": False,  # every worker would choose the same cores
+            },
+        )
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return tensors of their own: what the compiled trunk makes is gone with its next run."""
+        rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        results = self.model([rows], share_inputs=True, share_outputs=False)
+        return tuple(torch.from_numpy(results[place]) for place in range(len(self.model.outputs)))
+
+
+def convert_trunk(trunk: fx.GraphModule, pixels: Tensor) -> Any:
+    """Return a trunk as an ``openvino.Model`` that reads (N, H, W, C); ``pixels`` are those it was split with.
+
+    CompilationUnavailable: OpenVINO is missing, or does not know one of its operators.
     """
+    openvino = import_openvino()
     rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
     try:
         with torch.no_grad():
             program = torch.export.export(trunk, (pixels,), dynamic_shapes=({0: rows},))
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(folder / TRUNK), inductor_configs=OPTIONS
-            )
+            model = openvino.convert_model(program)
+        model.reshape([-1, *pixels.shape[1:]])
+        layout = openvino.preprocess.PrePostProcessor(model)
+        layout.input().tensor().set_layout(openvino.Layout("NHWC"))  # as pixels lie in memory
+        layout.input().model().set_layout(openvino.Layout("NCHW"))
+        return layout.build()
+    except Exception as error:
+        raise CompilationUnavailable(f"OpenVINO cannot convert the network: {first_line(error)}") from None
+
+
+def write_trunk(model: Any, folder: Path) -> None:
+    """Write a converted trunk into ``folder``: the same network gives the same bytes."""
+    model.set_friendly_name("trunk")  # the given names hold a counter of the process
+    for number, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+    import_openvino().save_model(model, folder / TRUNK, compress_to_fp16=False)
+
+
+def write_tail(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, folder: Path) -> None:
+    """Export a tail into ``folder``. CompilationUnavailable: this torch cannot."""
+    try:
+        with torch.no_grad():
             program = torch.export.export(tail, trunk(pixels), dynamic_shapes=_dynamic(tail))
+            for node in program.graph.nodes:
+                node.meta.pop("from_node", None)  # which holds addresses of this process
             torch.export.save(program, folder / TAIL)
     except Exception as error:
         first = first_line(error)
-        raise CompilationUnavailable(
-            f"torch {torch.__version__} cannot compile the network ({first}); is g++ installed?"
-        ) from None
+        raise CompilationUnavailable(f"torch {torch.__version__} cannot export the tail: {first}") from None
 
 
 def _dynamic(tail: fx.GraphModule) -> tuple[dict[int, Any], ...]:
@@ -63,17 +110,17 @@ def _dynamic(tail: fx.GraphModule) -> tuple[dict[int, Any], ...]:
     )
 
 
-def read_halves(whole: ScoringNetwork, layer: Layer, folder: Path) -> Split:
-    """Load what ``write_halves`` wrote: the trunk is native code, which is run; the tail is not, until it is checked.
+def read_halves(whole: ScoringNetwork, layer: Layer, precision: str, folder: Path) -> Split:
+    """Load and compile what ``write_trunk`` and ``write_tail`` wrote.
 
-    CompilationUnavailable: this torch cannot. ConfigError: the tail may run code.
+    CompilationUnavailable: OpenVINO is missing, or it or torch cannot read them. ConfigError: the tail may run code.
     """
+    openvino = import_openvino()
     try:
         tail = read_program(folder / TAIL).module()
-        trunk = torch._inductor.aoti_load_package(str(folder / TRUNK))
+        trunk = Trunk(openvino.Core().read_model(folder / TRUNK), precision)
     except ConfigError:
         raise
     except Exception as error:
-        first = first_line(error)
-        raise CompilationUnavailable(f"torch {torch.__version__} cannot load the compiled network: {first}") from None
+        raise CompilationUnavailable(f"the compiled network cannot be loaded: {first_line(error)}") from None
     return Split(whole, trunk, tail, layer)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,16 +14,19 @@ from camserve.attribution.capture import Tail
 from camserve.attribution.linear_head import LinearHead
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.closed_form import find_closed_form
-from camserve.fast.compiled import TAIL, TRUNK, name_machine, read_halves, write_halves
+from camserve.fast.compiled import TAIL, TRUNK, WEIGHTS, convert_trunk, read_halves, write_tail, write_trunk
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
-from camserve.fast.split import example, split
+from camserve.fast.split import Split, check_halves, example, split
 from camserve.fast.zero_rows import find_token_backward
 from camserve.files import inside, sha256
+from camserve.measures import Quantised
 from camserve.network.output import ScoringNetwork, device_of_network
-from camserve.network.precision import DTYPES, cast, full_precision
+from camserve.network.precision import cast, dtype_of, full_precision
 from camserve.settings import CompiledSpec, RuntimeSpec, Settings
 from camserve.values import InputShape, Layer
+
+FILES = (TRUNK, WEIGHTS, TAIL)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def prepare(
 
     What ``layers`` give stays the same, but for rounding; ``heads`` are the linear heads known by layer name, and
     ``compiled`` is a folder of compiled files that ``check_compiled`` has passed. CompilationUnavailable: they cannot
-    be loaded here.
+    be loaded here, or do not give what the network gives.
     """
     # What follows a layer may depend on a context: a shortcut would hold for one alone.
     plain = layers if network.score is None else ()
@@ -53,7 +57,11 @@ def prepare(
     rewrite(network, layers, shape, runtime)
     if compiled is None:
         return Prepared(network, tails)
-    return Prepared(read_halves(network, layers[0], compiled), without_watched(tails))
+    halved = read_halves(network, layers[0], runtime.precision, compiled)
+    check_halves(
+        network, halved, layers[0], example(shape, torch.float32, device_of_network(network)), runtime.precision
+    )
+    return Prepared(halved, without_watched(tails))
 
 
 def _find_tail(network: nn.Module, layer: Layer, shape: InputShape, head: LinearHead | None) -> Tail:
@@ -72,7 +80,7 @@ def without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
 @full_precision()
 def rewrite(network: ScoringNetwork, layers: Sequence[Layer], shape: InputShape, runtime: RuntimeSpec) -> None:
     """Fold batch normalisation, shorten numbers and pack weights of a frozen float32 network, in place."""
-    dtype = DTYPES[runtime.precision]
+    dtype = dtype_of(runtime)
     device = device_of_network(network)
     pixels = example(shape, torch.float32, device)
     if not runtime.channels_last:
@@ -90,27 +98,47 @@ def rewrite(network: ScoringNetwork, layers: Sequence[Layer], shape: InputShape,
     pack(network, biases, pixels.to(dtype))
 
 
-def write_compiled(network: ScoringNetwork, settings: Settings, device: torch.device, folder: Path) -> CompiledSpec:
-    """Compile a frozen float32 network, which is changed in place, into ``folder``.
+Quantise = Callable[
+    [Any, Split], "tuple[Any, Quantised]"
+]  # (openvino.Model, the network with it) -> int8, what it is worth
 
-    CompilationUnavailable: it cannot be compiled on this machine.
+
+def write_compiled(
+    network: ScoringNetwork, settings: Settings, folder: Path, quantise: Quantise | None = None
+) -> CompiledSpec:
+    """Convert the trunk of a frozen float32 network, which is changed in place, into ``folder``.
+
+    CompilationUnavailable: it cannot be converted. ConfigError: ``quantise`` refuses what it made.
     """
+    layer = settings.layers[0]
     rewrite(network, settings.layers, settings.input.shape, settings.runtime)
-    pixels = example(settings.input.shape, DTYPES[settings.runtime.precision], device)
-    write_halves(*split(network, settings.layers[0], pixels), pixels, folder)
-    return CompiledSpec(name_machine(device), sha256(folder / TRUNK), sha256(folder / TAIL))
+    pixels = example(settings.input.shape, torch.float32, device_of_network(network))
+    trunk, tail = split(network, layer, pixels)
+    model, quantised = convert_trunk(trunk, pixels), None
+    if quantise is not None:
+        model, quantised = quantise(model, Split(network, trunk, tail, layer))
+    write_trunk(model, folder)
+    write_tail(trunk, tail, pixels, folder)
+    trunk_sha256, weights_sha256, tail_sha256 = (sha256(folder / name) for name in FILES)
+    return CompiledSpec(trunk_sha256, weights_sha256, tail_sha256, quantised)
 
 
-def check_compiled(folder: Path, spec: CompiledSpec | None, device: torch.device) -> None:
-    """Check an archive's compiled files before anything takes its time.
+def check_compiled(folder: Path, settings: Settings, device: torch.device) -> None:
+    """Check an archive's converted files before anything takes its time.
 
-    CompilationUnavailable: they are for another machine. ConfigError: they are not those that the archive was built
-    with.
+    CompilationUnavailable: the network is to run on a GPU. ConfigError: the files are not those that the archive was
+    built with, or not in this precision.
     """
+    spec, precision = settings.compiled, settings.runtime.precision
     if spec is None:
-        raise ConfigError("runtime.mode aot needs an archive that was built with it")
-    for name, expected in ((TRUNK, spec.trunk_sha256), (TAIL, spec.tail_sha256)):
-        if (found := sha256(inside(folder, name))) != expected:
-            raise ConfigError(f"{name} has the SHA-256 {found[:12]}..., not {expected[:12]}...")
-    if (here := name_machine(device)) != spec.machine:
-        raise CompilationUnavailable(f"it was compiled for {spec.machine}, and this is {here}")
+        raise ConfigError("runtime.mode openvino needs an archive that was built with it")
+    if (spec.quantised is not None) != (precision == "int8"):
+        raise ConfigError(
+            f"runtime.precision {precision} needs an archive that was built with it: its trunk is another"
+        )
+    expected = (spec.trunk_sha256, spec.weights_sha256, spec.tail_sha256)
+    for name, wanted in zip(FILES, expected):
+        if (found := sha256(inside(folder, name))) != wanted:
+            raise ConfigError(f"{name} has the SHA-256 {found[:12]}..., not {wanted[:12]}...")
+    if device.type != "cpu":
+        raise CompilationUnavailable("OpenVINO is for CPUs, and this worker has a GPU")

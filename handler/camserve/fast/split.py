@@ -25,6 +25,10 @@ MOST_ROWS = 64  # of a batch; more are answered group by group
 
 ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
 
+# Norm of the difference, of the norm. Noise is nothing that an int8 trunk was calibrated for: this finds what is wrong
+# altogether, and the self-test the rest.
+TOLERANCES = {"fp32": 1e-3, "bf16": 5e-2, "int8": 0.5}
+
 Trunk = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -51,8 +55,7 @@ class Split(nn.Module):
         if pixels.requires_grad:
             return self.whole(pixels)
         with torch.no_grad():
-            # Compiled code reads memory in the order that it was compiled for.
-            activation, *others = self.trunk(pixels.contiguous(memory_format=torch.channels_last))
+            activation, *others = self.trunk(pixels)
         for _ in range(self._layer.call):
             self.cut(activation)  # stands for the earlier calls of the module
         return self.tail(self.cut(activation), *others)
@@ -78,7 +81,7 @@ def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.Gra
     Trunk and tail, as for ``Split``, are verified: activation, scores and gradients are those of the network.
     CompilationUnavailable: the network cannot be exported with a batch of any length, or cut there.
     """
-    module = _export(network, pixels)
+    module = export_network(network, pixels)
     expected = _observe(network, layer, pixels)
     for target in reversed(_places(module, network, layer, pixels)):
         try:
@@ -90,6 +93,16 @@ def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.Gra
     raise CompilationUnavailable(f"the exported program has no tensor that does what '{layer.name}' does")
 
 
+@full_precision()
+def check_halves(network: ScoringNetwork, halved: Split, layer: Layer, pixels: Tensor, precision: str) -> None:
+    """Refuse halves whose activation, scores or gradients are not those of the network (CompilationUnavailable)."""
+    found = _observe(halved, layer, pixels)
+    for name, truth, now in zip(("activation", "score", "gradient"), _observe(network, layer, pixels), found):
+        error = float((now - truth).norm() / truth.norm())
+        if not error <= TOLERANCES[precision]:
+            raise CompilationUnavailable(f"the {name} of the converted network is {error:.2g} off that of torch")
+
+
 class _Exportable(ScoringNetwork):
     """``ScoringNetwork`` under the names that torch.export expects: those of the modules as they lie in one another."""
 
@@ -97,7 +110,8 @@ class _Exportable(ScoringNetwork):
     get_submodule = nn.Module.get_submodule
 
 
-def _export(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
+def export_network(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
+    """Return a frozen network in eval mode as a program for a batch of any length (CompilationUnavailable)."""
     try:
         rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
         exportable = _Exportable(network.classifier, *network.outputs)

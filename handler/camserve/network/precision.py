@@ -10,7 +10,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from camserve.settings import RuntimeSpec
+
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(runtime: RuntimeSpec) -> torch.dtype:
+    """Return the type of the pixels, weights and activations that torch handles; OpenVINO shortens its own."""
+    return DTYPES[runtime.precision] if runtime.mode == "eager" else torch.float32
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> None:

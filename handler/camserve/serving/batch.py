@@ -20,9 +20,9 @@ from camserve.errors import ConfigError, ModelFailed, RequestError
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
 from camserve.monitor import Monitor, PassObservation
-from camserve.network.precision import DTYPES
+from camserve.network.precision import dtype_of
 from camserve.output_spec import Head
-from camserve.settings import Settings
+from camserve.settings import RuntimeSpec, Settings
 from camserve.values import Answer, Explanation, Picture, Request
 from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning, warn_guessed_depth
 
@@ -36,6 +36,8 @@ class Classifier:
     device: torch.device
     tails: Mapping[str, Tail]  # what is known of the network after each target layer
     transform: Transform | None = None  # of pictures, in the place of camserve's own
+    runtime: RuntimeSpec | None = None  # how it runs; None: as the settings say
+    slowed: str = ""  # why it does not run as the settings say
 
 
 class BatchRunner:
@@ -50,7 +52,7 @@ class BatchRunner:
         self._heads = classifier.heads
         self._network = classifier.network
         self._device = classifier.device
-        self._dtype = DTYPES[settings.runtime.precision]
+        self._dtype = dtype_of(settings.runtime)
         self._tails = classifier.tails
         self._layers = {layer.name: layer for layer in settings.layers}
         self._captures: dict[tuple[str, ...], Capture] = {}

@@ -20,10 +20,12 @@ def describe_model(
     settings: Settings,
     batch_seconds: float = math.inf,
     baseline: Baseline | None = None,
+    slowed: str = "",
 ) -> dict[str, object]:
     """Return the model's classes, layers, methods, input, options, limits and baseline, as JSON values.
 
-    ``batch_seconds`` is the time that a batch has on this machine, inf where nobody waits.
+    ``batch_seconds`` is the time that a batch has on this machine, inf where nobody waits; ``slowed`` says why the
+    network does not run as its archive says.
     """
     answer_ms = None if math.isinf(batch_seconds) else round(batch_seconds * 1000)
     return {
@@ -33,6 +35,7 @@ def describe_model(
         **({"takes_context": True} if settings.score else {}),
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": _describe_methods(settings),
+        "runtime": {**dataclasses.asdict(settings.runtime), **({"slowed": slowed} if slowed else {})},
         "evidence_card": settings.evaluated.describe(),
         "input": dataclasses.asdict(settings.input),
         "options": list(PARSERS),

@@ -23,7 +23,7 @@ from camserve.monitor.measure import MapFilter
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
 from camserve.network.output import ScoringNetwork
-from camserve.network.precision import DTYPES, cast
+from camserve.network.precision import cast, dtype_of
 from camserve.output_spec import Head, line_up
 from camserve.serving.batch import Classifier
 from camserve.serving.pipeline import Pipeline
@@ -41,18 +41,19 @@ Loader = Callable[[], ScoringNetwork]  # returns a network of its own at each ca
 def load_classifier(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     """Load an unpacked archive. ConfigError: its parts do not fit one another.
 
-    Where its compiled trunk cannot be run here the network runs in mode eager, and one warning says why.
+    Where OpenVINO cannot run its trunk here the network runs in mode eager, and one warning says why.
     """
     try:
         return _load(folder, settings, device)
     except CompilationUnavailable as error:
-        logger.warning("camserve: the network runs eager, as it would in mode eager: %s", error)
-        return _load(folder, replace(settings, runtime=replace(settings.runtime, mode="eager")), device)
+        eager = settings.runtime.eager
+        logger.warning("camserve: the network runs in mode eager, precision %s: %s", eager.precision, error)
+        return replace(_load(folder, replace(settings, runtime=eager), device), slowed=str(error))
 
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
-    if settings.runtime.mode == "aot":
-        check_compiled(folder, settings.compiled, device)
+    if settings.runtime.mode == "openvino":
+        check_compiled(folder, settings, device)
     heads = line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
     return prepare_classifier(lambda: load_network(folder, settings, device), heads, settings, device, folder)
 
@@ -62,7 +63,7 @@ def prepare_classifier(
 ) -> Classifier:
     """Return the network that ``load`` returns, ready to answer: frozen, in float32, on ``device``, changed in place.
 
-    ``folder`` holds the compiled trunk of mode aot. Where shortcuts fail on it, ``load`` is called again.
+    ``folder`` holds the trunk of mode openvino. Where shortcuts fail on it, ``load`` is called again.
     """
     runtime, layers, shape = settings.runtime, settings.layers, settings.input.shape
     if runtime.threads is not None:
@@ -74,16 +75,17 @@ def prepare_classifier(
     linear = {name: head for name, head in found.items() if head is not None}
     if runtime.fast:
         try:
-            prepared = prepare(network, layers, shape, runtime, linear, folder if runtime.mode == "aot" else None)
+            prepared = prepare(network, layers, shape, runtime, linear, folder if runtime.mode == "openvino" else None)
         except CamserveError:
             raise
         except Exception as error:  # a shortcut that does not fit this network is no reason not to serve it
             logger.warning("camserve: the network runs without shortcuts: %s", first_line(error))
-            slow = replace(settings, runtime=replace(runtime, mode="eager", fast=False))
-            return prepare_classifier(load, heads, slow, device)
-        return Classifier(prepared.network, heads, device, prepared.tails)
-    cast(network, DTYPES[runtime.precision])
-    return Classifier(network, heads, device, {name: Tail(head) for name, head in linear.items()})
+            slow = replace(settings, runtime=replace(runtime.eager, fast=False))
+            return replace(prepare_classifier(load, heads, slow, device), slowed=first_line(error))
+        return Classifier(prepared.network, heads, device, prepared.tails, runtime=runtime)
+    cast(network, dtype_of(runtime))
+    tails = {name: Tail(head) for name, head in linear.items()}
+    return Classifier(network, heads, device, tails, runtime=runtime)
 
 
 def load_pipeline(
@@ -102,6 +104,7 @@ def load_pipeline(
     check_decoders(settings.input)
     transform = load_transform(folder, settings.input)  # before what takes its time
     classifier = replace(loaded or load_classifier(folder, settings, device), transform=transform)
+    settings = replace(settings, runtime=classifier.runtime or settings.runtime)
     weights = f"sha256:{settings.model.source_sha256[:12]}"
     model = ModelName(name, version, weights, settings.evaluated.card_id)
     return Pipeline(classifier, settings, model, _monitor(folder, settings, classifier.heads))

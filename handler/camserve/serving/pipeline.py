@@ -37,6 +37,7 @@ class Pipeline:
         self.model = model
         self.monitor = monitor
         self.network = classifier.network
+        self.slowed = classifier.slowed
         self.runner = BatchRunner(classifier, settings, monitor)
         self._at_once = self.runner.rows_at_once
         self.transform = classifier.transform

@@ -47,9 +47,14 @@ def record_answers(pipeline: Pipeline, folder: Path, options: Options) -> dict[s
     return answers
 
 
-def write_answers(answers: dict[str, SampleAnswer], options: Options, folder: Path) -> None:
-    """Write the answers that an archive's photos must get with these options."""
-    block = {"options": options, "answers": answers}
+def write_answers(
+    answers: dict[str, SampleAnswer], options: Options, folder: Path, eager: dict[str, SampleAnswer] | None = None
+) -> None:
+    """Write the answers that an archive's photos must get with these options.
+
+    ``eager`` are those of mode eager where that is not the archive's: a server without OpenVINO gives these.
+    """
+    block = {"options": options, "answers": answers, **({} if eager is None else {"eager": eager})}
     (folder / SELFTEST_FILE).write_text(json.dumps(block, indent=1), encoding="utf-8")
 
 
@@ -62,7 +67,7 @@ def self_test(pipeline: Pipeline, folder: Path, device: torch.device) -> bool | 
         return None
     exact = device.type == "cpu" and pipeline.settings.runtime.precision == "fp32"
     tolerance = TOLERANCE if exact else LOOSE_TOLERANCE
-    options, expected = _read_expected(folder)
+    options, expected = _read_expected(folder, pipeline.settings.runtime.mode)
     faults = _find_faults(expected, record_answers(pipeline, folder, options), tolerance)
     if faults and pipeline.settings.selftest != "warn":
         raise ConfigError(f"{faults[0]}; weights, input or layers were changed (selftest: warn goes on all the same)")
@@ -71,11 +76,11 @@ def self_test(pipeline: Pipeline, folder: Path, device: torch.device) -> bool | 
     return not faults
 
 
-def _read_expected(folder: Path) -> tuple[Options, dict[str, SampleAnswer]]:
-    """Return the options and the answers that the archive holds for its samples; none where it lost them."""
+def _read_expected(folder: Path, mode: str) -> tuple[Options, dict[str, SampleAnswer]]:
+    """Return the options and the answers in ``mode`` that the archive holds for its samples; none: it lost them."""
     try:
         block = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))
-        return dict(block["options"]), dict(block["answers"])
+        return dict(block["options"]), dict(block.get(mode, block["answers"]))
     except (OSError, ValueError, KeyError, TypeError):
         return {}, {}
 

@@ -22,7 +22,7 @@ from camserve.build.mar.file import CONFIG, MANIFEST, extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.build.write_file import write_whole
 from camserve.errors import ConfigError
-from camserve.fast.compiled import TAIL, TRUNK
+from camserve.fast import compiled
 from camserve.files import sha256
 from camserve.measures import Evaluated
 from camserve.monitor.baseline import BASELINE
@@ -32,7 +32,7 @@ from camserve.settings import Monitoring, Settings, load_settings
 ENTRY = "gradcam_handler"  # the module that TorchServe loads
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program.pt2"
-STORED = (WEIGHTS, PROGRAM, TRUNK, TAIL)  # weights hardly shrink, and load faster uncompressed
+STORED = (WEIGHTS, PROGRAM, compiled.WEIGHTS, compiled.TAIL)  # weights hardly shrink, and load faster uncompressed
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 CREATED_ON = "01/01/1980 00:00:00"
 

@@ -15,7 +15,7 @@ from camserve.errors import ConfigError
 from camserve.values import Progress
 
 SOURCES: tuple[ModuleType, ...] = (huggingface, timm, torchvision, torchserve, model_file, weights)
-JOINED = ("defaults", "limits", "runtime", "serving")
+JOINED = ("defaults", "limits", "quantise", "runtime", "serving")
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
 

@@ -20,7 +20,7 @@ from camserve.attribution.objectives import Objectives
 from camserve.build.trial.rank_correlation import rank_correlation
 from camserve.errors import ConfigError
 from camserve.measures import Measures, MethodMeasure
-from camserve.network.precision import DTYPES
+from camserve.network.precision import dtype_of
 from camserve.serving.batch import Classifier
 from camserve.serving.load import Loader
 from camserve.settings import Settings
@@ -73,7 +73,7 @@ def measure_methods(
 def _predict(settings: Settings, classifier: Classifier, pixels: Tensor) -> _Photo:
     with Capture(classifier.network, ()), torch.no_grad():
         contexts = None if settings.score is None else [settings.defaults.context]
-        shown = pixels.to(classifier.device, DTYPES[settings.runtime.precision])
+        shown = pixels.to(classifier.device, dtype_of(settings.runtime))
         scores = classifier.network(shown) if contexts is None else classifier.network(shown, contexts)
     row = read_scores(scores.float(), classifier.heads)[0].row(0)
     return _Photo(pixels, row, _absent(row))

@@ -75,7 +75,7 @@ class Answering:
         """Return the model card."""
         pipeline = self.pipeline
         seconds, baseline = pipeline.pace.seconds, pipeline.monitor.baseline
-        return describe_model(pipeline.model, pipeline.heads, pipeline.settings, seconds, baseline)
+        return describe_model(pipeline.model, pipeline.heads, pipeline.settings, seconds, baseline, pipeline.slowed)
 
     def _open(self, number: int, row: ReceivedRow) -> Envelope:
         if row.wants_card:  # its join is guarded where it is called

@@ -1,0 +1,51 @@
+"""OpenVINO: under the maps, and alone, as the peer whose plain prediction an explained one is held against."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from camserve.bench.networks import SIDE, Subject, photo_shape
+from camserve.bench.pairs import Work
+from camserve.fast.compiled import Trunk, convert_trunk
+from camserve.fast.prepare import Prepared, rewrite, without_watched
+from camserve.fast.split import Split, example, export_network, split
+from camserve.network.output import ScoringNetwork
+from camserve.settings import RuntimeSpec
+
+ALONE = "OpenVINO alone, plain"
+
+
+def in_openvino(subject: Subject, network: ScoringNetwork, device: torch.device, side: int = SIDE) -> Subject:
+    """Return the subject with its trunk in OpenVINO; ``network`` is its own in float32, and is changed.
+
+    CompilationUnavailable: it cannot be converted.
+    """
+    runtime = RuntimeSpec(mode="openvino", precision=subject.runtime.precision)
+    rewrite(network, (subject.layer,), photo_shape(side), runtime)
+    sample = example(photo_shape(side), torch.float32, device)
+    trunk, tail = split(network, subject.layer, sample)
+    halved = Split(network, Trunk(convert_trunk(trunk, sample), runtime.precision), tail, subject.layer)
+    prepared = Prepared(halved, without_watched(subject.prepared.tails))
+    return replace(subject, network=network, prepared=prepared, runtime=runtime)
+
+
+def openvino_works(subject: Subject, photos: Tensor, side: int) -> dict[str, Work]:
+    """Return what is timed on (N, C, H, W) ``photos``: OpenVINO's whole network first, with our threads and precision.
+
+    CompilationUnavailable: it is not installed, or cannot convert the network.
+    """
+    sample = example(photo_shape(side), torch.float32, photos.device)
+    # A copy has its weights unpacked.
+    whole = convert_trunk(export_network(copy.deepcopy(subject.network).float(), sample), sample)
+    halved = in_openvino(subject, copy.deepcopy(subject.network).float(), photos.device, side)
+    return {
+        ALONE: partial(Trunk(whole, subject.runtime.precision), photos),
+        "mode openvino, plain": partial(halved.predict, photos),
+        "mode openvino, explained": partial(halved.explain, photos),
+        "mode eager, explained": partial(subject.explain, photos),
+    }

@@ -1,0 +1,1 @@
+"""The network of an archive as OpenVINO runs it."""

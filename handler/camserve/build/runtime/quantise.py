@@ -1,0 +1,155 @@
+"""An int8 trunk: calibrated by NNCF on photos, and held against float32 on others."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from camserve.attribution.capture import Capture
+from camserve.attribution.methods import METHODS
+from camserve.attribution.objectives import Objectives
+from camserve.build.baseline.photos import find_images
+from camserve.build.recipe import QuantiseChoice
+from camserve.errors import ConfigError, RequestError, first_line
+from camserve.fast.compiled import Trunk, import_openvino
+from camserve.fast.split import Split
+from camserve.intake.accept import read_pixels
+from camserve.intake.preprocess import normalise
+from camserve.intake.transform import Transform
+from camserve.measures import Quantised
+from camserve.settings import Settings
+from camserve.values import Layer, Progress
+
+LEAST_PHOTOS = 100
+MOST_PHOTOS = 600  # half of them calibrate
+BATCH = 8  # photos of one pass
+INT8 = "int8"
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # operations with weights
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures that calibrate, and those that compare: N and M tensors (C, H, W)."""
+
+    calibrating: Sequence[Tensor]
+    comparing: Sequence[Tensor]
+
+
+def read_photos(choice: QuantiseChoice, settings: Settings, transform: Transform | None, report: Progress) -> Shown:
+    """Return the photos of the recipe's folder, every second of which calibrates. ConfigError: too few can be read."""
+    assert choice.photos is not None
+    images = find_images(Path(choice.photos))
+    step = max(1, len(images) // MOST_PHOTOS)
+    found = [pixels for path in images[::step][:MOST_PHOTOS] for pixels in _read(path, settings, transform)]
+    if len(found) < LEAST_PHOTOS:
+        raise ConfigError(f"quantise.photos: {len(found)} can be read in {choice.photos}, {LEAST_PHOTOS} are needed")
+    report(f"int8: {len(found[::2])} photos calibrate, {len(found[1::2])} others are compared")
+    return Shown(found[::2], found[1::2])
+
+
+def _read(path: Path, settings: Settings, transform: Transform | None) -> Iterator[Tensor]:
+    try:
+        picture = read_pixels(path.read_bytes(), settings.input, settings.limits, transform)
+    except (OSError, RequestError):
+        return
+    yield normalise([picture], settings.input, torch.device("cpu"))[0]
+
+
+def quantise(
+    model: Any, halved: Split, layer: Layer, shown: Shown, choice: QuantiseChoice, report: Progress
+) -> tuple[Any, Quantised]:
+    """Return an int8 trunk of an ``openvino.Model``, and what it changes; ``halved`` is the network, cut before it.
+
+    The first that keeps within the limits of ``choice`` is taken: all of it in int8, or with its first and last layers
+    in floating point. ConfigError: none does, or NNCF is missing.
+    """
+    expected = _observe(halved.whole, layer, shown.comparing)
+    for kept, ignored in _plans(model):
+        quantised = _calibrate(model, shown.calibrating, ignored)
+        other = Split(halved.whole, Trunk(quantised, INT8), halved.tail, layer)
+        best, maps = _observe(other, layer, shown.comparing, expected.best)
+        found = Quantised(
+            calibrated_on=len(shown.calibrating),
+            compared_on=len(shown.comparing),
+            top1_agreement=float((best == expected.best).float().mean()),
+            map_correlation=_median_correlation(maps, expected.maps),
+            kept=kept,
+        )
+        report(f"int8{kept and f', {kept} in floating point'}: {_word(found)}")
+        if found.top1_agreement >= choice.top1_agreement and found.map_correlation >= choice.map_correlation:
+            return quantised, found
+    raise ConfigError(
+        f"runtime.precision int8 changes too much ({_word(found)}; quantise asks for {choice.top1_agreement:g} and "
+        f"{choice.map_correlation:g}): use bf16, more photos, or lower limits"
+    )
+
+
+class Observed(NamedTuple):
+    """What a network makes of N pictures."""
+
+    best: Tensor  # (N,), the best class
+    maps: Tensor  # (N, h * w), signed, of a given class
+
+
+def _observe(network: nn.Module, layer: Layer, pictures: Sequence[Tensor], classes: Tensor | None = None) -> Observed:
+    """Return best classes, and Grad-CAM of these or of ``classes`` (N,), of pictures (C, H, W)."""
+    best, maps = [], []
+    with Capture(network, (layer,)) as capture:
+        for start in range(0, len(pictures), BATCH):
+            pixels = torch.stack(list(pictures[start : start + BATCH]))
+            (output,) = capture.forward(pixels.contiguous(memory_format=torch.channels_last))
+            best.append(output.scores.argmax(dim=1))
+            asked = best[-1] if classes is None else classes[start : start + BATCH]
+            weights = torch.nn.functional.one_hot(asked, output.scores.shape[1]).float()
+            objectives = Objectives.weighing(range(len(pixels)), weights)
+            maps.append(METHODS["gradcam"].run(output, objectives).flatten(1))
+    return Observed(torch.cat(best), torch.cat(maps))
+
+
+def _median_correlation(maps: Tensor, expected: Tensor) -> float:
+    """Return the median of the correlations of N maps (N, P) with others; a map without contrast has none."""
+    one, other = (given.double() - given.double().mean(dim=1, keepdim=True) for given in (maps, expected))
+    return float((one * other).sum(dim=1).div(one.norm(dim=1) * other.norm(dim=1)).nanmedian())
+
+
+def _word(found: Quantised) -> str:
+    return (
+        f"{found.top1_agreement:.1%} of the best classes stay, maps correlate {found.map_correlation:.4f} at the median"
+    )
+
+
+def _plans(model: Any) -> Iterator[tuple[str, list[str]]]:
+    """Yield which layers are kept in floating point, in words and by the names of their operations."""
+    yield "", []
+    weighted = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED]
+    yield "the first and the last layer", [weighted[0], weighted[-1]]
+
+
+def _calibrate(model: Any, photos: Sequence[Tensor], ignored: list[str]) -> Any:
+    """Return an int8 form of an ``openvino.Model``. ConfigError: NNCF is missing, or cannot."""
+    import_openvino()  # without what it sends to its maker
+    try:
+        nncf: Any = import_module("nncf")
+        nncf.set_log_level(logging.ERROR)
+        rows = nncf.Dataset([photo.permute(1, 2, 0)[None].contiguous().numpy() for photo in photos])
+        with redirect_stdout(sys.stderr):  # of its bars
+            return nncf.quantize(
+                model.clone(),
+                rows,
+                preset=nncf.QuantizationPreset.MIXED,  # activations that are negative too
+                subset_size=len(photos),
+                ignored_scope=nncf.IgnoredScope(names=ignored),
+            )
+    except ImportError as error:
+        raise ConfigError(f"runtime.precision int8 is made by NNCF ({first_line(error)}): pip install nncf") from None
+    except Exception as error:
+        raise ConfigError(f"NNCF cannot make the network int8: {first_line(error)}") from None

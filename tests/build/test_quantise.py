@@ -1,0 +1,124 @@
+"""An int8 trunk is calibrated on photos, held against float32 on others, and refused where it changes too much."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camserve.build.archive import build_archive
+from camserve.build.mar.file import extract_all
+from camserve.build.mar.unpack import read_contents
+from camserve.build.recipe import QuantiseChoice, load_recipe, recipe_block
+from camserve.cli import main
+from camserve.errors import ConfigError
+from camserve.fast.split import Split
+from camserve.serving.load import load_archive
+from camserve.settings import RuntimeSpec
+from camserve.values import RawRequest
+from model_file import quiet, write_pets
+
+INT8 = RuntimeSpec(mode="openvino", precision="int8")
+LAX = QuantiseChoice(top1_agreement=0.5, map_correlation=0.5)
+
+
+def recipe_in(folder, choice):
+    return replace(load_recipe(write_pets(folder)), runtime=INT8, quantise=choice)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 100 pictures, and a file that is none."""
+    folder, drawn = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(100):
+        coarse = drawn.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((64, 64)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(photos, tmp_path_factory):
+    """An int8 archive, and what was said while it was built."""
+    said: list[str] = []
+    recipe = recipe_in(tmp_path_factory.mktemp("pets"), replace(LAX, photos=str(photos)))
+    return build_archive(recipe, tmp_path_factory.mktemp("store"), said.append), said
+
+
+def test_one_half_of_the_photos_calibrates_and_the_other_is_compared(built):
+    archive, said = built
+    found = read_contents(archive).settings.compiled.quantised
+    assert (found.calibrated_on, found.compared_on) == (50, 50)
+    assert 0.5 <= found.top1_agreement <= 1
+    assert 0.9 <= found.map_correlation <= 1
+    assert any("50 photos calibrate, 50 others are compared" in line for line in said)
+    assert any(f"correlate {found.map_correlation:.4f} at the median" in line for line in said)
+
+
+def test_inspect_shows_what_int8_changes(built, capsys):
+    archive, _ = built
+    assert main(["inspect", str(archive), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["runtime"]["precision"] == "int8"
+    assert shown["int8"]["compared_on"] == 50
+    assert "openvino, without which it runs in mode eager" in shown["needs"]
+
+
+def test_an_int8_archive_answers_nearly_as_its_eager_form_and_both_pass_the_self_test(built, tmp_path, chelsea):
+    folder = tmp_path / "pets"
+    extract_all(built[0], folder)
+    settings = read_contents(built[0]).settings
+    scores, maps = [], []
+    for runtime in (INT8, INT8.eager):
+        pipeline = load_archive(folder, replace(settings, runtime=runtime), "pets", "1.0", torch.device("cpu"))
+        assert pipeline.monitor.selftest_ok
+        assert isinstance(pipeline.network, Split) == (runtime == INT8)
+        (answer,) = pipeline.answer([RawRequest(chelsea, {"explain": True, "evidence": "signed", "target": "cat"})])
+        body = json.loads(answer.body)
+        scores.append({found["label"]: found["score"] for found in body["predictions"]})
+        maps.append(np.ravel(body["explanations"][0]["grid"]))
+    assert scores[0] != scores[1]
+    assert all(abs(scores[0][label] - score) <= 0.05 for label, score in scores[1].items())
+    assert np.corrcoef(*maps)[0, 1] >= 0.98
+
+
+def test_without_photos_the_samples_calibrate_and_the_build_says_so(tmp_path):
+    said: list[str] = []
+    archive = build_archive(recipe_in(tmp_path, LAX), tmp_path, said.append, fresh_process=False)
+    assert read_contents(archive).settings.compiled.quantised.calibrated_on == 1
+    assert any("the same 1 samples alone: --calibrate FOLDER takes photos" in line for line in said)
+
+
+def test_what_changes_too_much_is_refused_with_its_figures(photos, tmp_path):
+    choice = QuantiseChoice(str(photos), map_correlation=1.0)
+    with pytest.raises(
+        ConfigError,
+        match=r"int8 changes too much \(.* of the best classes stay, maps correlate \S+ at the median; quantise asks",
+    ):
+        build_archive(recipe_in(tmp_path, choice), tmp_path, quiet)
+    assert not (tmp_path / "pets.mar").exists()
+
+
+def test_too_few_photos_are_refused(tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
+    choice = QuantiseChoice(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"quantise.photos: 1 can be read in .*, 100 are needed"):
+        build_archive(recipe_in(tmp_path, choice), tmp_path, quiet)
+
+
+def test_a_recipe_names_its_photos_from_its_own_folder(tmp_path):
+    path = write_pets(tmp_path)
+    path.write_text(path.read_text() + "quantise: {photos: shown}\n")
+    recipe = load_recipe(path)
+    assert recipe.quantise.photos == str(tmp_path / "shown")
+    assert recipe_block(recipe, path)["quantise"]["photos"] == "shown"
+    with pytest.raises(ConfigError, match="top1_agreement"):
+        QuantiseChoice(top1_agreement=2)
+
+
+def test_photos_for_another_precision_are_a_mistake(tmp_path):
+    recipe = replace(recipe_in(tmp_path, QuantiseChoice(str(tmp_path))), runtime=RuntimeSpec(precision="bf16"))
+    with pytest.raises(ConfigError, match=r"quantise.photos calibrates int8: set runtime.mode openvino"):
+        build_archive(recipe, tmp_path, quiet)
