@@ -6,12 +6,14 @@ import ast
 import dataclasses
 import inspect
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Union
 
 from camserve.build.recipe import Expected, HeadChoice, OutputChoice, QuantiseChoice, Recipe, RecipeDefaults
+from camserve.build.recipe_template import KEYS
 from camserve.input_spec import InputSpec
 from camserve.settings import LIMIT_RANGES, Limits, RuntimeSpec
 
@@ -24,6 +26,7 @@ it are relative to its folder. [config/models/imagenet.yaml](../config/models/im
 
 `scripts/studies/recipe_page.py` writes this page from the code.
 """
+LONGEST_EXAMPLE = 90  # characters
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true, false"}
 SECTIONS: Mapping[str, tuple[Any, str]] = {
     "Keys": (Recipe, "Written bare. `name` and `weights` are needed."),
@@ -38,36 +41,7 @@ SECTIONS: Mapping[str, tuple[Any, str]] = {
 }
 # One value of each key, in the order of the dataclasses.
 EXAMPLES: Mapping[str, Mapping[str, Any]] = {
-    "Keys": {
-        "name": "flowers",
-        "weights": "flowers.pt",
-        "factory": "torchvision.models:resnet18",
-        "weights_key": "ema",
-        "trust_pickle": False,
-        "args": {"num_classes": 3},
-        "model_file": "net.py",
-        "export": True,
-        "version": "2.0",
-        "task": "multilabel",
-        "output": {"select": "logits"},
-        "threshold": 0.4,
-        "units": ["years", None],
-        "labels": "flowers.txt",
-        "heads": {"color": {"select": "0", "labels": "colors.txt"}},
-        "preprocess": "ResNet18_Weights.DEFAULT",
-        "layer": ["auto", "layer3"],
-        "bundle": ["my_package"],
-        "samples": ["rose.jpg"],
-        "show_samples": True,
-        "expect": {"rose.jpg": {"label": "rose", "probability": 0.93}},
-        "score": "net:ask",
-        "methods": ["gradcam", "layercam"],
-        "runtime": {"precision": "bf16"},
-        "quantise": {"photos": "photos", "map_correlation": 0.98},
-        "defaults": {"format": "grid,overlay"},
-        "limits": {"max_targets": 3},
-        "serving": {"minWorkers": 2, "batchSize": 16},
-    },
+    "Keys": {name: example for name, (_, example) in KEYS.items()},
     "output": {"select": "heads.color", "activation": "softmax"},
     "heads": {
         "select": "1",
@@ -127,23 +101,30 @@ def render_recipes() -> str:
 
 
 def _table(title: str, spec: Any) -> str:
-    comments = read_comments(spec)
+    purposes = read_purposes(spec)
     hints = typing.get_type_hints(spec)
     bounds = LIMIT_RANGES if spec is Limits else {}
     lines = [
         f"| `{field.name}` | {_word_type(hints[field.name])} | {_default(field)} | "
-        f"`{json.dumps(EXAMPLES[title][field.name])}` | {comments[field.name]}{_bounds(bounds.get(field.name))} |"
+        f"{_example(title, field.name)} | {purposes[field.name]}{_bounds(bounds.get(field.name))} |"
         for field in dataclasses.fields(spec)
     ]
     return "\n".join(["| key | type | default | example | |", "|---|---|---|---|---|", *lines, ""])
+
+
+def _example(title: str, key: str) -> str:
+    text = json.dumps(EXAMPLES[title][key], ensure_ascii=False)
+    return f"`{text}`" if len(text) < LONGEST_EXAMPLE else f"[below](#{key})"
 
 
 def _bounds(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"; {bounds[0]:,} to {bounds[1]:,}"
 
 
-def read_comments(spec: Any) -> dict[str, str]:
-    """Return the comment at the end of each field's line in the source of a dataclass and of those it rests on."""
+def read_purposes(spec: Any) -> dict[str, str]:
+    """Return what each key is for: of a recipe as its template says it, of a block the comment beside its field."""
+    if spec is Recipe:
+        return {name: re.sub(r"docs/(\S+\.md)", r"[\1](\1)", purpose) for name, (purpose, _) in KEYS.items()}
     comments: dict[str, str] = {}
     for kind in reversed(spec.__mro__[:-1]):
         comments.update(_read_source(kind))

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from camserve.strict import read
-from recipe_page import PAGE, SECTIONS, examples, read_comments, render_recipes
+from recipe_page import PAGE, SECTIONS, examples, read_purposes, render_recipes
 
 NEEDED = {"Keys": ("name", "weights"), "expect": ("label",)}
 TOGETHER = {  # keys whose example needs another beside it
@@ -26,9 +26,9 @@ def test_the_page_is_what_the_code_says():
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_key_has_a_meaning_and_an_example_that_is_read(title):
     (spec, shown) = next((spec, shown) for name, spec, shown in examples() if name == title)
-    comments = read_comments(spec)
-    assert list(shown) == [field.name for field in fields(spec)] == list(comments)
+    purposes = read_purposes(spec)
+    assert sorted(shown) == sorted(field.name for field in fields(spec)) == sorted(purposes)
     for name, value in shown.items():
-        assert comments[name], name
+        assert purposes[name], name
         needed = {key: shown[key] for key in NEEDED.get(title, ())}
         read(spec, {**needed, **TOGETHER.get(name, {}), name: value}, title)

@@ -55,7 +55,10 @@ KEYS: dict[str, tuple[str, Any]] = {
     "methods": ("Map methods to serve (docs/answers.md).", ["gradcam"]),
     "runtime": ("How the network is run (docs/performance.md).", dataclasses.asdict(RuntimeSpec())),
     "quantise": ("How runtime.precision int8 is made, and what it may change.", dataclasses.asdict(QuantiseChoice())),
-    "defaults": ("Options of a request that does not give them (README.md).", dataclasses.asdict(RecipeDefaults())),
+    "defaults": (
+        "Options of a request that does not give them (README.md).",
+        dataclasses.asdict(RecipeDefaults()),
+    ),
     "limits": ("Of a request.", dataclasses.asdict(Limits())),
     "serving": (
         "TorchServe's own keys.",
