@@ -104,17 +104,18 @@ The same measures, on fewer photos. They do not have boxes: their maps are too f
 ATTACK = """
 ## An attacked photo
 
-Photos of small objects, changed by at most 8 of 255 in 20 steps of 1 (PGD, Madry et al. 2018) until the network takes
-them for an airliner, then served as PNG files. Where the maps of the photo's own class point before and after:
+Photos of small objects, changed by at most 8 of 255 in 20 steps of 1 so that the network takes them for an airliner
+(PGD, Madry et al. 2018), then served as PNG files. Where the maps of the photo's own class point before and after:
 
 {places}
 
-And whether anything in the answer could have told. *With a warning* counts warnings of the whole answer and of the
-predicted class's Grad-CAM map, of an archive without a baseline. The last column has the four signals of the monitor
-that tell attacked photos from the same photos best, by the area under the curve: .5 tells nothing.
+And whether anything in the answer could have told: warnings of the whole answer and of the predicted class's map, of
+an archive without a baseline, and the four signals of the monitor that tell attacked photos from the same photos best,
+by the area under the curve. .5 tells nothing.
 
 {warnings}
 
-So an attacked answer is surer than a true one, and no warning comes with it. A map is as wrong as its answer. Do not
-take a map, or the absence of warnings, for protection.
+An attacked answer is surer than a true one, while every warning of doubt is about answers that are less sure.
+`SATURATED_SOFTMAX` says that a probability is as good as 1, which true answers have too. So nothing warns of an attack,
+and a map is as wrong as its answer: take neither a map nor the absence of warnings for protection.
 """

@@ -18,7 +18,7 @@ from camserve.build.recipe import load_recipe
 from camserve.build.unpack import open_archive
 from camserve.cli.terminal import say
 from camserve.evaluate.asking import Asker
-from camserve.evaluate.attack import attack
+from camserve.evaluate.attack import attack, picture_of
 from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 from map_measures import AIRLINER
@@ -26,7 +26,8 @@ from map_measures import AIRLINER
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "reading"
 SIDE, GAP, QUALITY = 280, 8, 80  # pixels; of JPEG
-CAT, CUP, ATTACKED = "chelsea", "coffee", "the cat, attacked"
+CAT, CUP = "chelsea", "coffee"
+SEEN, ATTACKED = "the cat as the network is shown it", "the same, attacked"
 
 # The photo and the options of each part of a picture, from left to right.
 PICTURES: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]] = {
@@ -42,7 +43,7 @@ PICTURES: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]] = {
         (CAT, {"target": "tiger cat", "contrast": "Egyptian cat"}),
     ],
     "attacked": [
-        (CAT, {"target": "tiger cat"}),
+        (SEEN, {"target": "tiger cat"}),
         (ATTACKED, {"target": "predicted"}),
         (ATTACKED, {"target": "tiger cat"}),
     ],
@@ -60,7 +61,9 @@ def main() -> None:
 def draw_all(pipeline: Pipeline) -> None:
     """Draw every picture."""
     photos = {name: find_file(f"package://skimage/data/{name}.png").read_bytes() for name in (CAT, CUP)}
-    photos[ATTACKED] = attack(Asker(pipeline, ()), photos[CAT], AIRLINER)
+    asker = Asker(pipeline, ())
+    photos[SEEN] = picture_of(asker, asker.read(photos[CAT]))
+    photos[ATTACKED] = attack(asker, photos[CAT], AIRLINER)
     for name, parts in PICTURES.items():
         path = OUT / f"{name}.jpg"
         drawn = [_draw(pipeline, photos[photo], options) for photo, options in parts]
