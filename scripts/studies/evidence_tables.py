@@ -75,12 +75,12 @@ def _text(summary: Summary, measure: str, variant: str) -> str:
     return "" if figure is None else figure.text
 
 
-def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: Mapping[str, set[str]]) -> str:
+def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: set[str]) -> str:
     """Return for how many objects the first box of the default reaches an IoU of .5; ``small`` names photos."""
     head = ("network", "objects", "photos", "the whole crop", "at 15 %", "at 20 %", "calibrated, on the other half")
     lines = []
     for network, some in rows.items():
-        for words, chosen in (("all", list(some)), ("small", [row for row in some if row.photo in small[network]])):
+        for words, chosen in (("all", list(some)), ("small", [row for row in some if row.photo in small])):
             if not chosen:
                 continue
             summary = summarise(chosen)

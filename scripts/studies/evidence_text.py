@@ -8,6 +8,7 @@ INTRODUCTION = """# What maps are worth, measured
 part of the project: `CAMSERVE_DATA` names their folder. Intervals are of 95 %, by bootstrap. Costly sections are of
 fewer photos, drawn at random; each line says of how many.
 """
+EARLIER = "*Measured with an earlier version of the code, on the photos that the text says.*"
 STRENGTH = """
 ## Strength
 
@@ -89,6 +90,8 @@ drop less is better. Drop and gain favour flat maps: `uniform` changes nothing a
 {table}
 """
 ROAD = """
+## What removed pixels are worth
+
 *ROAD* (Rong et al. 2022) puts what the neighbours suggest in the place of removed pixels, so that the hole does not
 show: how much more the strongest pixels are worth than the weakest, in probability. More is better.
 
