@@ -26,16 +26,9 @@ from map_measures import Part
 
 TOKENS_NAME = "dino"
 METHODS: tuple[str, ...] = (
-    "layercam",
-    "gradcam",
-    "hirescam",
-    "attention",
-    "gradcam++",
-    "xgradcam",
-    "eigengradcam",
-    "eigencam",
+    *("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam", "eigengradcam", "eigencam"),
+    *("gradcam+", "gradcam-"),
 )
-METHODS += ("gradcam+", "gradcam-")
 MODEL = "vit_small_patch14_dinov2"
 SIDE, RESIZED = 224, 256  # pixels
 INPUT = InputSpec(resize=RESIZED, crop=SIDE, interpolation="bicubic")
