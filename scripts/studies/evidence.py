@@ -33,7 +33,20 @@ from evidence_tables import (
     strength_table,
     warning_table,
 )
-from evidence_text import ATTACK, BOXES, CHANGE, INTRODUCTION, PLACE, ROAD, SANITY, SLOW, STEADY, STRENGTH, TOKENS
+from evidence_text import (
+    ATTACK,
+    BOXES,
+    CHANGE,
+    EARLIER,
+    INTRODUCTION,
+    PLACE,
+    ROAD,
+    SANITY,
+    SLOW,
+    STEADY,
+    STRENGTH,
+    TOKENS,
+)
 from labelled_photos import read_boxed_photos, read_photos
 from map_measures import AIRLINER, RUNS, STEPS, Part, measure, read_rows
 from strength_measure import measure_strengths, read_strengths, write_strengths
@@ -65,7 +78,8 @@ def main() -> int:
         folder = Path(os.environ["CAMSERVE_DATA"])
         if not args.page:
             measure_all(folder, args.keep, args.backbone)
-        PAGE.write_text(write_page(folder, args.keep), encoding="utf-8")
+        page = write_page(folder, args.keep, PAGE.read_text(encoding="utf-8"))
+        PAGE.write_text(page, encoding="utf-8")
         say(f"wrote {PAGE}")
     except CamserveError as error:
         say(f"camserve: {error}")
@@ -118,8 +132,8 @@ def recipes(folder: Path) -> Mapping[str, Recipe]:
     }
 
 
-def write_page(folder: Path, keep: Path) -> str:
-    """Return the page of what a folder keeps; a section of which nothing was measured is left out."""
+def write_page(folder: Path, keep: Path, earlier: str) -> str:
+    """Return the page of what a folder keeps; what was not measured stays as it was, and says so."""
     shown = {**CONVOLUTIONAL, TOKENS_NAME: TRANSFORMER}
     measures = {
         words: read_contents(keep / f"{name}.mar").settings.measures
@@ -136,20 +150,47 @@ def write_page(folder: Path, keep: Path) -> str:
     attacked = {words: found for words, found in attacked.items() if found}
     boxed = read_boxed_photos(folder / PHOTOS)
     small = {name_of(photo) for photo in boxed.small}
-    sections = [
-        INTRODUCTION.format(photos=len(boxed.labelled)),
-        STRENGTH.format(strength=strength_table(strengths, measures)) if strengths else "",
-        SANITY.format(kept=KEPT, sanity=sanity_table(_without(measures, TRANSFORMER))),
-        _section(PLACE, rows["place"], ("pointing", "energy", "box")),
-        TOKENS.format(sanity=sanity_table({TRANSFORMER: measures[TRANSFORMER]})) if TRANSFORMER in measures else "",
-        BOXES.format(boxes=box_table(rows["boxes"], dict.fromkeys(rows["boxes"], small))) if rows["boxes"] else "",
-        _section(STEADY, rows["steady"], ("complexity", "jpeg", "noise", "shift", "random")),
-        _section(CHANGE, rows["change"], ("deletion", "insertion", "drop", "gain")),
-        _section(ROAD, rows["road"], ("road",)),
-        _section(SLOW, rows["slow"], ("pointing", "energy", "complexity", "random")),
-        ATTACK.format(places=attack_table(attacked), warnings=warning_table(attacked, AIRLINER)) if attacked else "",
-    ]
-    return "".join(sections)
+    made = {
+        STRENGTH: STRENGTH.format(strength=strength_table(strengths, measures)) if strengths else "",
+        SANITY: SANITY.format(kept=KEPT, sanity=sanity_table(_without(measures, TRANSFORMER))) if measures else "",
+        PLACE: _section(PLACE, rows["place"], ("pointing", "energy", "box")),
+        TOKENS: _tokens(measures),
+        BOXES: BOXES.format(boxes=box_table(rows["boxes"], small)) if rows["boxes"] else "",
+        STEADY: _section(STEADY, rows["steady"], ("complexity", "jpeg", "noise", "shift", "random")),
+        CHANGE: _section(CHANGE, rows["change"], ("deletion", "insertion", "drop", "gain")),
+        ROAD: _section(ROAD, rows["road"], ("road",)),
+        SLOW: _section(SLOW, rows["slow"], ("pointing", "energy", "complexity", "random")),
+        ATTACK: ATTACK.format(places=attack_table(attacked), warnings=warning_table(attacked, AIRLINER))
+        if attacked
+        else "",
+    }
+    before = split_page(earlier)
+    sections = [new or _say_earlier(before.get(heading_of(text), "")) for text, new in made.items()]
+    return INTRODUCTION.format(photos=len(boxed.labelled)) + "".join(sections)
+
+
+def heading_of(text: str) -> str:
+    """Return the first heading of a section."""
+    return next(line for line in text.split("\n") if line.startswith("## "))
+
+
+def split_page(page: str) -> dict[str, str]:
+    """Return the sections of a written page by their headings."""
+    sections = [f"\n## {part.rstrip()}\n" for part in page.split("\n## ")[1:]]
+    return {heading_of(section): section for section in sections}
+
+
+def _say_earlier(section: str) -> str:
+    """Return a section that was not measured anew, which says so; "" stays that."""
+    if not section or EARLIER in section:
+        return section
+    heading = heading_of(section)
+    return section.replace(f"{heading}\n", f"{heading}\n\n{EARLIER}\n", 1)
+
+
+def _tokens(measures: Mapping[str, Measures]) -> str:
+    found = measures.get(TRANSFORMER)
+    return "" if found is None else TOKENS.format(sanity=sanity_table({TRANSFORMER: found}))
 
 
 def _without(measures: Mapping[str, Measures], name: str) -> dict[str, Measures]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from attacked_photos import Attacked, separations
+from attacked_photos import Attacked, Picture, separations
 from camserve.drift.records import wilson
 from camserve.evaluate.measures import FITS
 from camserve.evaluate.plan import PhotoMeasures
@@ -74,12 +75,12 @@ def _text(summary: Summary, measure: str, variant: str) -> str:
     return "" if figure is None else figure.text
 
 
-def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: Mapping[str, set[str]]) -> str:
+def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: set[str]) -> str:
     """Return for how many objects the first box of the default reaches an IoU of .5; ``small`` names photos."""
     head = ("network", "objects", "photos", "the whole crop", "at 15 %", "at 20 %", "calibrated, on the other half")
     lines = []
     for network, some in rows.items():
-        for words, chosen in (("all", list(some)), ("small", [row for row in some if row.photo in small[network]])):
+        for words, chosen in (("all", list(some)), ("small", [row for row in some if row.photo in small])):
             if not chosen:
                 continue
             summary = summarise(chosen)
@@ -106,25 +107,22 @@ def attack_table(rows: Mapping[str, Sequence[Attacked]]) -> str:
 
 def warning_table(rows: Mapping[str, Sequence[Attacked]], aim: int) -> str:
     """Return how often the attack won, and what in the answer could have told."""
-    head = (
-        "network",
-        "photos",
-        "taken for the other class",
-        "its median probability",
-        "with a warning: before",
-        "after",
-    )
+    head = ("network", "photos", "taken for the other class", "median probability: before", "after")
     lines = []
     for network, some in rows.items():
-        won = [row for row in some if row.after.best == aim]
-        counts = [
-            _share([bool(picture.codes) for picture in side]) for side in zip(*((r.before, r.after) for r in some))
-        ]
+        sure = [f"{np.median([getattr(row, side).confidence for row in some]):.3f}" for side in ("before", "after")]
+        codes = [_codes([getattr(row, side) for row in some]) for side in ("before", "after")]
         told = sorted(separations(some).items(), key=lambda item: -item[1])[:TOLD]
         words = ", ".join(f"{name} {area:.2f}" for name, area in told)
-        sure = f"{np.median([row.after.confidence for row in won]):.4f}" if won else ""
-        lines.append((network, str(len(some)), _share([row in won for row in some]), sure, *counts, words))
-    return write_table((*head, "signals, by AUC"), lines)
+        won = _share([row.after.best == aim for row in some])
+        lines.append((network, str(len(some)), won, *sure, *codes, words))
+    return write_table((*head, "warnings: before", "after", "signals, by AUC"), lines)
+
+
+def _codes(pictures: Sequence[Picture]) -> str:
+    """Return how many pictures have which warning."""
+    counts = Counter(code for picture in pictures for code in set(picture.codes))
+    return ", ".join(f"`{code}` {count / len(pictures):.0%}" for code, count in counts.most_common()) or "none"
 
 
 def _share(flags: Sequence[bool]) -> str:

@@ -8,6 +8,7 @@ INTRODUCTION = """# What maps are worth, measured
 part of the project: `CAMSERVE_DATA` names their folder. Intervals are of 95 %, by bootstrap. Costly sections are of
 fewer photos, drawn at random; each line says of how many.
 """
+EARLIER = "*Measured with an earlier version of the code, on the photos that the text says.*"
 STRENGTH = """
 ## Strength
 
@@ -89,6 +90,8 @@ drop less is better. Drop and gain favour flat maps: `uniform` changes nothing a
 {table}
 """
 ROAD = """
+## What removed pixels are worth
+
 *ROAD* (Rong et al. 2022) puts what the neighbours suggest in the place of removed pixels, so that the hole does not
 show: how much more the strongest pixels are worth than the weakest, in probability. More is better.
 
@@ -104,17 +107,18 @@ The same measures, on fewer photos. They do not have boxes: their maps are too f
 ATTACK = """
 ## An attacked photo
 
-Photos of small objects, changed by at most 8 of 255 in 20 steps of 1 (PGD, Madry et al. 2018) until the network takes
-them for an airliner, then served as PNG files. Where the maps of the photo's own class point before and after:
+Photos of small objects, changed by at most 8 of 255 in 20 steps of 1 so that the network takes them for an airliner
+(PGD, Madry et al. 2018), then served as PNG files. Where the maps of the photo's own class point before and after:
 
 {places}
 
-And whether anything in the answer could have told. *With a warning* counts warnings of the whole answer and of the
-predicted class's Grad-CAM map, of an archive without a baseline. The last column has the four signals of the monitor
-that tell attacked photos from the same photos best, by the area under the curve: .5 tells nothing.
+And whether anything in the answer could have told: warnings of the whole answer and of the predicted class's map, of
+an archive without a baseline, and the four signals of the monitor that tell attacked photos from the same photos best,
+by the area under the curve. .5 tells nothing.
 
 {warnings}
 
-So an attacked answer is surer than a true one, and no warning comes with it. A map is as wrong as its answer. Do not
-take a map, or the absence of warnings, for protection.
+An attacked answer is surer than a true one, while every warning of doubt is about answers that are less sure.
+`SATURATED_SOFTMAX` says that a probability is as good as 1, which true answers have too. So nothing warns of an attack,
+and a map is as wrong as its answer: take neither a map nor the absence of warnings for protection.
 """

@@ -34,10 +34,10 @@ class Run:
 QUICK, SLOW = ("quick",), ("slow",)
 RUNS: Mapping[str, Run] = {
     "place": Run(frozenset({"place"}), 60, QUICK),
-    "steady": Run(frozenset({"shape", "stable", "random"}), 12, QUICK),
+    "steady": Run(frozenset({"shape", "stable", "random"}), 8, QUICK),
     "boxes": Run(frozenset({"place"}), 120, ("gradcam",), is_small=False),
-    "change": Run(frozenset({"change"}), 8, COMPARED),
-    "slow": Run(frozenset({"place", "shape", "random"}), 8, SLOW),
+    "change": Run(frozenset({"change"}), 4, COMPARED),
+    "slow": Run(frozenset({"place", "shape", "random"}), 6, SLOW),
     "road": Run(frozenset({"road"}), 4, COMPARED),
 }
 

@@ -25,9 +25,9 @@ from labelled_photos import read_boxed_photos
 from map_measures import Part
 
 TOKENS_NAME = "dino"
-METHODS = (
-    *("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam"),
-    *("eigengradcam", "eigencam", "gradcam+", "gradcam-"),
+METHODS: tuple[str, ...] = (
+    *("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam", "eigengradcam", "eigencam"),
+    *("gradcam+", "gradcam-"),
 )
 MODEL = "vit_small_patch14_dinov2"
 SIDE, RESIZED = 224, 256  # pixels

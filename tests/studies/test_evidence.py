@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
+import evidence
 import evidence_text
 from attacked_photos import Attacked, Picture, read_attacks, separations
 from camserve.evaluate.measures import THRESHOLDS
@@ -40,7 +41,7 @@ def test_a_table_names_the_photos_and_leaves_out_what_was_not_measured():
     assert lines[2] == "| Net | 4 | `gradcam` | 0.50 [0.50 0.50] |  |"
     assert lines[3].startswith("| Net | 4 | `centre` | 0.25 [0.25 0.25]")
     assert len(lines) == 4
-    boxes = box_table(rows, {"Net": {"0#0"}}).splitlines()
+    boxes = box_table(rows, {"0#0"}).splitlines()
     assert boxes[2].startswith("| Net | all | 4 |")
     assert "| 0.00 [0.00 0.00] | 1.00 [1.00 1.00] |" in boxes[2]
 
@@ -54,9 +55,8 @@ def test_attacks_are_compared_photo_by_photo(tmp_path):
     found = separations(rows)
     assert found["confidence"] == 1
     assert found["margin"] == 0.5
-    assert "| Net | 3 | 100% [44% 100%] | 0.9100 | 0% [0% 56%] | 100% [44% 100%] | confidence 1.00" in warning_table(
-        {"Net": rows}, AIRLINER
-    )
+    expected = "| Net | 3 | 100% [44% 100%] | 0.500 | 0.910 | none | `LOW_CONFIDENCE` 100% | confidence 1.00"
+    assert expected in warning_table({"Net": rows}, AIRLINER)
 
 
 def test_more_photos_of_a_run_are_those_of_fewer_and_others():
@@ -66,6 +66,18 @@ def test_more_photos_of_a_run_are_those_of_fewer_and_others():
     assert many[:5] == few
     assert all(number % 2 == 0 for number in many)
     assert len(part.chosen(Run(frozenset(), 40, SLOW, is_small=False))) == 40
+
+
+def test_a_section_that_was_not_measured_anew_stays_and_says_so(tmp_path):
+    folder = tmp_path / "imagenet-val-500"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels.csv").write_text(
+        "file,class_index,boxes_x1y1x2y2,box_fraction_of_centre_224\na.jpg,0,1 1 9 9,0.2\n"
+    )
+    once = evidence.write_page(tmp_path, tmp_path, "# Page\n\n## Boxes\n\nOld figures.\n\n## Other\n\nGone.\n")
+    assert once.endswith(f"\n## Boxes\n\n{evidence_text.EARLIER}\n\nOld figures.\n")
+    assert "Other" not in once
+    assert evidence.write_page(tmp_path, tmp_path, once) == once
 
 
 @pytest.mark.parametrize("name", ["boxes", "on-what-a-map-depends", "where-maps-of-a-vision-transformer-point"])

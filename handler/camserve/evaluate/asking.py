@@ -12,6 +12,7 @@ from torch import Tensor
 
 from camserve.answer.predictions import RowScores, read_scores
 from camserve.attribution.capture import Capture
+from camserve.attribution.methods import METHODS
 from camserve.errors import CamserveError
 from camserve.evaluate.plan import PhotoUnanswered, Variant
 from camserve.intake.accept import read_pixels
@@ -72,14 +73,45 @@ class Asker:
     def ask(self, content: bytes, classes: Sequence[int]) -> list[Answer]:
         """Return the answer of each variant about the classes. PhotoUnanswered: one is refused, or has no map."""
         target = ",".join(f"index:{index}" for index in classes)
-        rows = [RawRequest(content, {**variant.fields, "target": target}) for variant in self._variants]
+        groups = self._group(len(classes))
+        rows = [
+            RawRequest(content, {**group[0].fields, "method": ",".join(one.method for one in group), "target": target})
+            for group in groups
+        ]
         answers: list[Answer] = [json.loads(response.body) for response in self.pipeline.answer(rows)]
-        for answer in answers:
+        found = {}
+        for group, answer in zip(groups, answers):
             if "error" in answer:
                 raise PhotoUnanswered(answer["error"]["message"])
+            found.update({variant: _answer_of(answer, variant) for variant in group})
+        for answer in found.values():
             if answer["explanations"][0]["grid"] is None:
                 raise PhotoUnanswered(f"no map: {answer['explanations'][0]['status']}")
-        return answers
+        return [found[variant] for variant in self._variants]
+
+    def _group(self, classes: int) -> list[list[Variant]]:
+        """Return the variants that one request can ask for: of one layer, since they share its forward pass."""
+        most = max(1, self.pipeline.settings.limits.max_maps // classes)
+        groups: list[list[Variant]] = []
+        for layer in dict.fromkeys(variant.layer for variant in self._variants):
+            here = [variant for variant in self._variants if variant.layer == layer]
+            quick = [variant for variant in here if not METHODS[variant.method].slow]
+            groups += [quick[start : start + most] for start in range(0, len(quick), most)]
+            groups += [[variant] for variant in here if variant not in quick]
+        return groups
+
+
+def _answer_of(answer: Answer, variant: Variant) -> Answer:
+    """Return the part of an answer that is about one method, with its warnings."""
+    explanations = answer["explanations"]
+    numbers = [number for number, one in enumerate(explanations) if one["method"] == variant.method]
+    places = {number: place for place, number in enumerate(numbers)}
+    warnings = [
+        {**warning, "explanation": places[warning["explanation"]]} if "explanation" in warning else warning
+        for warning in answer["warnings"]
+        if warning.get("explanation", numbers[0]) in places
+    ]
+    return {**answer, "explanations": [explanations[number] for number in numbers], "warnings": warnings}
 
 
 def grid_of(answer: Answer) -> np.ndarray:
