@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from camserve.build.archive import build_archive
-from camserve.build.mar.file import extract_all
-from camserve.build.mar.unpack import read_contents
+from camserve.build.archive_file import extract_all
+from camserve.build.quantise import Shown, quantise
 from camserve.build.recipe import QuantiseChoice, load_recipe, recipe_block
 from camserve.cli import main
 from camserve.errors import ConfigError
-from camserve.fast.split import Split
+from camserve.fast.compiled import convert_trunk
+from camserve.fast.split import Split, example, split
+from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_archive
 from camserve.settings import RuntimeSpec
-from camserve.values import RawRequest
+from camserve.values import Layer, RawRequest
 from model_file import quiet, write_pets
+from small_networks import SHAPE, Network, Small, pooled, settle
 
 INT8 = RuntimeSpec(mode="openvino", precision="int8")
 LAX = QuantiseChoice(top1_agreement=0.5, map_correlation=0.5)
@@ -122,3 +126,25 @@ def test_photos_for_another_precision_are_a_mistake(tmp_path):
     recipe = replace(recipe_in(tmp_path, QuantiseChoice(str(tmp_path))), runtime=RuntimeSpec(precision="bf16"))
     with pytest.raises(ConfigError, match=r"quantise.photos calibrates int8: set runtime.mode openvino"):
         build_archive(recipe, tmp_path, quiet)
+
+
+def test_where_int8_changes_too_much_the_outermost_layers_are_kept_before_it_is_refused():
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), *(nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1)) for _ in range(28))]
+    small = Small(settle(Network(nn.Sequential(*layers), pooled(8).network.classifier)), Layer("features"))
+    network = ScoringNetwork(small.network).eval().requires_grad_(False)
+    shown = example(SHAPE, torch.float32, torch.device("cpu"))
+    trunk, tail = split(network, small.layer, shown)
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="changes too much"):
+        quantise(
+            convert_trunk(trunk, shown),
+            Split(network, trunk, tail, small.layer),
+            small.layer,
+            Shown(list(shown), list(shown)),
+            QuantiseChoice(map_correlation=1.0),
+            said.append,
+        )
+    assert [line.partition(":")[0] for line in said] == [
+        "int8",
+        "int8, its first 3 and last 4 layers in floating point",
+    ]

@@ -67,7 +67,8 @@ def converted(tmp_path_factory):
     @cache
     def converted(precision):
         folder = tmp_path_factory.mktemp("converted")
-        quantise = QuantiseChoice(calibration_photos(folder) if precision == "int8" else None)
+        shown = calibration_photos(folder) if precision == "int8" else None
+        quantise = QuantiseChoice(shown, top1_agreement=0.9, map_correlation=0.98)
         runtime = RuntimeSpec(mode="openvino", precision=precision)
         recipe = replace(load_recipe(RECIPE), runtime=runtime, methods=("gradcam",), quantise=quantise)
         return build_archive(recipe, folder, print, fresh_process=False)
