@@ -1,0 +1,86 @@
+"""Archives as an application for clusters: the same routes behind Ray's own proxies."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from engine_requests import PNG, PREDICT, ask, bodies_of, code_of, started, without_ids
+
+from camserve.build.archive import build_archive
+from camserve.build.recipe import load_recipe
+from camserve.operate.endpoint import Endpoint
+from camserve.settings import RuntimeSpec
+from conftest import RECIPE
+
+pytest.importorskip("ray", reason="pip install 'camserve[ray]'")
+pytestmark = pytest.mark.server
+
+HERE = Path(__file__).parent
+MANIFEST = HERE.parents[1] / "config" / "kubernetes" / "kuberay" / "ray-service.yaml"
+TOKEN = "a-token-of-this-test"
+
+
+@pytest.fixture(scope="module")
+def archive(build_once):
+    recipe = replace(load_recipe(RECIPE), runtime=RuntimeSpec(threads=1), serving={"batchSize": 4})
+    return build_once("one worker", lambda folder: build_archive(recipe, folder, lambda line: None))
+
+
+@pytest.fixture(scope="module")
+def side(archive, tmp_path_factory, next_ports):
+    folder, port = tmp_path_factory.mktemp("application"), next_ports()
+    (folder / "token").write_text(TOKEN)
+    command = [sys.executable, str(HERE / "ray_application.py"), str(archive), str(folder), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert any(line.strip() == "ready" for line in process.stdout)
+            yield Endpoint(f"http://127.0.0.1:{port}", TOKEN)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def other(archive, tmp_path_factory, next_ports):
+    with started("asgi", archive, tmp_path_factory.mktemp("asgi"), next_ports()) as (_, side):
+        yield side
+
+
+@pytest.mark.parametrize("name", ["body", "form", "path", "picture", "v1", "v2", "no picture", "broken json"])
+def test_an_answer_is_that_of_one_process_byte_for_byte(side, other, coffee, name):
+    method, path, rest = bodies_of(coffee)[name]
+    assert without_ids(ask(side, method, path, **rest)) == without_ids(ask(other, method, path, **rest))
+
+
+def test_strangers_and_long_bodies_are_refused_and_numbers_are_there(side, coffee):
+    assert code_of(ask(Endpoint(side.url, "x"), "POST", PREDICT, data=coffee, headers=PNG)) == (401, "no_token")
+    assert code_of(ask(side, "POST", PREDICT, data=bytes(7_000_000))) == (413, "too_many_bytes")
+    assert ask(side, "GET", "/v2/health/ready").ok
+    assert "cam_requests_total{" in ask(side, "GET", "/metrics").text
+
+
+def test_what_serve_build_writes_and_what_a_ray_service_says_are_configurations(archive, tmp_path):
+    from ray.serve.schema import ServeDeploySchema
+
+    environment = {**os.environ, "CAMSERVE_ARCHIVES": str(archive)}
+    command = [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "build", "-o", str(tmp_path / "made")]
+    command.append("camserve.asgi.on_ray.application:app")
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    made = ServeDeploySchema.model_validate(yaml.safe_load((tmp_path / "made").read_text()))
+    assert [one.name for one in made.applications[0].deployments] == ["imagenet", "routes"]
+    service = yaml.safe_load(MANIFEST.read_text())
+    said = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    assert said.applications[0].import_path == "camserve.asgi.on_ray.application:build"
+
+
+def test_an_argument_that_is_unknown_or_missing_is_said_in_one_line(archive):
+    from camserve.asgi.on_ray.application import build
+    from camserve.errors import CamserveError
+
+    for args, said in (({"archive": str(archive)}, "archives"), ({}, "args name no archives")):
+        with pytest.raises(CamserveError, match=said):
+            build(args)
