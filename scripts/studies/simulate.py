@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import statistics
@@ -138,7 +139,7 @@ def measure(archive: Path, folder: Path, seconds: float, turns: int, load: float
     """Serve an archive of two workers under Ray and compare."""
     assert int(read_contents(archive).config["minWorkers"]) == 2
     photos = [path.read_bytes() for path in sorted(folder.iterdir())[:100]]
-    port = free_ports(19300, 1)
+    port = free_ports(20_000 + os.getpid() % 10_000, 1)
     with tempfile.TemporaryDirectory() as state:
         command = [*COMMAND, "serve", str(archive), "--engine", "ray", "--port", str(port), "--folder", state]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
