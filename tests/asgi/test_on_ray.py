@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from camserve.asgi.on_ray.replica import Tally
-from camserve.asgi.on_ray.run import share
+from camserve.operate.ray_here import share
 
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"
 

@@ -259,7 +259,7 @@ def test_without_pyarrow_one_line_says_what_to_install(photos, pets):
 def test_the_page_names_every_column_and_every_thing_that_is_written():
     page = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text()
     tables = [re.findall(r"^\| (`[^|]*) \|", part, re.MULTILINE) for part in page.split("\n## ")]
-    _, _, written, parquet_table, _ = (
+    _, _, written, parquet_table, *_ = (
         [name for row in rows for name in re.findall("`([^`]+)`", row)] for rows in tables
     )
     assert written == ["--save", *OUTPUTS, "parquet"]

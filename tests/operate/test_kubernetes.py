@@ -25,7 +25,7 @@ FOLDER = CONFIG_FOLDER / "kubernetes"
 CRDS = Path(os.environ.get("CAMSERVE_DATA", ROOT.parent / "shared" / "data")) / "crds"
 OVERLAYS = ("overlays/cpu", "overlays/gpu")
 NOT_OBJECTS = ("kustomization.yaml", "prometheus-adapter.yaml")
-CUSTOM = ("monitoring.coreos.com", "serving.kserve.io", "keda.sh")
+CUSTOM = ("monitoring.coreos.com", "serving.kserve.io", "keda.sh", "ray.io")
 
 
 def objects(path):
@@ -172,6 +172,10 @@ def test_the_objects_of_other_projects_are_valid(name):
         ("ServingRuntime", ("spec", "containers", 0, "ports", 0, "containerPort"), "http"),
         ("InferenceService", ("spec", "predictor", "model", "modelFormat"), "camserve"),
         ("InferenceService", ("spec", "predictor", "minReplica"), 2),
+        ("RayService", ("spec", "serveConfig"), ""),
+        ("RayService", ("spec", "serveConfigV2"), {}),
+        ("RayService", ("spec", "rayClusterConfig", "headGroupSpec", "template"), ...),
+        ("RayService", ("spec", "rayClusterConfig", "workerGroupSpecs", 0, "maxReplica"), 2),
     ],
 )
 def test_a_fault_in_an_object_of_another_project_is_found(kind, path, value):
@@ -205,7 +209,7 @@ def test_keda_takes_the_autoscalers_place(tmp_path):
     assert of_kind("ScaledObject", among=made)["spec"]["scaleTargetRef"] == {"name": "camserve"}
 
 
-@pytest.mark.parametrize("folder", ["monitoring", "kserve"])
+@pytest.mark.parametrize("folder", ["monitoring", "kserve", "kuberay"])
 def test_the_other_folders_hold_every_object_of_theirs(folder):
     made = {(found["kind"], found["metadata"]["name"]) for found in kustomized(FOLDER / folder)}
     assert made == {(ALL[name]["kind"], ALL[name]["metadata"]["name"]) for name in ALL if name.startswith(folder)}
@@ -297,6 +301,23 @@ def test_an_inference_service_is_called_as_its_archive():
     service = of_kind("InferenceService")
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith(f"/{service['metadata']['name']}")
     assert service["spec"]["predictor"]["model"]["runtime"] == of_kind("ServingRuntime")["metadata"]["name"]
+
+
+def test_a_ray_service_reads_what_its_pods_have():
+    spec = of_kind("RayService")["spec"]
+    groups = [spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]]
+    (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+    args = application["args"]
+    for group in groups:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert {args["token_folder"], *(str(Path(path).parent) for path in args["archives"])} < set(mounts)
+        assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]}
+        held = {**pod["securityContext"], **container["securityContext"]}
+        assert held["runAsNonRoot"]
+        assert held["readOnlyRootFilesystem"]
+        assert held["capabilities"] == {"drop": ["ALL"]}
 
 
 def queries():

@@ -1,12 +1,14 @@
 """camserve serve --engine ray: replicas under Ray Serve, and the answers of one process."""
 
 import re
+import shutil
 import signal
 import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import faulty_network
@@ -26,7 +28,7 @@ from engine_requests import (
     without_ids,
 )
 from supervised import supervised
-from test_unsafe import copy_changed
+from test_unsafe import copy_changed, renumber
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
@@ -189,6 +191,58 @@ def test_a_killed_replica_loses_its_requests_in_flight_alone_and_comes_back(runn
     good = {without_ids(answer)[0] for client in answers for answer in client if answer.ok}
     assert good == {200}
     assert before - {min(before)} < replicas(process)
+
+
+def test_a_changed_archive_takes_over_without_a_lost_request(archive, tmp_path, next_ports, coffee):
+    """At SIGHUP, under load; a broken one changes nothing."""
+    served, changed, is_over = tmp_path / "imagenet.mar", tmp_path / "next.mar", threading.Event()
+    shutil.copy(archive, served)
+
+    def ask_on(side):
+        answers = []
+        while not is_over.is_set():
+            answers.append(ask(side, "POST", PREDICT, data=coffee, headers=PNG))
+        return answers
+
+    with started("ray", served, tmp_path / "state", next_ports()) as (process, side), ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(ask_on, side) for _ in range(6)]
+        try:
+            copy_changed(archive, changed, partial(renumber, version="2.0"))
+            changed.replace(served)
+            process.signal(signal.SIGHUP)
+            process.until("imagenet.mar: version 2.0 answers now")
+            wait_until(lambda: len(replicas(process)) == 2)
+            assert code_of(ask(side, "POST", f"{PREDICT}/1.0", data=coffee)) == (404, "no_such_model")
+            changed.write_bytes(b"no archive")
+            changed.replace(served)
+            process.signal(signal.SIGHUP)
+            process.until("the one before goes on")
+        finally:
+            is_over.set()
+        answers = [answer for client in asking for answer in client.result()]
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.json()["model"]["version"] for answer in answers} == {"1.0", "2.0"}
+        assert ask(side, "POST", f"{PREDICT}/2.0", data=coffee).ok
+        assert len([line for line in process.lines if "does not" in line or "not an archive" in line]) == 1
+
+
+def test_more_workers_begin_under_load_where_an_archive_allows_them(archive, tmp_path, next_ports, coffee):
+    elastic, is_over = tmp_path / "imagenet.mar", threading.Event()
+    copy_changed(archive, elastic, lambda _, data: data.replace(b"minWorkers: 2", b"minWorkers: 1"))
+
+    def ask_on(side):
+        while not is_over.is_set():
+            answer = ask(side, "POST", PREDICT, data=coffee, headers=PNG)
+            assert answer.ok, answer.text
+
+    with started("ray", elastic, tmp_path / "state", next_ports()) as (process, side), ThreadPoolExecutor(16) as pool:
+        assert len(replicas(process)) == 1
+        asking = [pool.submit(ask_on, side) for _ in range(16)]
+        try:
+            wait_until(lambda: len(replicas(process)) == 2)
+        finally:
+            is_over.set()
+        assert [one.exception() for one in asking] == [None] * 16
 
 
 def test_a_signal_lets_what_is_under_way_be_answered_and_leaves_nothing_behind(archive, tmp_path, next_ports, coffee):

@@ -7,8 +7,9 @@ import contextlib
 import hmac
 import logging
 import re
+import signal
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +38,7 @@ ROUTES = (  # path -> model, version, what follows it, and whether an explanatio
 READY = re.compile(rf"/v2/models/{MODEL}/ready")
 EXPLAINING = ("explanations", "explain")
 BODY_SECONDS = 60
+Change = Callable[[], Coroutine[None, None, None]]
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -68,12 +70,21 @@ class Served:
 class App:
     """Answers requests for some models; everything but health wants the token."""
 
-    def __init__(self, models: Mapping[str, Served], token: str, most_bytes: int, metrics: Metrics) -> None:
-        """Serve ``models`` by name; a body may have ``most_bytes``."""
+    def __init__(
+        self,
+        models: Mapping[str, Served],
+        token: str,
+        most_bytes: int,
+        metrics: Metrics,
+        change: Change | None = None,
+    ) -> None:
+        """Serve ``models`` by name, which ``change``, called at SIGHUP, may replace; a body may have ``most_bytes``."""
         self._models = models
         self._token = token
         self._most_bytes = most_bytes
         self._metrics = metrics
+        self._change = change
+        self._changes: set[asyncio.Task[None]] = set()  # which nobody else refers to
 
     def asgi(self) -> Router:
         """Return the application; queues run while it does."""
@@ -96,9 +107,16 @@ class App:
     async def _running(self, _app: object) -> AsyncIterator[None]:
         for served in self._models.values():
             served.worker.start()
+        if self._change is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_change, self._change)
         yield
         for served in self._models.values():
             await served.worker.stop()
+
+    def _begin_change(self, change: Change) -> None:
+        task = asyncio.get_running_loop().create_task(change())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
 
     async def _route(self, request: Request, request_id: str) -> Response:
         path = request.scope["path"]
@@ -144,8 +162,9 @@ class App:
         if request.method == "GET" and not self._is_let_in(request) and _names_html(request):
             return _page_without_model()
         self._check_token(request)
-        served = self._find(parts["model"], parts.get("version"))
+        self._find(parts["model"], parts.get("version"))
         row = await self._receive(request, request_id, parts)
+        served = self._find(parts["model"], parts.get("version"))  # it may have changed while the body came
         if request.method == "GET" and not wants_page(row):
             raise Refused("wrong_method", "send POST or PUT")
         answer = await served.worker.answer(row)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from camserve.asgi.app import App, Served
+from camserve.asgi.app import App, Change, Served
 from camserve.asgi.metrics import Metrics
 from camserve.errors import ConfigError
 from camserve.operate.client_tokens import TOKEN
@@ -26,12 +26,21 @@ CONNECTIONS = 1024
 TOKEN_FILE = "token"
 
 
-def listen(models: Mapping[str, Served], metrics: Metrics, port: int, folder: Path, report: Progress) -> None:
-    """Answer until a signal comes; the token lies in ``folder``. ConfigError: the token there is none."""
+def listen(
+    models: Mapping[str, Served],
+    metrics: Metrics,
+    port: int,
+    folder: Path,
+    report: Progress,
+    change: Change | None = None,
+) -> None:
+    """Answer until a signal comes; the token lies in ``folder``, and ``change`` is called at SIGHUP.
+
+    ConfigError: the token there is none.
+    """
     side = Endpoint(f"http://{LOOPBACK}:{port}", _token(folder))
     with socket.create_server((LOOPBACK, port), backlog=2048) as listening:
-        most_bytes = int(read_properties(SHIPPED_CONFIG)["max_request_size"])  # as TorchServe takes them
-        app = App(models, side.token, most_bytes, metrics).asgi()
+        app = App(models, side.token, most_body_bytes(), metrics, change).asgi()
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -49,6 +58,22 @@ def listen(models: Mapping[str, Served], metrics: Metrics, port: int, folder: Pa
         uvicorn.Server(config).run(sockets=[listening])
 
 
+def most_body_bytes() -> int:
+    """Return how long a body may be: as TorchServe takes them."""
+    return int(read_properties(SHIPPED_CONFIG)["max_request_size"])
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file. ConfigError: it holds none."""
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read the token in {path}: {error.strerror}") from None
+    if not TOKEN.fullmatch(token):
+        raise ConfigError(f"{path} holds no token: delete it, and a new one is made")
+    return token
+
+
 def _token(folder: Path) -> str:
     """Return the token in a folder, a new one where there is none."""
     path = folder / TOKEN_FILE
@@ -56,10 +81,7 @@ def _token(folder: Path) -> str:
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        token = path.read_text(encoding="utf-8").strip()
-        if not TOKEN.fullmatch(token):
-            raise ConfigError(f"{path} holds no token: delete it, and a new one is made") from None
-        return token
+        return read_token(path)
     with os.fdopen(file, "w", encoding="utf-8") as written:
         written.write(token := secrets.token_urlsafe(24))
     return token

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any
 
 from ray import serve
@@ -21,18 +22,20 @@ from camserve.values import Response
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_COUNTS = 0.1  # of requests under way
 
 
 class RayModel:
     """Asks the replicas of one application of Ray Serve; used from one event loop."""
 
-    def __init__(self, application: str, handle: Any, rules: BatchRules, sink: ModelSink) -> None:
+    def __init__(self, application: str, deployment: str, handle: Any, rules: BatchRules, sink: ModelSink) -> None:
         """Ask through ``handle``; what replicas count goes to ``sink``."""
-        self._application = application
+        self._application, self._deployment = application, deployment
         self._handle = handle
         self._rules = rules
         self._sink = sink
         self._has_replica = True
+        self._in_flight = 0
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -43,6 +46,12 @@ class RayModel:
     def start(self) -> None:
         """Begin to look after the replicas."""
         self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def drain(self) -> None:
+        """Return when nothing is under way any more, or none of it can be answered in time."""
+        until = time.monotonic() + self._rules.longest
+        while self._in_flight and time.monotonic() < until:
+            await asyncio.sleep(SECONDS_BETWEEN_COUNTS)
 
     async def stop(self) -> None:
         """Look no more."""
@@ -56,6 +65,7 @@ class RayModel:
 
         No request is sent twice: one that ends a replica would end them all.
         """
+        self._in_flight += 1
         try:
             status, content_type, body, headers, counted = await asyncio.wait_for(self._ask(row), self._rules.longest)
         except asyncio.TimeoutError:
@@ -65,6 +75,8 @@ class RayModel:
         except (RayError, RayServeException) as error:
             logger.warning("camserve: a replica of %s is lost: %s", self._application, type(error).__name__)
             raise Refused("internal_error", "the process that had this request ended before it answered") from None
+        finally:
+            self._in_flight -= 1
         self.count(counted)
         return Response(status, content_type, body, headers)
 
@@ -87,7 +99,7 @@ class RayModel:
 
     def _is_one_running(self) -> bool:
         try:
-            deployments = serve.status().applications[self._application].deployments.values()
+            deployment = serve.status().applications[self._application].deployments[self._deployment]
         except (RayError, RayServeException, KeyError, TimeoutError):
             return False
-        return any(deployment.replica_states.get("RUNNING", 0) for deployment in deployments)
+        return bool(deployment.replica_states.get("RUNNING", 0))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +25,7 @@ Answered = tuple[int, str, bytes, dict[str, str], Counted]  # status, content ty
 class ReplicaPlan(NamedTuple):
     """What a replica loads, and how it gathers requests."""
 
-    folder: str  # an unpacked archive
+    place: str  # an archive, or the folder of its files
     config: Mapping[str, Any]  # its model-config.yaml
     name: str
     version: str
@@ -61,14 +63,14 @@ class Replica:
 
     def __init__(self, plan: ReplicaPlan) -> None:
         """Load an archive. ConfigError: one line says what is wrong."""
-        sys.path.insert(0, plan.folder)
+        folder = self._unpack(plan.place)
+        sys.path.insert(0, str(folder))
         from ray import serve
 
         from camserve.monitor.counters import Counters
         from camserve.serving.engines.answering import Answering, ReceivedRow, load_worker, recorders_into
         from camserve.serving.load import device_of
 
-        folder = Path(plan.folder)
         pipeline = load_worker(folder, plan.config, plan.name, plan.version, device_of(0), plan.batch_size)
         self._tally = Tally()
         recorders = recorders_into(self._tally, pipeline)
@@ -81,6 +83,14 @@ class Replica:
         self._began: float | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="camserve-batches")
         self._gathered = serve.batch(max_batch_size=plan.batch_size, batch_wait_timeout_s=plan.delay)(self._answer)
+
+    def _unpack(self, place: str) -> Path:
+        if Path(place).is_dir():
+            return Path(place)
+        self._files = tempfile.TemporaryDirectory(prefix="camserve-")  # goes with this process
+        with zipfile.ZipFile(place) as archive:
+            archive.extractall(self._files.name)
+        return Path(self._files.name)
 
     async def answer(self, row: PlainRow) -> Answered:
         """Return the answer to a row."""

@@ -1,0 +1,76 @@
+"""How an archive becomes a deployment of Ray Serve."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from camserve.asgi.batches import BatchRules
+from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
+from camserve.build.unpack import Contents
+from camserve.operate.ray_here import share
+
+HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another is started
+GROW_SECONDS, SHRINK_SECONDS = 5, 300  # of more, or less, traffic before the number of replicas changes
+DURING_A_CHANGE = 2  # the replicas of the new archive start beside those of the old one
+
+
+def bind(name: str, place: str, contents: Contents, rules: BatchRules, resources: Mapping[str, float]) -> Any:
+    """Return an archive as a deployment with its arguments; ``place`` is the archive or the folder of its files."""
+    import ray
+    from ray import serve
+
+    plan = ReplicaPlan(place, contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[Replica.__module__])
+    return serve.deployment(Replica, name=name, **make_options(contents.config, rules, resources)).bind(plan)
+
+
+def make_options(config: Mapping[str, Any], rules: BatchRules, resources: Mapping[str, float]) -> dict[str, Any]:
+    """Return the options of a deployment, in which an archive's keys mean what they mean to TorchServe.
+
+    More ``maxWorkers`` than ``minWorkers`` let Ray Serve choose a number between them.
+    """
+    least, most = count_workers(config)
+    number: dict[str, Any] = {"num_replicas": least}
+    if most > least:
+        grow = {"upscale_delay_s": GROW_SECONDS, "downscale_delay_s": SHRINK_SECONDS}
+        scale = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": rules.size, **grow}
+        number = {"autoscaling_config": scale}
+    return {
+        **number,
+        "ray_actor_options": dict(resources),
+        "max_ongoing_requests": 2 * rules.size,  # one batch is gathered while another is answered
+        "max_queued_requests": rules.waiting,
+        "health_check_period_s": HEALTH_SECONDS,
+        "max_constructor_retry_count": 1,
+        "logging_config": {"log_level": "ERROR", "enable_access_log": False},
+    }
+
+
+def count_workers(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the least and the most replicas of an archive."""
+    least = max(1, int(config.get("minWorkers", 1)))
+    return least, max(least, int(config.get("maxWorkers", least)))
+
+
+def divide_machine(workers: int) -> dict[str, float]:
+    """Return what each of ``workers`` replicas may ask of the running Ray, so that a change of all finds room."""
+    import ray
+
+    have = ray.cluster_resources()
+    parts = DURING_A_CHANGE * workers
+    return {f"num_{kind.lower()}s": share(have.get(kind, 0), parts) for kind in ("CPU", "GPU")}
+
+
+def find_reason(application: str) -> str:
+    """Return the line in which a replica said why it could not load."""
+    from ray import serve
+
+    deployments = serve.status().applications[application].deployments.values()
+    text = "\n".join(deployment.message for deployment in deployments)
+    if "No module named 'camserve." in text:
+        return "its code is older than this engine: build it again"
+    named = re.findall(r"^\S*(?:Error|Exception): (.+)", text, re.MULTILINE)
+    return named[-1] if named else " ".join(text.split())[-300:]

@@ -1,0 +1,47 @@
+"""The simulation against what queueing theory knows, and its own laws."""
+
+import pytest
+
+from queueing import Scenario, measured_service, simulate
+
+TENTH = measured_service({1: [0.1]})
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_one_replica_without_batches_is_the_queue_m_d_1(load):
+    """Pollaczek and Khinchine: a mean wait of load / (2 (1 - load)) services."""
+    scenario = Scenario(rate=10 * load, seconds=20_000, replicas=1, batch_size=1, delay=0, waiting=10**6)
+    found = simulate(scenario, TENTH)
+    mean = sum(found.latencies) / len(found.latencies)
+    assert mean == pytest.approx(0.1 * (1 + load / (2 * (1 - load))), rel=0.05)
+
+
+def test_a_lone_request_waits_for_others_and_then_for_its_batch():
+    found = simulate(Scenario(rate=0.01, seconds=10_000, delay=0.05), TENTH)
+    assert found.percentile(50) == pytest.approx(0.15)
+    assert set(found.batches) == {1}
+
+
+def test_every_request_is_answered_refused_or_lost():
+    scenario = Scenario(rate=60, seconds=200, replicas=2, batch_size=4, failures=0.02, start=5)
+    found = simulate(scenario, lambda size, source: 0.02 + 0.05 * size)
+    calm = simulate(Scenario(rate=60, seconds=200, waiting=10**6), lambda size, source: 1e-6)
+    assert found.refused > 0
+    assert 0 < found.lost <= 8 * 2 * 200 * 0.02 * 4
+    assert len(found.latencies) + found.refused + found.lost == pytest.approx(60 * 200, rel=0.05)
+    assert len(calm.latencies) == pytest.approx(60 * 200, rel=0.05)
+    assert calm.refused == calm.lost == 0
+
+
+def test_replicas_join_until_their_work_is_the_target():
+    scenario = Scenario(rate=40, seconds=600, replicas=1, batch_size=1, delay=0, most=20, target=0.5)
+    found = simulate(scenario, TENTH)
+    assert 7 <= found.replicas <= 10  # 4 seconds of work a second
+    assert found.percentile(50) < 0.5
+
+
+def test_a_size_that_was_not_measured_is_made_from_the_nearest():
+    import random
+
+    service = measured_service({1: [1.0], 4: [2.0]})
+    assert [service(size, random.Random(0)) for size in (1, 4, 8)] == [1.0, 2.0, 4.0]
