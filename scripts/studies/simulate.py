@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.bench.load import Client, draw_arrivals
-from camserve.build.unpack import read_contents
+from camserve.build.mar.unpack import read_contents
 from camserve.operate.ports import free_ports
 from queueing import Result, Scenario, measured_service, simulate
 

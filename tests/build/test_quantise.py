@@ -10,9 +10,10 @@ from PIL import Image
 from torch import nn
 
 from camserve.build.archive import build_archive
-from camserve.build.archive_file import extract_all
-from camserve.build.quantise import Shown, quantise
+from camserve.build.mar.file import extract_all
+from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import QuantiseChoice, load_recipe, recipe_block
+from camserve.build.runtime.quantise import Shown, quantise
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.fast.compiled import convert_trunk

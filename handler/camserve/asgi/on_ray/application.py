@@ -20,7 +20,7 @@ from camserve.asgi.listen import TOKEN_FILE, most_body_bytes, read_token
 from camserve.asgi.metrics import Metrics, ModelSink
 from camserve.asgi.on_ray.deployment import bind
 from camserve.asgi.on_ray.model import RayModel
-from camserve.build.unpack import check_names, read_contents
+from camserve.build.mar.unpack import check_names, read_contents
 from camserve.errors import ConfigError, choose
 
 ARCHIVES = "CAMSERVE_ARCHIVES"

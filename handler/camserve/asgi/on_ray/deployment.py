@@ -9,7 +9,7 @@ from typing import Any
 
 from camserve.asgi.batches import BatchRules
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
-from camserve.build.unpack import Contents
+from camserve.build.mar.unpack import Contents
 from camserve.operate.ray_here import share
 
 HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another is started

@@ -15,7 +15,7 @@ from camserve.asgi.batches import read_rules
 from camserve.asgi.metrics import Metrics, ModelSink
 from camserve.asgi.on_ray.deployment import bind, count_workers, divide_machine, find_reason
 from camserve.asgi.on_ray.model import RayModel
-from camserve.build.unpack import read_contents, unpacked
+from camserve.build.mar.unpack import read_contents, unpacked
 from camserve.errors import CamserveError, ConfigError
 from camserve.files import sha256
 from camserve.values import Progress

@@ -10,7 +10,7 @@ from pathlib import Path
 from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics
 from camserve.asgi.on_ray.cluster import own_serve
-from camserve.build.unpack import read_contents
+from camserve.build.mar.unpack import read_contents
 from camserve.values import Progress
 
 
