@@ -11,7 +11,8 @@ import argparse
 from pathlib import Path
 
 from camserve.build.write_file import write_text
-from camserve.card.make import CardPlan, make_card
+from camserve.card.make import make_card
+from camserve.card.plan import CardPlan
 from camserve.cli.terminal import count, say
 
 EXAMPLE = """examples:
