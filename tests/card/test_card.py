@@ -179,14 +179,14 @@ def test_the_overlap_is_intersection_over_union_by_hand():
     generator = np.random.default_rng(0)
     pictures = []
     for number in range(4):
-        mask = np.zeros((56, 56), bool)
-        mask[:, : 14 * number] = True
+        mask = np.zeros((28, 28), bool)
+        mask[:, : 7 * number] = True
         pictures.append(
-            ConceptPicture(torch.tensor(generator.random((3, 56, 56)), dtype=torch.float32), {"left": mask})
+            ConceptPicture(torch.tensor(generator.random((3, 28, 28)), dtype=torch.float32), {"left": mask})
         )
     network = ScoringNetwork(Units()).eval().requires_grad_(False)
-    plain = InputSpec(resize=56, crop=56, mean=(0, 0, 0), std=(1, 1, 1))
-    one = Subject(network, plain, Labels(NAMES), Layer("see", grid=(56, 56)), torch.device("cpu"))
+    plain = InputSpec(resize=28, crop=28, mean=(0, 0, 0), std=(1, 1, 1))
+    one = Subject(network, plain, Labels(NAMES), Layer("see", grid=(28, 28)), torch.device("cpu"))
     found = dissect(one, pictures)
     values = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, 0].numpy()
     active = values >= np.sort(values.ravel())[-round(0.005 * values.size)]
@@ -249,7 +249,7 @@ def test_a_channel_that_is_not_there_is_refused(subject):
 
 
 def test_the_command_writes_one_page_that_loads_nothing(imagenet, tmp_path, capsys):
-    arguments = ["card", str(imagenet), "--classes", "espresso,282", "--channels", "5", "--steps", "2"]
+    arguments = ["card", str(imagenet), "--classes", "espresso,282", "--channels", "5", "--steps", "1"]
     for name in ("one.html", "two.html"):
         assert main([*arguments, "--out", str(tmp_path / name)]) == 0
     page = (tmp_path / "one.html").read_text()

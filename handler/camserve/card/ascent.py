@@ -19,7 +19,7 @@ STEP = 0.02  # of the range of a pixel, for a gradient of usual size
 JITTER = 8  # pixels by which a picture is moved at each step, so that nothing hangs on single pixels
 BLUR_EVERY, BLUR = 4, 0.6  # steps; standard deviation in pixels
 DECAY = 0.01  # towards grey, at each step
-SMOOTH = 2e-3  # weight of total variation beside the distance of representations
+SMOOTH = 6.0  # weight of total variation beside the distance of representations, which gets smaller by it too
 LEARNING_RATE = 0.05  # of Adam, which falls to a tenth
 DREAM = 3  # a dream has so many times fewer steps: it shall stay a picture of the photo
 

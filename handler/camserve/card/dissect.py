@@ -15,7 +15,7 @@ from camserve.card.subject import Subject
 
 ACTIVE = 0.005  # of all positions of all pictures: the paper's share above a channel's threshold
 DETECTS = 0.04  # intersection over union above which the paper calls a channel a detector
-SIDE = 56  # rows and columns on which activations and masks are compared
+SIDE = 28  # rows and columns on which activations and masks are compared
 PICTURES_AT_ONCE, CHANNELS_AT_ONCE = 16, 32
 
 
