@@ -18,7 +18,7 @@ FLOORS = [
     "fast drift",
     "serving operate",
     "build",
-    "bench bulk asgi explainer evaluate",
+    "bench bulk asgi explainer evaluate card",
     "cli gradcam_handler",
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

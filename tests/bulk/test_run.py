@@ -181,6 +181,7 @@ def test_a_mistake_is_told_before_the_archive_is_loaded(pets, tmp_path, capsys, 
     [
         (["--evidence", "foor"], "did you mean 'for'"),
         (["--opacity", "2"], "must be 0 to 1"),
+        (["--channels", "best"], "option 'channels' takes all, numbers such as 3,17"),
         ([], "is the server running?"),
     ],
 )

@@ -17,7 +17,18 @@ from camserve.settings import LIMIT_RANGES
 from camserve.values import RawRequest
 
 LOOKS = ("size", "palette", "opacity", "legend", "caption")  # drawn here, from the grid
-PLAIN = ("evidence", "format", "details", "deadline_ms", "compat", "palette", "opacity", "legend", "caption")
+PLAIN = (
+    "channels",
+    "evidence",
+    "format",
+    "details",
+    "deadline_ms",
+    "compat",
+    "palette",
+    "opacity",
+    "legend",
+    "caption",
+)
 LEAST_SIDE, MOST_SIDE = 16, LIMIT_RANGES["max_picture_side"][1]
 USUAL_SIDE = 1024  # pixels, the most of a drawn picture's longest side where nothing is asked for
 

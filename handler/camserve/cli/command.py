@@ -30,6 +30,7 @@ COMMANDS = {
     "configure": Command("change settings of a .mar", "serve"),
     "evaluate": Command("measure what maps are worth on labelled photos", "serve"),
     "choose": Command("find the method and the layer that suit labelled photos", "serve"),
+    "card": Command("draw what classes and channels look for, as one page", "serve"),
     "inspect": Command("show what a .mar holds"),
     "explain": Command("ask an archive or a server about photos", "serve"),
     "show": Command("draw what explain kept: pictures, a sheet, a gallery", "bulk"),

@@ -46,14 +46,14 @@ def guided_gradcam(output: LayerOutput, objectives: Objectives) -> Tensor:
 
 
 def _rectified(output: LayerOutput, objectives: Objectives, masked: bool) -> Tensor:
-    with _RectifiedBackward(masked) as backward:
+    with RectifiedBackward(masked) as backward:
         gradients = pixel_gradients(output, objectives, output.pixels[objectives.row_index])
     if not backward.met:
         raise ConfigError("guided_backprop and deconvnet change how gradients pass a ReLU, and this network has none")
     return gradients
 
 
-class _RectifiedBackward(OperatorMode):
+class RectifiedBackward(OperatorMode):
     """Replace the backward pass of ReLU and ReLU6, wherever in the network they are called."""
 
     def __init__(self, masked: bool) -> None:

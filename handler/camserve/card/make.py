@@ -1,0 +1,105 @@
+"""From an archive to its card of pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from camserve.build.samples import PATTERN
+from camserve.build.unpack import Contents, load_unpacked, unpacked
+from camserve.card.concepts import draw_concepts, find_masks, read_concepts
+from camserve.card.dissect import Dissection, dissect
+from camserve.card.page import render
+from camserve.card.plan import CardPlan, Shown
+from camserve.card.sections import draw_channels, draw_classes, draw_photo, list_names
+from camserve.card.subject import Subject
+from camserve.errors import BadOption, ConfigError, RequestError, unknown_choice
+from camserve.network.load import load_network
+from camserve.serving.load import device_of
+from camserve.serving.pipeline import Pipeline
+from camserve.values import Progress, RawRequest
+
+USUAL_CHANNELS = 3
+MOST = 20  # classes, and channels, of one card
+
+
+def make_card(path: Path, plan: CardPlan, report: Progress) -> str:
+    """Return the page of a .mar's card; ``report`` gets a line for each picture.
+
+    ConfigError, BadOption, UnknownClass: one line says what cannot be shown.
+    """
+    masks = find_masks(plan.concepts) if plan.concepts else {}
+    for what, chosen in (("classes", plan.classes), ("channels", plan.channels)):
+        if len(chosen) > MOST:
+            raise BadOption(f"--{what} names {len(chosen)}; the limit is {MOST}")
+    with unpacked(path) as (contents, folder):
+        pipeline = load_unpacked(folder, contents)
+        subject = _subject(folder, contents, pipeline, plan)
+        shown = _choose(folder, pipeline, subject, plan, report)
+        parts = [
+            draw_classes(subject, shown, plan, report),
+            draw_photo(subject, shown, plan, report),
+        ]
+        found = _dissect(subject, masks, report)
+        parts += [*draw_channels(subject, shown, found, plan, report), list_names(found)]
+    facts = (
+        f"Weights {pipeline.model.weights}, layer {subject.layer.name}, photo {shown.name}, seed {plan.seed}, "
+        f"{plan.steps} steps, torch {torch.__version__}."
+    )
+    return render(f"{contents.name} {contents.version}: what its classes and channels look for", facts, parts)
+
+
+def _subject(folder: Path, contents: Contents, pipeline: Pipeline, plan: CardPlan) -> Subject:
+    settings, device = contents.settings, device_of(0)
+    layers = {layer.name: layer for layer in settings.layers}
+    name = plan.layer or settings.layers[0].name
+    if name not in layers:
+        raise ConfigError(unknown_choice(name, layers, "--layer"))
+    network = load_network(folder, settings, device)
+    return Subject(network, settings.input, pipeline.heads[0].labels, layers[name], device)
+
+
+def _choose(folder: Path, pipeline: Pipeline, subject: Subject, plan: CardPlan, report: Progress) -> Shown:
+    """Return the photo, the classes and the channels of a card."""
+    sample = pipeline.settings.samples[0] if pipeline.settings.samples else None
+    if plan.photo is None and sample is None:
+        raise ConfigError("the archive has no sample: name a photo with --photo")
+    file = plan.photo or folder / str(sample)
+    if plan.photo is None and sample == PATTERN:
+        report("the archive has no photo of its own: its test pattern stands for one; name another with --photo")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--photo: cannot read {file}: {error.strerror}") from None
+    (request,) = pipeline.decode([RawRequest(data)])
+    if isinstance(request, RequestError):
+        raise ConfigError(f"--photo: {file.name}: {request}")
+    picture = torch.tensor(request.pixels).permute(2, 0, 1).float().to(subject.device) / 255
+    with torch.no_grad():
+        scores, maps = subject.look(picture[None])
+    best = int(scores[0, : len(subject.labels)].argmax())
+    classes = list(dict.fromkeys(map(subject.labels.find, plan.classes))) or [best]
+    channels = list(dict.fromkeys(plan.channels)) or _strongest(pipeline, subject, data, classes[0], maps)
+    subject.check_channels(channels)
+    return Shown(file.name, picture, classes, channels)
+
+
+def _strongest(pipeline: Pipeline, subject: Subject, photo: bytes, index: int, maps: Tensor) -> list[int]:
+    """Return the channels that carry most of a class's evidence; where no gradient tells, the most active ones."""
+    options = {"explain": True, "target": f"index:{index}", "details": "channels", "layer": subject.layer.name}
+    answer = json.loads(pipeline.answer([RawRequest(photo, {**options, "compat": "none"})])[0].body)
+    (explanation, *_) = answer.get("explanations") or [{}]
+    found = [channel["channel"] for channel in explanation.get("channels", ())]
+    return (found or maps[0].mean(dim=(1, 2)).argsort(descending=True).tolist())[:USUAL_CHANNELS]
+
+
+def _dissect(subject: Subject, masks: Mapping[Path, Mapping[str, Path]], report: Progress) -> Dissection:
+    size = subject.spec.size
+    found = dissect(subject, chain(draw_concepts(size), read_concepts(masks, size)))
+    report(f"{len(found.overlap)} channels compared with {len(found.concepts)} concepts in {found.pictures} pictures")
+    return found

@@ -1,0 +1,163 @@
+"""The sections of a card: each picture with its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from camserve.card.activation import activation_of, as_picture, pixels_of
+from camserve.card.ascent import Made, draw_channel, draw_class, dream, invert
+from camserve.card.dissect import DETECTS, Dissection
+from camserve.card.page import Figure, Section
+from camserve.card.plan import CardPlan, Shown
+from camserve.card.subject import Subject
+from camserve.errors import ConfigError
+from camserve.values import Progress
+
+
+def draw_classes(subject: Subject, shown: Shown, plan: CardPlan, report: Progress) -> Section:
+    """Return the pictures of the chosen classes."""
+
+    def figures() -> Iterator[Figure | str]:
+        for index in shown.classes:
+            title = f"class {subject.labels[index]} ({index})"
+            made = _try(partial(draw_class, subject, index, plan.steps, plan.seed), title, report)
+            yield (
+                made
+                if isinstance(made, str)
+                else Figure(
+                    made.picture,
+                    title,
+                    "Made from noise by climbing the class's score above that of the others.",
+                    "an example of the class, or what the network needs to see; other seeds give other pictures.",
+                    f"Score {made.before:.3g} to {made.after:.3g}; {_predicted(subject, made.picture)}.",
+                )
+            )
+
+    return _section("Pictures of classes", "What raises a class's score most.", figures())
+
+
+def _predicted(subject: Subject, picture: Tensor) -> str:
+    with torch.no_grad():
+        scores = subject.look(picture[None].to(subject.device))[0][0, : len(subject.labels)]
+    return f"best class of the picture: {subject.labels[int(scores.argmax())]}"
+
+
+def draw_photo(subject: Subject, shown: Shown, plan: CardPlan, report: Progress) -> Section:
+    """Return the photo, and the picture that its feature maps are inverted to."""
+
+    def figures() -> Iterator[Figure | str]:
+        yield Figure(shown.picture.cpu(), shown.name, "What the network is shown.", "the whole file: it is cropped.")
+        title = f"inverted from {subject.layer.name}"
+        made = _try(lambda: invert(subject, shown.picture, plan.steps, plan.seed), title, report)
+        yield (
+            made
+            if isinstance(made, str)
+            else Figure(
+                made.picture,
+                title,
+                "Another picture with nearly the same feature maps, found from noise.",
+                "what the network saw: what differs from the photo is what this layer does not keep, or what the "
+                "search did not find.",
+                f"Distance of the maps {made.before:.3g} to {made.after:.3g}, of their size.",
+            )
+        )
+
+    return _section("A photo, and what the layer keeps of it", "The representation, inverted.", figures())
+
+
+def draw_channels(
+    subject: Subject, shown: Shown, found: Dissection, plan: CardPlan, report: Progress
+) -> Iterator[Section]:
+    """Yield one section a channel: its name, and the pictures of it."""
+    for channel in shown.channels:
+        named = found.name(channel)
+        name = "no concept of the set" if named is None else f"{named[0]}, overlap {named[1]:.2f}"
+        figures = chain(_made_of(subject, shown, channel, plan, report), _seen_by(subject, shown, channel))
+        yield _section(f"Channel {channel}", f"Marks: {name}.", figures)
+
+
+def _made_of(subject: Subject, shown: Shown, channel: int, plan: CardPlan, report: Progress) -> Iterator[Figure | str]:
+    title = f"filter picture of channel {channel}"
+    made = _try(lambda: draw_channel(subject, channel, plan.steps, plan.seed), title, report)
+    yield (
+        made
+        if isinstance(made, str)
+        else Figure(
+            made.picture,
+            title,
+            "Made from noise by climbing the channel's mean activation.",
+            "all that the channel answers to: one seed's way up.",
+            f"Activation {made.before:.3g} to {made.after:.3g}.",
+        )
+    )
+    title = f"dream of channel {channel}"
+    made = _try(lambda: dream(subject, shown.picture, channel, plan.steps, plan.seed), title, report)
+    yield (
+        made
+        if isinstance(made, str)
+        else Figure(
+            made.picture,
+            title,
+            "The photo, changed so that the channel is more active.",
+            "what is in the photo.",
+            f"Activation {made.before:.3g} to {made.after:.3g}.",
+        )
+    )
+
+
+def _seen_by(subject: Subject, shown: Shown, channel: int) -> Iterator[Figure]:
+    seen = activation_of(subject, shown.picture, channel)
+    is_active = bool(seen.any())
+    yield Figure(
+        (0.25 + 0.75 * seen) * shown.picture.cpu(),
+        f"activation of channel {channel}",
+        "The photo, bright where the channel is active." if is_active else "The channel is not active in this photo.",
+        "evidence for a class: the channel may speak for none.",
+    )
+    gradient, guided = pixels_of(subject, shown.picture, channel)
+    how = "Guided backpropagation" if guided else "The gradient (no ReLU to guide it)"
+    yield Figure(
+        as_picture(gradient),
+        f"pixels of channel {channel}",
+        f"{how} of the channel's mean activation; grey is zero.",
+        "a test of the network: guided pictures hardly change with its weights (Adebayo et al. 2018).",
+    )
+
+
+def list_names(found: Dissection) -> Section:
+    """Return the table of concepts, each with the channel that marks it best."""
+    rows = [("concept", "channel that marks it best", "overlap", "a detector")]
+    for concept in found.concepts:
+        channel, overlap = found.best(concept)
+        rows.append((concept, str(channel), f"{overlap:.3f}", "yes" if overlap > DETECTS else "no"))
+    words = (
+        "Network Dissection (Bau et al. 2017): intersection over union of where a channel is most active and where the "
+        f"concept is; above {DETECTS} the channel is called a detector. It is no proof that the network uses the "
+        "concept, and a channel that no concept of the set names may well mark another."
+    )
+    return Section("Names of channels", words, rows=rows)
+
+
+def _try(make: Callable[[], Made], title: str, report: Progress) -> Made | str:
+    """Return a picture, or why there is none; either way progress is reported."""
+    try:
+        made = make()
+    except ConfigError as error:
+        report(f"{title}: left out: {error}")
+        return f"{title} is left out: {error}."
+    report(f"{title}: {made.before:.4g} to {made.after:.4g}")
+    return made
+
+
+def _section(title: str, words: str, figures: Iterator[Figure | str]) -> Section:
+    found = list(figures)
+    return Section(
+        title,
+        " ".join([words, *(figure for figure in found if isinstance(figure, str))]),
+        [figure for figure in found if isinstance(figure, Figure)],
+    )

@@ -1,0 +1,285 @@
+"""A card's pictures are what their captions say: the network itself judges each."""
+
+import re
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from camserve.card.activation import activation_of, as_picture, pixels_of
+from camserve.card.ascent import draw_channel, draw_class, dream, invert
+from camserve.card.concepts import (
+    COLORS,
+    EACH,
+    TEXTURES,
+    ConceptPicture,
+    as_tensor,
+    draw_concepts,
+    find_masks,
+    read_concepts,
+)
+from camserve.card.dissect import DETECTS, dissect
+from camserve.card.subject import Subject
+from camserve.cli import main
+from camserve.errors import BadOption, ConfigError
+from camserve.input_spec import InputSpec
+from camserve.intake.preprocess import normalise
+from camserve.labels import Labels
+from camserve.network.output import ScoringNetwork
+from camserve.values import Layer
+from colour_pipeline import NAMES
+from references import stored
+
+SIDE = 112
+STEPS = 24
+TABBY, KEYBOARD = 281, 508
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """SqueezeNet 1.1 with its trained weights, at half its usual size."""
+    network = ScoringNetwork(stored("squeezenet1_1")).eval().requires_grad_(False)
+    labels = Labels([f"class {number}" for number in range(1000)])
+    spec = InputSpec(resize=SIDE, crop=SIDE)
+    return Subject(network, spec, labels, Layer("features", grid=(6, 6)), torch.device("cpu"))
+
+
+@pytest.fixture
+def photo(coffee):
+    return as_tensor(Image.open(BytesIO(coffee)).convert("RGB").resize((SIDE, SIDE)))
+
+
+def test_a_card_shows_the_network_what_a_server_does(subject):
+    rows = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3)).astype(np.uint8)
+    pictures = torch.tensor(rows).permute(0, 3, 1, 2) / 255
+    for color in ("rgb", "bgr"):
+        spec = InputSpec(resize=SIDE, crop=SIDE, color=color, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+        one = Subject(subject.network, spec, subject.labels, subject.layer, subject.device)
+        expected = normalise(list(rows), spec, subject.device)
+        torch.testing.assert_close(one.pixels(pictures), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("index", [TABBY, KEYBOARD])
+def test_the_picture_of_a_class_is_predicted_as_that_class(subject, index):
+    made = draw_class(subject, index, 2 * STEPS, 0)
+    scores = subject.look(made.picture[None])[0][0]
+    assert float(scores[index]) == pytest.approx(made.after, abs=1e-3)
+    assert made.after > made.before + 10
+    assert int(scores.argmax()) == index
+
+
+def test_the_same_seed_draws_the_same_picture_and_another_seed_another(subject):
+    first, again, other = (draw_class(subject, TABBY, 3, seed).picture for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("place", [0, 20])
+def test_filter_pictures_and_dreams_raise_the_channel_that_they_name(subject, photo, place):
+    means = subject.look(photo[None])[1][0].mean(dim=(1, 2))
+    channel = int(means.argsort(descending=True)[place])
+    drawn = draw_channel(subject, channel, STEPS, 0)
+    dreamt = dream(subject, photo, channel, STEPS, 0)
+    assert dreamt.before == pytest.approx(float(means[channel]), rel=1e-4)
+    for made in (drawn, dreamt):
+        assert made.after > 2 * made.before + 0.1
+        rises = subject.look(made.picture[None])[1][0].mean(dim=(1, 2))
+        assert float(rises[channel]) == pytest.approx(made.after, rel=1e-3)
+    distance = (dreamt.picture - photo).abs().mean()
+    assert 0 < distance < (drawn.picture - photo).abs().mean()
+
+
+def test_what_cannot_be_raised_is_not_drawn(subject):
+    flat = InputSpec(resize=SIDE, crop=SIDE, std=(1e9, 1e9, 1e9))
+    blind = Subject(subject.network, flat, subject.labels, subject.layer, subject.device)
+    silent = int(blind.look(torch.zeros(1, 3, SIDE, SIDE))[1][0].amax(dim=(1, 2)).argmin())
+    with pytest.raises(ConfigError, match="2 steps did not make the channel more active than the 0 that it is"):
+        draw_channel(blind, silent, 2, 0)
+
+
+def test_an_inverted_representation_is_nearer_than_noise_and_than_another_photo(subject, photo):
+    made = invert(subject, photo, 2 * STEPS, 0)
+    wanted, found, other = (subject.look(one[None])[1] for one in (photo, made.picture, photo.flip(2)))
+    size = wanted.square().sum()
+    assert float((found - wanted).square().sum() / size) == pytest.approx(made.after, rel=1e-3)
+    assert made.after < 0.7 * made.before
+    assert made.after < float((other - wanted).square().sum() / size)
+
+
+def test_an_activation_is_bright_where_the_channel_is_active(subject, photo):
+    maps = subject.look(photo[None])[1][0]
+    channel = int(maps.mean(dim=(1, 2)).argmax())
+    seen = activation_of(subject, photo, channel)
+    assert seen.shape == (SIDE, SIDE)
+    row, column = divmod(int(seen.argmax()), SIDE)
+    strongest = divmod(int(maps[channel].argmax()), maps.shape[2])
+    scale = SIDE / maps.shape[1]
+    assert (int(row // scale), int(column // scale)) == strongest
+
+
+def test_pixels_of_a_channel_are_its_gradient_through_active_relus_alone(subject, photo):
+    channel = int(subject.look(photo[None])[1][0].mean(dim=(1, 2)).argmax())
+    found, guided = pixels_of(subject, photo, channel)
+    assert guided
+    rectifiers = [module for module in subject.network.modules() if isinstance(module, nn.ReLU)]
+    for module in rectifiers:
+        module.inplace = False  # which full backward hooks refuse
+    handles = [module.register_full_backward_hook(positive) for module in rectifiers]
+    watched = photo[None].clone().requires_grad_()
+    subject.look(watched)[1][0, channel].mean().backward()
+    for handle in handles:
+        handle.remove()
+    assert float(found.abs().max()) > 0
+    torch.testing.assert_close(found, watched.grad[0], atol=1e-5 * float(found.abs().max()), rtol=1e-3)
+    assert 0 <= float(as_picture(found).min()) < 0.5 < float(as_picture(found).max()) <= 1
+
+
+def positive(_module, given, _taken):
+    return (given[0].clamp(min=0),)
+
+
+class Units(nn.Module):
+    """Channels that are made to see red, green, blue, horizontal and vertical edges, and nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.see = nn.Conv2d(3, 6, 9, padding=4, padding_mode="replicate")
+        weight = torch.zeros(6, 3, 9, 9)
+        for colour in range(3):
+            weight[colour] = -0.5 / 81
+            weight[colour, colour] = 1 / 81
+        self.see.weight.data, self.see.bias.data = weight, torch.zeros(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, pixels):
+        return self.head(self.see(pixels).mean(dim=(2, 3)))
+
+
+def units():
+    network = ScoringNetwork(Units()).eval().requires_grad_(False)
+    plain = InputSpec(resize=64, crop=64, mean=(0, 0, 0), std=(1, 1, 1))
+    return Subject(network, plain, Labels(NAMES), Layer("see", grid=(64, 64)), torch.device("cpu"))
+
+
+def test_dissection_names_the_colours_that_channels_are_made_to_see():
+    found = dissect(units(), draw_concepts((64, 64)))
+    assert found.pictures == EACH * (len(COLORS) + len(TEXTURES))
+    for channel, colour in enumerate(["red", "green", "blue"]):
+        name, overlap = found.name(channel)
+        assert name == colour
+        assert overlap > 2 * DETECTS
+        assert found.best(colour)[0] == channel
+    assert found.name(5) is None
+
+
+def test_the_overlap_is_intersection_over_union_by_hand():
+    generator = np.random.default_rng(0)
+    pictures = []
+    for number in range(4):
+        mask = np.zeros((28, 28), bool)
+        mask[:, : 7 * number] = True
+        pictures.append(
+            ConceptPicture(torch.tensor(generator.random((3, 28, 28)), dtype=torch.float32), {"left": mask})
+        )
+    network = ScoringNetwork(Units()).eval().requires_grad_(False)
+    plain = InputSpec(resize=28, crop=28, mean=(0, 0, 0), std=(1, 1, 1))
+    one = Subject(network, plain, Labels(NAMES), Layer("see", grid=(28, 28)), torch.device("cpu"))
+    found = dissect(one, pictures)
+    values = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, 0].numpy()
+    active = values >= np.sort(values.ravel())[-round(0.005 * values.size)]
+    truth = np.stack([picture.masks["left"] for picture in pictures])
+    assert float(found.overlap[0, 0]) == pytest.approx((active & truth).sum() / (active | truth).sum(), abs=1e-6)
+
+
+def save(path, values):
+    Image.fromarray(values).save(path)
+
+
+def test_masks_of_ones_own_are_read_beside_their_photos(tmp_path):
+    picture = np.zeros((40, 20, 3), np.uint8)
+    picture[:20] = (255, 0, 0)
+    mask = np.zeros((40, 20), np.uint8)
+    mask[:20] = 255
+    save(tmp_path / "cup.png", picture)
+    save(tmp_path / "cup.lid.png", mask)
+    save(tmp_path / "plain.png", picture[20:])
+    first, second = read_concepts(find_masks(tmp_path), (64, 64))
+    assert list(first.masks) == ["lid"]
+    np.testing.assert_array_equal(first.masks["lid"], np.arange(64)[:, None].repeat(64, 1) < 32)
+    assert second.masks == {}
+    found = dissect(units(), [first, second])
+    assert found.name(0)[0] == "lid"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no masks"),
+        ({"cup.png": (8, 8)}, "has no masks"),
+        ({"cup.red.png": (8, 8)}, "cup.red.png is no mask of a photo"),
+        ({"cup.png": (8, 8), "cup.red.jpg": (8, 8)}, "cup.red.jpg is no mask"),
+        ({"cup.png": (8, 8), "cup.red.png": (8, 9)}, "has .* pixels, its photo"),
+        ({"cup.png": None, "cup.red.png": (8, 9)}, "cannot be read as a picture"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_in_one_line(tmp_path, files, message):
+    for name, shape in files.items():
+        if shape is None:
+            (tmp_path / name).write_bytes(b"no picture")
+        else:
+            save(tmp_path / name, np.zeros(shape, np.uint8))
+    with pytest.raises(ConfigError, match=message):
+        list(read_concepts(find_masks(tmp_path), (8, 8)))
+
+
+@pytest.mark.parametrize(
+    "change", [{"color": "gray", "channels": 1, "mean": (0,), "std": (1,)}, {"normalise": "image"}]
+)
+def test_an_input_that_is_no_plain_rgb_is_refused(subject, change):
+    with pytest.raises(ConfigError, match="a card needs an input of three colours"):
+        Subject(subject.network, InputSpec(**change), subject.labels, subject.layer, subject.device)
+
+
+def test_a_channel_that_is_not_there_is_refused(subject):
+    with pytest.raises(BadOption, match="layer 'features' has channels 0 to 511, not 512"):
+        subject.check_channels([0, 512])
+
+
+def test_the_command_writes_one_page_that_loads_nothing(imagenet, tmp_path, capsys):
+    arguments = ["card", str(imagenet), "--classes", "espresso,282", "--channels", "5", "--steps", "1"]
+    for name in ("one.html", "two.html"):
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+    page = (tmp_path / "one.html").read_text()
+    assert page == (tmp_path / "two.html").read_text()
+    assert not re.search(r"(src|href)=['\"](?!data:)", page)
+    assert "http" not in re.sub(r"data:image/png;base64,[^']*", "", page)
+    figures = re.findall(r"<figure>.*?</figure>", page)
+    titles = [re.search("<b>(.*?)</b>", figure)[1] for figure in figures]
+    assert titles[:2] == ["class espresso (967)", "class tiger cat (282)"]
+    assert "activation of channel 5" in titles
+    assert "pixels of channel 5" in titles
+    assert all("<i>Not: " in figure for figure in figures)
+    assert all(f"<td>{concept}</td>" in page for concept in (*COLORS, *TEXTURES))
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("class espresso (967): ") for line in lines)
+    assert "112 pictures" in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--classes", "espreso"], "no class is called 'espreso'"),
+        (["--channels", "99999"], "has channels 0 to 1279, not 99999"),
+        (["--layer", "nowhere"], "--layer"),
+        (["--photo", "nothing.jpg"], "--photo: cannot read nothing.jpg"),
+        (["--concepts", "nowhere"], "--concepts: nowhere is no folder"),
+        (["--classes", ",".join(map(str, range(21)))], "--classes names 21; the limit is 20"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_in_one_line(imagenet, tmp_path, capsys, arguments, line):
+    assert main(["card", str(imagenet), "--steps", "1", *arguments, "--out", str(tmp_path / "card.html")]) == 1
+    assert line in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "card.html").exists()
