@@ -10,12 +10,12 @@ class Endpoint:
     """One HTTP side of a server and its token."""
 
     url: str
-    token: str
+    token: str  # empty: none is wanted
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header that lets a request in."""
-        return {"Authorization": f"Bearer {self.token}"}
+        """The header that lets a request in; none where no token is wanted, since httpx sends no empty one."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 def curl_line(side: Endpoint, model: str, photo: str, *options: str) -> str:
