@@ -22,3 +22,8 @@ def curl_line(side: Endpoint, model: str, photo: str, *options: str) -> str:
     """Return a curl command that works as it stands."""
     words = [f"curl -H 'Authorization: Bearer {side.token}'", *options, f"-T {photo}"]
     return " ".join([*words, f"{side.url}/predictions/{model}"])
+
+
+def browser_line(side: Endpoint, model: str) -> str:
+    """Return where the page for browsers is, of a side that gives it to those without a token too."""
+    return f"in a browser: {side.url}/predictions/{model}, which asks for the token"
