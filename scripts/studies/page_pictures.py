@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
@@ -186,6 +186,8 @@ def _answer(archive: Path, photos: list[Path], folder: Path) -> None:
     """Keep an audit log of the photos, then of the first of them as a moved camera sees them."""
     with open_archive(archive) as pipeline:
         spec = AuditSpec(str(folder), rate=1.0, min_free_bytes=0, pictures=True)
+        monitoring = replace(pipeline.settings.monitoring, audit=spec)
+        pipeline.settings = replace(pipeline.settings, monitoring=monitoring)  # or it keeps no thumbnails
         recorder = Audit(spec, asdict(pipeline.model), lambda: None)
         pipeline.monitor.report_to(recorder)
         bodies = [path.read_bytes() for path in photos] + [_move(path) for path in photos[:DRIFTING]]
