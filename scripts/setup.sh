@@ -56,7 +56,8 @@ set_up_clients() { set_up_beside .venv-clients 12 "tritonclient[http]==2.73.0" m
 
 # Tools of docs/integrations.md, which ask for older packages than ours.
 set_up_integrations() {
-  set_up_beside .venv-integrations 13 gradio==6.31.0 mlflow-skinny==3.17.2 wandb==0.31.0 fiftyone==1.22.1 psutil
+  set_up_beside .venv-integrations 13 gradio==6.31.0 mlflow-skinny==3.17.2 wandb==0.31.0 fiftyone==1.22.1 \
+    httpx psutil pyyaml
 }
 
 set_up_newman() {

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
@@ -47,6 +48,7 @@ CLEAN, DRIFTING = 500, 250  # requests of the report
 HOURS = 12.0  # over which their times are spread
 ROWS = 10  # of a batch
 QUALITY = 85  # of JPEG
+SECONDS = 120_000  # milliseconds, in Playwright's own unit
 
 
 def main() -> int:
@@ -94,6 +96,7 @@ def take_viewer(browser: Browser, archive: Path, work: Path) -> None:
 @contextmanager
 def _visit(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     context = browser.new_context(**{"viewport": WINDOW, **settings})
+    context.set_default_timeout(SECONDS)
     page = context.new_page()
     page.goto(address)
     yield page
@@ -150,9 +153,13 @@ WHOLE = ("swipe", "phone")  # pictures of the whole page, not of a window
 
 def take_gallery(browser: Browser, archive: Path, work: Path) -> None:
     """Show what camserve explain draws of two classes of some photos, weakest evidence first."""
-    paths = [str(_find(photo)) for photo in IN_GALLERY]
-    command = ["explain", *paths, "--archive", str(archive), "--out", str(work / "monday"), "--save", "gallery"]
-    camserve([*command, "--target", "top:2"])
+    (work / "photos").mkdir()
+    for photo in IN_GALLERY:
+        shutil.copy(_find(photo), work / "photos")
+    os.chdir(work)  # the gallery shows paths as they were given
+    camserve(
+        ["explain", "photos", "--archive", str(archive), "--out", "monday", "--save", "gallery", "--target", "top:2"]
+    )
     with _visit(browser, (work / "monday" / "gallery.html").as_uri()) as page:
         page.select_option("#sort", "strength-up")
         _keep(page.screenshot(), DOCS / "gallery.jpg")
@@ -179,6 +186,8 @@ def _answer(archive: Path, photos: list[Path], folder: Path) -> None:
     """Keep an audit log of the photos, then of the first of them as a moved camera sees them."""
     with open_archive(archive) as pipeline:
         spec = AuditSpec(str(folder), rate=1.0, min_free_bytes=0, pictures=True)
+        monitoring = replace(pipeline.settings.monitoring, audit=spec)
+        pipeline.settings = replace(pipeline.settings, monitoring=monitoring)  # or it keeps no thumbnails
         recorder = Audit(spec, asdict(pipeline.model), lambda: None)
         pipeline.monitor.report_to(recorder)
         bodies = [path.read_bytes() for path in photos] + [_move(path) for path in photos[:DRIFTING]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from camserve.errors import ConfigError
+from camserve.operate.endpoint import Endpoint
 from camserve.operate.metrics import find_metrics
 from camserve.operate.ports import FIRST_PORT, choose_port, free_ports
 from camserve.operate.server import Server
@@ -50,6 +51,12 @@ def test_the_default_port_may_be_another_one_which_is_reported():
     lines = []
     port = choose_port(None, lines.append)
     assert (port == FIRST_PORT) == (lines == [])
+
+
+def test_a_server_without_tokens_is_sent_no_header():
+    """Httpx refuses to send an empty token, and the server would never be found ready."""
+    assert Endpoint("http://127.0.0.1:8080", "").headers == {}
+    assert Endpoint("http://127.0.0.1:8080", "abc").headers == {"Authorization": "Bearer abc"}
 
 
 def test_archives_that_cannot_be_served_are_named(tmp_path):

@@ -44,6 +44,7 @@ def test_a_signal_drains_the_front_and_ends_both(supervise, faulty_archive, open
     with supervise(folder, "--proxy", "--cors", "https://a.example", faulty_archive) as running:
         url, headers = asked(running.until("/predictions/faulty"))
         assert url.startswith(f"http://127.0.0.1:{running.port + 5}/")
+        assert running.until("in a browser") == f"in a browser: {url}, which asks for the token"
         assert ask(url, headers).status_code == 200
         below = running.below
         body = picture(faults.SLOW)

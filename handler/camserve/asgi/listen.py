@@ -16,7 +16,7 @@ from camserve.asgi.metrics import Metrics
 from camserve.errors import ConfigError
 from camserve.operate.client_tokens import TOKEN
 from camserve.operate.doctor.files import read_properties
-from camserve.operate.endpoint import Endpoint, curl_line
+from camserve.operate.endpoint import Endpoint, browser_line, curl_line
 from camserve.operate.ports import LOOPBACK
 from camserve.operate.shipped import SHIPPED_CONFIG
 from camserve.values import Progress
@@ -55,6 +55,7 @@ def listen(
         report(f"ready; the token is in {folder / TOKEN_FILE}, counters are at {side.url}/metrics; Ctrl-C stops")
         for model in models:
             print(curl_line(side, model, "photo.jpg"), flush=True)
+            print(browser_line(side, model), flush=True)
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -12,7 +12,7 @@ from camserve.build.mar.unpack import check_names
 from camserve.cli.terminal import say
 from camserve.errors import ConfigError
 from camserve.operate.client_tokens import ClientTokens
-from camserve.operate.endpoint import curl_line
+from camserve.operate.endpoint import browser_line, curl_line
 from camserve.operate.front import SERVER_PROPERTIES, Front
 from camserve.operate.ports import FIRST_PORT, LOOPBACK, METRICS_OFFSET, PORTS_NEEDED, choose_port, join_address
 from camserve.operate.server import Server
@@ -138,4 +138,6 @@ def _serve(server: Server, front: Front | None, supervisor: Supervisor) -> int:
         say(f"ready; logs and tokens in {server.folder}; Ctrl-C stops")
         for model in server.models:
             print(curl_line((front or server).inference, model, "photo.jpg"), flush=True)
+            if front is not None:
+                print(browser_line(front.inference, model), flush=True)
     return supervisor.wait()

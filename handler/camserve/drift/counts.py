@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from camserve.client.http import shared_http
 from camserve.drift.version import Version
 from camserve.errors import ConfigError, describe_silence
 
@@ -55,7 +56,7 @@ def read_counts(url: str) -> Snapshot:
     """Read the bin counters and references from a metrics port (.../metrics) or a Prometheus. ConfigError: neither."""
     try:
         if url.rstrip("/").endswith("/metrics"):
-            answer = httpx.get(url, timeout=TIMEOUT, follow_redirects=True)
+            answer = shared_http().get(url, timeout=TIMEOUT, follow_redirects=True)
             answer.raise_for_status()
             found = dict(_parse(answer.text.splitlines()))
         else:
@@ -80,7 +81,9 @@ def query(url: str, expression: str, path: str = "query", **parameters: float) -
     """Return a Prometheus' answer to a query. ConfigError: its refusal, or that there is none."""
     arguments: dict[str, str | float] = {"query": expression, **parameters}
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT, follow_redirects=True)
+        answer = shared_http().get(
+            f"{url.rstrip('/')}/api/v1/{path}", params=arguments, timeout=TIMEOUT, follow_redirects=True
+        )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(describe_silence(url, error)) from None
     try:

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
+from camserve.client.http import shared_http
 from camserve.errors import ConfigError, quote
 from camserve.operate.client_tokens import ClientTokens
 from camserve.operate.daemon import Daemon, describe_end, last_lines, launch
@@ -125,7 +124,7 @@ class Front:
 
     def _check_reach(self) -> None:
         """Raise ConfigError where nginx's workers do not see the files that steer them."""
-        answer = httpx.get(f"{self.inference.url}/v2/health/ready", timeout=10)
+        answer = shared_http().get(f"{self.inference.url}/v2/health/ready", timeout=10)
         if not answer.is_success:
             raise ConfigError(f"nginx, which runs as {WORKERS_USER}, cannot read {self.folder}: name another --folder")
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
+from camserve.client.http import shared_http
 from camserve.errors import ConfigError
 from camserve.operate.daemon import Daemon, describe_end, last_lines, launch
 from camserve.operate.doctor.files import read_properties
@@ -185,7 +186,7 @@ class Server:
     def _describe(self, model: str) -> dict[str, Any]:
         try:
             side = self.management
-            answer = httpx.get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
+            answer = shared_http().get(f"{side.url}/models/{model}", headers=side.headers, timeout=10)
             return dict(answer.json()[0]) if answer.is_success else {}
         except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError):
             return {}

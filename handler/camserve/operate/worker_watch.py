@@ -11,6 +11,7 @@ import time
 import httpx
 import psutil
 
+from camserve.client.http import shared_http
 from camserve.operate.server import Server
 from camserve.values import Progress
 
@@ -52,6 +53,6 @@ class WorkerWatch:
         for workers, waits in ((0, "true"), (count, "false")):
             query = f"min_worker={workers}&max_worker={workers}&synchronous={waits}"
             try:
-                httpx.put(f"{side.url}/models/{model}?{query}", headers=side.headers, timeout=SECONDS)
+                shared_http().put(f"{side.url}/models/{model}?{query}", headers=side.headers, timeout=SECONDS)
             except httpx.HTTPError as error:
                 self._report(f"{model}: the management side does not answer ({type(error).__name__})")

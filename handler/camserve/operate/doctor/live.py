@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from camserve.client.http import shared_http
 from camserve.errors import ConfigError, describe_silence
 from camserve.operate.doctor.files import check_model
 from camserve.operate.doctor.findings import ADVICE, UNCHECKED, UNSAFE, Finding
@@ -68,7 +69,7 @@ def _listening_hosts(port: int) -> list[str]:
 
 def _check_metrics(url: str) -> Iterator[Finding]:
     try:
-        answer = httpx.get(url, timeout=SECONDS)
+        answer = shared_http().get(url, timeout=SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL):
         yield Finding(ADVICE, url, "the metrics side does not answer", "metrics_address=http://127.0.0.1:8082")
         return
@@ -99,6 +100,6 @@ def _check_models(url: str, token: str) -> Iterator[Finding]:
 def _ask(method: str, url: str, token: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return httpx.request(method, url, headers=headers, timeout=SECONDS)
+        return shared_http().request(method, url, headers=headers, timeout=SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(describe_silence(url, error)) from None
