@@ -58,6 +58,7 @@ PHOTO = "package://skimage/data/chelsea.png"
 PHOTOS = "imagenet-val-500"
 CONVOLUTIONAL = {"imagenet": "EfficientNet-Lite0", "mobilenet_v2": "MobileNetV2", "squeezenet1_1": "SqueezeNet 1.1"}
 TRANSFORMER = "DINOv2 ViT-S"
+TOGETHER = "all"
 METHODS: tuple[str, ...] = (
     *("gradcam", "gradcam+", "gradcam-", "hirescam", "layercam", "xgradcam", "gradcam++", "eigengradcam", "cam"),
     *("eigencam", "reciprocam", "gradient", "input_x_gradient", "guided_backprop", "deconvnet", "guided_gradcam"),
@@ -148,6 +149,8 @@ def write_page(folder: Path, keep: Path, earlier: str) -> str:
     rows = {run: _rows(keep, run, shown) for run in RUNS}
     attacked = {words: read_attacks(keep, name) for name, words in CONVOLUTIONAL.items()}
     attacked = {words: found for words, found in attacked.items() if found}
+    if attacked:
+        attacked[TOGETHER] = [row for some in attacked.values() for row in some]
     boxed = read_boxed_photos(folder / PHOTOS)
     small = {name_of(photo) for photo in boxed.small}
     made = {

@@ -10,6 +10,7 @@ from PIL import Image
 from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
+from camserve.evaluate.measures import GROUPS
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.plan import EvaluationPlan, Variant
 from camserve.evaluate.run import evaluate
@@ -18,7 +19,7 @@ from camserve.evaluate.summary import summarise
 from input_archives import build_means
 from output_archives import build_outputs
 
-PLAN = EvaluationPlan((Variant("gradcam"),), steps=4)
+PLAN = EvaluationPlan((Variant("gradcam"),), frozenset(GROUPS), steps=4)
 COUNT = 6
 
 
@@ -58,6 +59,11 @@ def test_a_true_map_beats_the_floors(means, data):
     assert figures["box"]["gradcam"].mean == 1
     assert figures["jpeg"]["gradcam"].mean > 0.8
     assert set(figures["jpeg"]) == {"gradcam"}
+    assert figures["shift"]["gradcam"].mean > 0.8
+    assert figures["road"]["gradcam"].mean > figures["road"]["random"].mean
+    assert figures["random"]["gradcam"].mean < 1
+    assert figures["attack_won"]["gradcam"].mean == 0  # red is too far from any other class
+    assert figures["attack_pointing"]["gradcam"].mean == 1
     assert "absent" not in figures  # each of three classes may be there
 
 

@@ -58,7 +58,7 @@ def answers():
     )
     heads = line_up(settings.outputs, [Labels(["red", "green"]), Labels(["blue"])])
     classifier = Classifier(ColourNet().eval(), heads, torch.device("cpu"), {})
-    pipeline = Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123"), Monitor())
+    pipeline = Pipeline(classifier, settings, ModelName("colours", "1.0", "sha256:0123", "0a1b2c"), Monitor())
     buffer = BytesIO()
     Image.new("RGB", (16, 16), (51, 204, 102)).save(buffer, "PNG")
     bodies = pipeline.answer([RawRequest(buffer.getvalue(), options, request_id="x") for options in REQUESTS])

@@ -18,7 +18,7 @@ from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
 from camserve.evaluate.card import keep_card, make_card
-from camserve.evaluate.measures import GROUPS, MEASURES
+from camserve.evaluate.measures import GROUPS, MEASURES, NAMED, USUAL_GROUPS
 from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import read_photos
 from camserve.evaluate.plan import EvaluationPlan
@@ -49,7 +49,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--methods", help="names with commas; the first is what others are compared with (all quick ones)"
     )
     parser.add_argument("--layers", help="names with commas, of the archive's (its default)")
-    parser.add_argument("--measures", help=f"groups with commas: {', '.join(GROUPS)} (all)")
+    parser.add_argument("--measures", help=f"groups with commas: {', '.join(GROUPS)} (all but {', '.join(NAMED)})")
     parser.add_argument("--target", choices=("label", "predicted"), default="label", help="the class that is explained")
     parser.add_argument("--photos", type=count, metavar="N", help="so many, drawn by --seed (all)")
     parser.add_argument(
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def plan_of(args: argparse.Namespace, settings: Any) -> EvaluationPlan:
     """Return what the command line asks for. ConfigError: the archive does not offer it."""
     variants = choose_variants(settings, _names(args.methods), _names(args.layers))
-    groups = frozenset(_names(args.measures) or GROUPS)
+    groups = frozenset(_names(args.measures) or USUAL_GROUPS)
     for group in sorted(groups - set(GROUPS)):
         raise ConfigError(unknown_choice(group, GROUPS, "--measures"))
     return EvaluationPlan(variants, groups, args.target, args.steps, args.seed)

@@ -91,7 +91,8 @@ class Asker:
 
     def _group(self, classes: int) -> list[list[Variant]]:
         """Return the variants that one request can ask for: of one layer, since they share its forward pass."""
-        most = max(1, self.pipeline.settings.limits.max_maps // classes)
+        limits = self.pipeline.settings.limits
+        most = max(1, min(limits.max_methods, limits.max_maps // classes))
         groups: list[list[Variant]] = []
         for layer in dict.fromkeys(variant.layer for variant in self._variants):
             here = [variant for variant in self._variants if variant.layer == layer]

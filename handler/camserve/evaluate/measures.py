@@ -54,6 +54,12 @@ MEASURES: Mapping[str, Measure] = {
     "attack_energy": Measure("attack", "energy under the attack, for the true class", "Wang et al. 2020", 1),
 }
 GROUPS = tuple(dict.fromkeys(measure.group for measure in MEASURES.values()))
+NAMED = (
+    "road",
+    "random",
+    "attack",
+)  # groups that take long, or do not suit every archive
+USUAL_GROUPS = tuple(group for group in GROUPS if group not in NAMED)
 
 
 def pointing(values: np.ndarray, mask: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from camserve.errors import CamserveError
-from camserve.evaluate.measures import GROUPS
+from camserve.evaluate.measures import USUAL_GROUPS
 
 PLAIN = {"explain": "true", "evidence": "for", "format": "grid", "compat": "none", "details": "none"}
 
@@ -33,7 +33,7 @@ class EvaluationPlan:
     """What is measured."""
 
     variants: tuple[Variant, ...]  # the first is what others are compared with
-    groups: frozenset[str] = frozenset(GROUPS)
+    groups: frozenset[str] = frozenset(USUAL_GROUPS)
     target: str = "label"  # or predicted: the class that is explained
     steps: int = 16  # of deletion and insertion
     seed: int = 0
