@@ -86,7 +86,7 @@ def test_a_recipe_is_no_source_of_a_recipe_and_nothing_gives_no_name(folder, cap
     ("pair", "said"),
     [
         ("batchsize=3", "did you mean 'batchSize'?"),
-        ("labels=x", "--set takes keys of defaults, limits, runtime, serving, and minWorkers"),
+        ("labels=x", "--set takes keys of defaults, limits, quantise, runtime, serving, and minWorkers"),
         ("top", "is no KEY=VALUE"),
         ("limits.max_targts=3", "did you mean 'max_targets'?"),
     ],

@@ -71,6 +71,6 @@ SHORTCUTS = (
         "running the trunk in torch (runtime.mode: openvino)",
         "activation, scores and gradients",
         (),
-        "CPU: docs/performance.md, OpenVINO",
+        "CPU, batch 8, seconds of the processor: MobileNetV2 1.63",
     ),
 )
