@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-Service = Callable[[int, random.Random], float]  # seconds of a batch of so many requests
+Service = Callable[[int, random.Random, float], float]  # seconds of a batch of so many requests that begins then
+NEAR = 5  # measured batches, of which one is drawn
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class _Replica:
             return
         size = min(len(self.waiting), self._run.scenario.batch_size)
         self.batch = [self.waiting.popleft() for _ in range(size)]
-        seconds = self._run.service(size, self._run.source)
+        seconds = self._run.service(size, self._run.source, self._run.now)
         self.busy += seconds
         self._run.after(seconds, self._finish)
 
@@ -184,11 +187,28 @@ def simulate(scenario: Scenario, service: Service, seed: int = 0) -> Result:
     return _Run(scenario, service, seed).run()
 
 
-def measured_service(samples: Mapping[int, Sequence[float]]) -> Service:
-    """Return a service that draws from measured seconds by batch size, and of the nearest size where there are none."""
+class Batch(NamedTuple):
+    """One measured batch."""
 
-    def draw(size: int, source: random.Random) -> float:
-        nearest = min(samples, key=lambda known: abs(known - size))
-        return source.choice(samples[nearest]) * (size / nearest if nearest != size else 1.0)
+    begun: float  # seconds since the measurement began
+    size: int
+    seconds: float
+
+
+def measured_service(batches: Sequence[Batch]) -> Service:
+    """Return a service that draws from the measured batches of a size nearest in time: a machine has slow minutes.
+
+    A size that was not measured takes what the nearest took, a row for a row.
+    """
+    by_size: dict[int, list[Batch]] = defaultdict(list)
+    for batch in sorted(batches):
+        by_size[batch.size].append(batch)
+
+    def draw(size: int, source: random.Random, now: float) -> float:
+        nearest = min(by_size, key=lambda known: abs(known - size))
+        known = by_size[nearest]
+        at = bisect(known, (now,)) - NEAR // 2
+        first = max(0, min(at, len(known) - NEAR))
+        return source.choice(known[first : first + NEAR]).seconds * size / nearest
 
     return draw

@@ -1,7 +1,7 @@
 """Compare a simulation with two measured replicas under Ray Serve, or simulate scenarios that nobody measured.
 
-Each turn measures the seconds of batches at half the rate, and what a lone request takes beside its batch; simulates
-the full rate from these; and measures it. All within minutes, since the machine may be noisy.
+Each turn measures requests at random instants: their latencies, and when which batch took how long; and, before and
+after, what a lone request takes beside its batch. The simulation gets the batches and not the latencies.
 """
 
 from __future__ import annotations
@@ -22,27 +22,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.bench.load import Client, draw_arrivals
-from camserve.build.mar.unpack import read_contents
+from camserve.build.archive import build_archive
+from camserve.build.recipe import Recipe
+from camserve.build.unpack import read_contents
+from camserve.cli.terminal import say
+from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports
-from queueing import Result, Scenario, measured_service, simulate
+from camserve.settings import RuntimeSpec
+from queueing import Batch, Result, Scenario, measured_service, simulate
 
 COMMAND = [sys.executable, "-c", "import sys; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"]
+OK = 200
+REPEATS = 20  # of a simulation, with other instants
 LONE = 20  # requests one after the other
 PATIENCE = 120.0  # seconds for an answer
+SLEEPY = """
+import os
+import random
+import time
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3, 4)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, pixels):
+        time.sleep(float(os.environ.get("SECONDS_A_ROW", 0)) * len(pixels) * random.uniform(0.5, 1.5))
+        return self.head(self.features(pixels).mean((2, 3)))
+"""
 DAY = 1e9 / 86_400  # requests a second
 
 
 class Answered(NamedTuple):
     """One answer to a measured request."""
 
+    due: float  # seconds since the first
     seconds: float
     status: int
     stages: tuple[float, ...]  # seconds, the same for all rows of a batch
 
 
-async def ask(client: Client, photo: bytes, since: float) -> Answered:
+async def ask(client: Client, photo: bytes, since: float, due: float = 0.0) -> Answered:
     """Return the answer to one request on a connection of its own; ``since`` is when it was due."""
     host, port = client.url.split("/")[2].split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -53,7 +81,7 @@ async def ask(client: Client, photo: bytes, since: float) -> Answered:
     seconds = time.perf_counter() - since
     writer.close()
     stages = tuple(value / 1000 for value in body.get("timing_ms", {}).values())
-    return Answered(seconds, int(head.split()[1]), stages)
+    return Answered(due, seconds, int(head.split()[1]), stages)
 
 
 async def ask_at(client: Client, photos: Sequence[bytes], instants: Sequence[float]) -> list[Answered]:
@@ -61,7 +89,7 @@ async def ask_at(client: Client, photos: Sequence[bytes], instants: Sequence[flo
     start, under_way = time.perf_counter(), []
     for number, instant in enumerate(instants):
         await asyncio.sleep(max(0.0, start + instant - time.perf_counter()))
-        under_way.append(asyncio.create_task(ask(client, photos[number % len(photos)], start + instant)))
+        under_way.append(asyncio.create_task(ask(client, photos[number % len(photos)], start + instant, instant)))
     return await asyncio.gather(*under_way)
 
 
@@ -84,26 +112,25 @@ async def find_rate(client: Client, photos: Sequence[bytes], seconds: float) -> 
     return done / (time.perf_counter() - start)
 
 
-def batch_seconds(answers: Sequence[Answered]) -> dict[int, list[float]]:
-    """Return the seconds of batches by their size: rows with the same stages were one batch."""
-    rows: dict[tuple[float, ...], int] = defaultdict(int)
+def find_batches(answers: Sequence[Answered]) -> list[Batch]:
+    """Return the batches of answers: rows with the same stages were one."""
+    rows: dict[tuple[float, ...], list[float]] = defaultdict(list)
     for answer in answers:
-        rows[answer.stages] += 1
-    found: dict[int, list[float]] = defaultdict(list)
-    for stages, size in rows.items():
-        found[size].append(sum(stages))
-    return dict(found)
+        if answer.status == OK:
+            rows[answer.stages].append(answer.due + answer.seconds)
+    return [Batch(min(ended) - sum(stages), len(ended), sum(stages)) for stages, ended in rows.items()]
 
 
 def predict(
-    rate: float, seconds: float, rules: BatchRules, calm: Sequence[Answered], lone: Sequence[Answered]
+    rate: float, seconds: float, rules: BatchRules, batches: Sequence[Batch], lone: Sequence[Answered]
 ) -> Result:
     """Return the simulated answers of two replicas, each with the time of a lone request beside its batch."""
     beside = [max(0.0, answer.seconds - rules.delay - sum(answer.stages)) for answer in lone]
-    scenario = Scenario(rate, 20 * seconds, 2, rules.size, rules.delay, rules.waiting)
-    result, source = simulate(scenario, measured_service(batch_seconds(calm))), random.Random(1)
-    result.latencies = [latency + source.choice(beside) for latency in result.latencies]
-    return result
+    scenario, service = Scenario(rate, seconds, 2, rules.size, rules.delay, rules.waiting), measured_service(batches)
+    source, latencies = random.Random(1), list[float]()
+    for seed in range(REPEATS):
+        latencies += [taken + source.choice(beside) for taken in simulate(scenario, service, seed).latencies]
+    return Result(latencies)
 
 
 def compare(
@@ -112,20 +139,17 @@ def compare(
     """Print the turns, and the median error of the simulated p99."""
     client = Client(url, {"Authorization": f"Bearer {token}", "X-Camserve-Details": "timing"})
     rules, errors = read_rules(read_contents(archive).config), []
-    asyncio.run(ask_alone(client, photos))  # connections, caches
+    asyncio.run(find_rate(client, photos, seconds / 4))  # everything is in memory then
     print(
         "| requests/s | p50 measured | simulated | p99 measured | simulated | error of p99 |\n|---|---|---|---|---|---|"
     )
     for _ in range(turns):
         rate = load * asyncio.run(find_rate(client, photos, seconds / 4))
         lone = asyncio.run(ask_alone(client, photos))
-        calm = asyncio.run(ask_at(client, photos, draw_arrivals(rate / 2, seconds)))
-        real = [
-            one.seconds
-            for one in asyncio.run(ask_at(client, photos, draw_arrivals(rate, seconds)))
-            if one.status == 200
-        ]
-        found = predict(rate, seconds, rules, calm, lone)
+        answers = asyncio.run(ask_at(client, photos, draw_arrivals(rate, seconds)))
+        lone += asyncio.run(ask_alone(client, photos))
+        real = [answer.seconds for answer in answers if answer.status == OK]
+        found = predict(rate, seconds, rules, find_batches(answers), lone)
         p50, p99 = (statistics.quantiles(real, n=100)[at] for at in (49, 98))
         errors.append(found.percentile(99) / p99 - 1)
         cells = [f"{1000 * value:.0f} ms" for value in (p50, found.percentile(50), p99, found.percentile(99))]
@@ -154,15 +178,36 @@ def measure(archive: Path, folder: Path, seconds: float, turns: int, load: float
                 process.send_signal(signal.SIGTERM)
 
 
+def make_sleepy(folder: Path) -> Path:
+    """Return an archive whose network sleeps, so that what else the machine does hardly counts."""
+    (folder / "net.py").write_text(SLEEPY, encoding="utf-8")
+    scope: dict[str, type[torch.nn.Module]] = {}
+    exec(SLEEPY, scope)
+    torch.save(scope["Net"]().state_dict(), folder / "net.pt")
+    (folder / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
+    recipe = Recipe(
+        name="sleepy",
+        weights=str(folder / "net.pt"),
+        factory="Net",
+        model_file=str(folder / "net.py"),
+        labels=str(folder / "labels.txt"),
+        preprocess=InputSpec(resize=64, crop=64),
+        layer="features",
+        runtime=RuntimeSpec(threads=1),
+        serving={"minWorkers": 2, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 20},
+    )
+    return build_archive(recipe, folder / "store", say)
+
+
 def what_if(service_ms: float) -> None:
     """Print 10^9 requests a day on so many replicas of one core, with and without failures."""
     print("| replicas | load | failures of a replica | p50 | p99 | refused | lost |\n|---|---|---|---|---|---|---|")
     for load in (0.95, 0.8, 0.6):
-        for hours in (0, 24, 1):
+        for hours in (0, 1):
             replicas = round(DAY * service_ms / 1000 / load)
             failures = 1 / (3600 * hours) if hours else 0.0
             scenario = Scenario(DAY, 60, replicas, batch_size=1, delay=0.0, failures=failures, start=60.0)
-            found = simulate(scenario, lambda size, source: service_ms / 1000 * size * source.uniform(0.8, 1.2))
+            found = simulate(scenario, lambda size, source, _now: service_ms / 1000 * size * source.uniform(0.8, 1.2))
             total = len(found.latencies) + found.refused + found.lost
             times = " | ".join(f"{1000 * found.percentile(percent):.0f} ms" for percent in (50, 99))
             often = f"one in {hours} h" if hours else "none"
@@ -173,8 +218,9 @@ def what_if(service_ms: float) -> None:
 def main() -> None:
     """Measure, or say what if."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("archive", type=Path, nargs="?", help="of two workers: --set serving.minWorkers=2")
     parser.add_argument("photos", type=Path, nargs="?", help="a folder")
+    parser.add_argument("--archive", type=Path, help="of two workers: --set serving.minWorkers=2")
+    parser.add_argument("--sleep", type=float, default=0.1, help="without --archive: seconds a row of a network")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each measurement")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--load", type=float, default=0.5, help="of what 16 clients get")
@@ -182,10 +228,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.what_if:
         what_if(args.what_if)
-    elif args.archive and args.photos:
-        measure(args.archive, args.photos, args.seconds, args.turns, args.load)
+    elif args.photos is None:
+        parser.error("name a folder of photos, or --what-if MS")
     else:
-        parser.error("name an archive and a folder of photos, or --what-if MS")
+        with tempfile.TemporaryDirectory() as folder:
+            archive = args.archive or make_sleepy(Path(folder))
+            os.environ["SECONDS_A_ROW"] = str(args.sleep)
+            measure(archive, args.photos, args.seconds, args.turns, args.load)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from camserve.asgi.batches import BatchRules
+from camserve.asgi.on_ray.deployment import count_workers, make_options
 from camserve.asgi.on_ray.replica import Tally
 from camserve.operate.ray_here import share
 
@@ -29,3 +31,14 @@ def test_a_tally_adds_amounts_keeps_the_last_value_and_begins_again():
     tally.gauge("seconds", [], 3.0)
     assert tally.fetch() == ({("requests", ("ok",)): 2}, {("seconds", ()): 3.0})
     assert tally.fetch() == ({}, {})
+
+
+def test_the_keys_of_an_archive_say_how_many_replicas_there_are():
+    configs = ({}, {"minWorkers": 2}, {"minWorkers": 2, "maxWorkers": 5}, {"minWorkers": 0, "maxWorkers": 1})
+    assert [count_workers(config) for config in configs] == [(1, 1), (2, 2), (2, 5), (1, 1)]
+    fixed, growing = (make_options(config, BatchRules(size=8), {"num_cpus": 1}) for config in configs[1:3])
+    assert (fixed["num_replicas"], "autoscaling_config" in fixed) == (2, False)
+    scale = growing["autoscaling_config"]
+    assert (scale["min_replicas"], scale["max_replicas"], scale["target_ongoing_requests"]) == (2, 5, 8)
+    assert "num_replicas" not in growing
+    assert growing["max_ongoing_requests"] == 16

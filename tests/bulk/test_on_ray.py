@@ -1,8 +1,12 @@
 """camserve explain --engine ray: the rows of local, whatever ends on the way."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
+import sys
+import tempfile
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +20,7 @@ from camserve.bulk.run import read_run
 from camserve.bulk.shards import Tally
 from camserve.cli import main
 from camserve.drift.run_records import read_shard
+from camserve.operate.ray_here import SETTINGS
 from many_photos import COMMAND, wait_for, write_photo
 
 TASK = "ray::make_shard"
@@ -164,6 +169,40 @@ def test_an_ended_run_leaves_whole_shards_and_goes_on(pets, photos, number):
     assert done.returncode == 0, done.stderr
     assert kept.items() < {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}.items()
     assert each_once()
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A Ray that was there before, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for name, value in {**SETTINGS, "RAY_AUTH_TOKEN": "a-token-of-this-test"}.items():
+        monkeypatch.setenv(name, value)
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of its sockets must be short
+    monkeypatch.setenv("TMPDIR", str(folder))
+    options = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1", "--num-cpus", "2"]
+    options += ["--include-dashboard", "false", "--object-store-memory", "100000000", "--temp-dir", str(folder)]
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options, "--block"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as head:
+        try:
+            assert any("Ray runtime started" in line for line in head.stdout)
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            yield head
+        finally:
+            below = psutil.Process(head.pid).children(recursive=True)
+            head.terminate()
+            psutil.wait_procs(below, timeout=30)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_ray
+@pytest.mark.server
+def test_a_cluster_makes_shards_and_goes_on_afterwards(pets, photos, cluster):
+    command = explain_by("ray", pets, "photos", "--out", "run", "--shard-size", "2")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert len(list(read_run(Path("run")))) == 6
+    assert cluster.poll() is None
 
 
 @needs_ray

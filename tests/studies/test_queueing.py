@@ -1,10 +1,12 @@
 """The simulation against what queueing theory knows, and its own laws."""
 
+import random
+
 import pytest
 
-from queueing import Scenario, measured_service, simulate
+from queueing import Batch, Scenario, measured_service, simulate
 
-TENTH = measured_service({1: [0.1]})
+TENTH = measured_service([Batch(0, 1, 0.1)])
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -24,8 +26,8 @@ def test_a_lone_request_waits_for_others_and_then_for_its_batch():
 
 def test_every_request_is_answered_refused_or_lost():
     scenario = Scenario(rate=60, seconds=200, replicas=2, batch_size=4, failures=0.02, start=5)
-    found = simulate(scenario, lambda size, source: 0.02 + 0.05 * size)
-    calm = simulate(Scenario(rate=60, seconds=200, waiting=10**6), lambda size, source: 1e-6)
+    found = simulate(scenario, lambda size, source, now: 0.02 + 0.05 * size)
+    calm = simulate(Scenario(rate=60, seconds=200, waiting=10**6), lambda size, source, now: 1e-6)
     assert found.refused > 0
     assert 0 < found.lost <= 8 * 2 * 200 * 0.02 * 4
     assert len(found.latencies) + found.refused + found.lost == pytest.approx(60 * 200, rel=0.05)
@@ -41,7 +43,12 @@ def test_replicas_join_until_their_work_is_the_target():
 
 
 def test_a_size_that_was_not_measured_is_made_from_the_nearest():
-    import random
+    service = measured_service([Batch(0, 1, 1.0), Batch(0, 4, 2.0)])
+    assert [service(size, random.Random(0), 0.0) for size in (1, 4, 8)] == [1.0, 2.0, 4.0]
 
-    service = measured_service({1: [1.0], 4: [2.0]})
-    assert [service(size, random.Random(0)) for size in (1, 4, 8)] == [1.0, 2.0, 4.0]
+
+def test_a_slow_minute_is_slow_in_the_simulation_too():
+    service = measured_service([Batch(second, 1, 1.0 if second < 60 else 5.0) for second in range(120)])
+    assert {service(1, random.Random(seed), 30.0) for seed in range(20)} == {1.0}
+    assert {service(1, random.Random(seed), 90.0) for seed in range(20)} == {5.0}
+    assert service(1, random.Random(0), 1000.0) == 5.0
