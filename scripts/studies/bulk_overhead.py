@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from camserve.build.unpack import open_archive
+from camserve.build.mar.unpack import open_archive
 from camserve.bulk.archive import ArchiveAsker
 from camserve.bulk.reading import read_ahead
 from camserve.bulk.shards import encode_shard

@@ -27,8 +27,8 @@ import torch
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.bench.load import Client, draw_arrivals
 from camserve.build.archive import build_archive
+from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import Recipe
-from camserve.build.unpack import read_contents
 from camserve.cli.terminal import say
 from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from camserve.build.samples import PATTERN
-from camserve.build.unpack import Contents, load_unpacked, unpacked
+from camserve.build.mar.unpack import Contents, load_unpacked, unpacked
+from camserve.build.trial.samples import PATTERN
 from camserve.card.concepts import draw_concepts, find_masks, read_concepts
 from camserve.card.dissect import Dissection, dissect
 from camserve.card.page import render
