@@ -25,9 +25,9 @@ MOST_ROWS = 64  # of a batch; more are answered group by group
 
 ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
 
-# Norm of the difference, of the norm. Noise is nothing that an int8 trunk was calibrated for: this finds what is wrong
-# altogether, and the self-test the rest.
-TOLERANCES = {"fp32": 1e-3, "bf16": 5e-2, "int8": 0.5}
+# Norm of the difference, of the norm, on noise, for which no int8 trunk is calibrated: Lite0's is 0.47 off, and
+# MobileNetV2's in bf16 0.05. This finds what is wrong altogether (zeros are 1 off), and the self-test the rest.
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.15, "int8": 0.8}
 
 Trunk = Callable[[Tensor], tuple[Tensor, ...]]
 
