@@ -220,7 +220,7 @@ def test_no_code_of_a_compiled_tail_runs(evil):
     path, mark = evil
     path.rename(path.with_name(TAIL))
     with pytest.raises(ConfigError, match="may run code"):
-        read_halves(ScoringNetwork(pooled().network), Layer("features"), path.parent)
+        read_halves(ScoringNetwork(pooled().network), Layer("features"), "fp32", path.parent)
     assert not mark.exists()
 
 

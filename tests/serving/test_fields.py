@@ -32,6 +32,7 @@ REQUESTS = (
     {"compat": "pytorch-grad-cam"},
     {"head": "amount"},
     {"evidence": "against"},
+    {"channels": "top:1"},
     {"explain": "false"},
 )
 
