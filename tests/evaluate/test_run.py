@@ -28,6 +28,22 @@ def means(build_once):
     return build_once("evaluated", build_means)
 
 
+@pytest.fixture(scope="module")
+def halves(build_once):
+    """An archive whose scores are above 0 where a channel is above 127."""
+    return build_once("attacked", lambda folder: build_means(folder, mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+def attacked(pipeline, folder, background, label=0, **plan):
+    """Return the values of the maps of a photo with a red square on a background, under an attack."""
+    values = np.full((32, 32, 3), background, np.uint8)
+    values[2:14, 2:14, 0] = 200
+    Image.fromarray(values).save(folder / "attacked.png")
+    photo = LabelledPhoto(folder / "attacked.png", label, ((2, 2, 14, 14),))
+    plan = EvaluationPlan((Variant("gradcam"),), frozenset({"attack"}), **plan)
+    return next(iter(evaluate(pipeline, [photo], plan, print))).values
+
+
 @pytest.fixture
 def data(tmp_path):
     """Grey photos with a red square, in a CSV with its box."""
@@ -65,6 +81,14 @@ def test_a_true_map_beats_the_floors(means, data):
     assert figures["attack_won"]["gradcam"].mean == 0  # red is too far from any other class
     assert figures["attack_pointing"]["gradcam"].mean == 1
     assert "absent" not in figures  # each of three classes may be there
+
+
+def test_an_attack_does_not_aim_at_the_class_of_the_photo(halves, tmp_path):
+    with open_archive(halves) as pipeline:
+        values = attacked(pipeline, tmp_path, (110, 116, 60), label=2)  # blue is last, and too far away
+        assert values["attack_won"] == 1
+        assert attacked(pipeline, tmp_path, (110, 116, 60), attack_class=0) == {}
+        assert attacked(pipeline, tmp_path, (110, 116, 60), attack_class=2)["attack_won"] == 0
 
 
 def test_absent_classes_are_asked_for_and_said_to_be_weak(imagenet, tmp_path, coffee):

@@ -177,12 +177,13 @@ class Evaluator:
     ) -> list[tuple[int, Values]]:
         """Return what becomes of the target's maps where the picture is attacked, and whether the answer warns.
 
-        It is asked about the class that it is then taken for.
+        It is asked about the class that it is then taken for. Nothing where that is the target itself.
         """
         if "attack" not in self._plan.groups:
             return []
-        aim = self._plan.attack_class
-        aim = next(iter(_absent(row, target, seed, 1)), int(row.order[-1])) if aim is None else aim
+        aim = _aim(row, target, seed) if self._plan.attack_class is None else self._plan.attack_class
+        if aim in (None, target):
+            return []
         attacked = self._asker.ask(attack(self._asker, content, aim), [target, aim][: 1 + self._places()])
         found: list[tuple[int, Values]] = []
         for number, (answer, other) in enumerate(zip(answers, attacked)):
@@ -204,6 +205,12 @@ def _absent(row: RowScores, label: int, seed: int, count: int) -> list[int]:
     others = [int(index) for index in row.order[PLAUSIBLE:] if index != label]
     drawn = np.random.default_rng(seed).permutation(others)[:count]
     return [int(index) for index in drawn]
+
+
+def _aim(row: RowScores, target: int, seed: int) -> int | None:
+    """Return the class that an attack aims at: an absent one, or of few classes the last; None: there is no other."""
+    last = [int(index) for index in row.order[::-1] if index != target][:1]
+    return next(iter([*_absent(row, target, seed, 1), *last]), None)
 
 
 def _codes(answer: Answer, number: int) -> set[str]:
