@@ -31,14 +31,18 @@ class Net(nn.Module):
 """
 
 
-def build_means(folder, more_code="", methods=(), **preprocess):
-    """Build an archive whose scores are the means of the network's input channels; a second one of zero at least."""
+def build_means(folder, more_code="", methods=(), sign=1, **preprocess):
+    """Build an archive whose scores are the means of the network's input channels; a second one of zero at least.
+
+    Their ``sign`` may be -1.
+    """
     spec = InputSpec(**{"resize": 16, "crop": 16, **preprocess})
     (folder / "net.py").write_text(NET + more_code)
     scope = {}
     exec(NET, scope)
     network = scope["Net"](spec.channels)
     torch.nn.init.eye_(network.head.weight)
+    network.head.weight.data *= sign
     torch.nn.init.zeros_(network.head.bias)
     torch.save(network.state_dict(), folder / "net.pt")
     recipe = Recipe(

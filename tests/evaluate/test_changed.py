@@ -46,6 +46,7 @@ def test_a_shift_moves_the_picture_and_its_map_is_moved_back():
     moved = np.pad(grid, ((2, 0), (2, 0)))[:32, :32]
     assert compare("shift", grid, moved, FRAME) > 0.99
     assert compare("shift", grid, grid, FRAME) < 0.5
+    assert compare("shift", -grid, -moved, FRAME) > 0.99
     assert compare("jpeg", grid, grid, FRAME) == pytest.approx(1)
 
 

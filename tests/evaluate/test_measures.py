@@ -166,10 +166,10 @@ def test_the_rank_correlation_is_scipys():
     assert rank_correlation(one, np.ones((3, 3))) is None
 
 
-def test_a_map_is_enlarged_bilinearly_and_only_its_positive_part():
+def test_a_map_is_enlarged_bilinearly():
     values = enlarge(np.array([[1.0, -1], [0, 0]]), (4, 4))
     assert values.shape == (4, 4)
-    assert values[0].tolist() == pytest.approx([1, 0.75, 0.25, 0])
+    assert values[0].tolist() == pytest.approx([1, 0.5, -0.5, -1])
 
 
 def test_floors_know_nothing_and_one_photo_keeps_its_own():

@@ -91,6 +91,20 @@ def test_an_attack_does_not_aim_at_the_class_of_the_photo(halves, tmp_path):
         assert attacked(pipeline, tmp_path, (110, 116, 60), attack_class=2)["attack_won"] == 0
 
 
+def test_a_map_of_evidence_against_goes_by_how_strong_it_is(tmp_path, data):
+    archive = build_means(tmp_path, methods=("gradcam", "gradcam-"), sign=-1, mean=(0,) * 3, std=(1,) * 3)
+    groups = frozenset({"place", "shape", "stable"})
+    with open_archive(archive) as pipeline:
+        plan = EvaluationPlan((Variant("gradcam"), Variant("gradcam-")), groups)
+        figures = summarise(rows_of(pipeline, data, plan)).figures
+    assert figures["pointing"]["gradcam-"].mean == 1
+    assert figures["energy"]["gradcam-"].mean > figures["energy"]["centre"].mean + 0.2
+    assert figures["complexity"]["gradcam-"].mean < 1
+    assert figures["shift"]["gradcam-"].mean > 0.8
+    assert set(figures["box"]) >= {"gradcam"}
+    assert "gradcam-" not in figures["box"]  # it is answered without boxes
+
+
 def test_absent_classes_are_asked_for_and_said_to_be_weak(imagenet, tmp_path, coffee):
     (tmp_path / "espresso").mkdir()
     (tmp_path / "espresso" / "coffee.png").write_bytes(coffee)

@@ -118,3 +118,8 @@ def _answer_of(answer: Answer, variant: Variant) -> Answer:
 def grid_of(answer: Answer) -> np.ndarray:
     """Return the first map of an answer."""
     return np.array(answer["explanations"][0]["grid"], np.float32)
+
+
+def is_signed(answer: Answer) -> bool:
+    """Return whether the maps of an answer show evidence for and against, whatever was asked for."""
+    return METHODS[answer["explanations"][0]["method"]].evidence == "signed"

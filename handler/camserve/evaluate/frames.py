@@ -18,9 +18,9 @@ Size = tuple[int, int]  # rows, columns
 
 
 def enlarge(grid: np.ndarray, size: Size) -> np.ndarray:
-    """Return the positive part of a map (h, w) at the input's resolution, bilinear as in the papers of the measures."""
-    positive = torch.from_numpy(np.maximum(grid, 0).astype(np.float32))[None, None]
-    return functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
+    """Return a map (h, w) at the input's resolution, bilinear as in the papers of the measures."""
+    values = torch.from_numpy(grid.astype(np.float32))[None, None]
+    return functional.interpolate(values, size=size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
 
 def box_mask(boxes: Sequence[Box], region: Box, size: Size) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from camserve.answer.predictions import RowScores
 from camserve.build.trial.rank_correlation import rank_correlation
-from camserve.evaluate.asking import Answer, Asker, grid_of
+from camserve.evaluate.asking import Answer, Asker, grid_of, is_signed
 from camserve.evaluate.attack import attack, check_attackable
 from camserve.evaluate.cascade import Cascade
 from camserve.evaluate.changed import Frame, change_picture, compare
@@ -70,7 +70,7 @@ class Evaluator:
         frame = Frame(answers[0]["input"]["region"], self._size)
         mask = self._mask(photo, answers[0], frame) if target == photo.label else None
         judge = partial(self._judge, photo, pixels, target, answers[0], mask, seed)
-        judged = [judge(grid_of(answer)) for answer in answers]
+        judged = [judge(grid_of(answer), is_signed(answer)) for answer in answers]
         more = [
             *self._stability(content, target, answers, frame, seed),
             *self._randomised(pixels, row, target, answers),
@@ -112,15 +112,19 @@ class Evaluator:
         answer: Answer,
         mask: np.ndarray | None,
         seed: int,
-        grid: np.ndarray,
+        signed: np.ndarray,
+        has_signs: bool = False,
     ) -> tuple[Values, dict[str, Values]]:
+        """Return the measures of one map, and how well it fits the object; a signed one goes by how strong it is."""
+        grid = np.abs(signed)
         groups, shown = self._plan.groups, enlarge(grid, self._size)
         values: Values = {}
         fits: dict[str, Values] = {}
         if "place" in groups and mask is not None:
             values |= {"pointing": pointing(shown, mask), "energy": energy(shown, mask)}
             size = (answer["input"]["width"], answer["input"]["height"])
-            boxed = overlaps(grid, answer["input"]["region"], size, photo.boxes, self._of_tokens) if photo.boxes else {}
+            is_boxed = photo.boxes and not has_signs  # signed maps are answered without boxes
+            boxed = overlaps(grid, answer["input"]["region"], size, photo.boxes, self._of_tokens) if is_boxed else {}
             masked = mask_overlaps(shown, mask) if photo.masks else {}
             fits = {kind: found for kind, found in (("box", boxed), ("mask", masked)) if found}
         scores = partial(self._asker.probabilities, target)
@@ -194,7 +198,7 @@ class Evaluator:
                 "attack_warned": float(bool(_codes(other, len(other["explanations"]) - 1) - _codes(answer, 0))),
             }
             if mask is not None:
-                shown = enlarge(grid, self._size)
+                shown = enlarge(np.abs(grid), self._size)
                 values |= {"attack_pointing": pointing(shown, mask), "attack_energy": energy(shown, mask)}
             found.append((number, values))
         return found
