@@ -51,6 +51,13 @@ def test_a_picture_is_a_mask_by_what_is_above_0_or_by_a_number(tmp_path):
         read_mask([ObjectMask(file=tmp_path / "mask.png")], SIZE)
 
 
+def test_a_picture_that_is_too_large_to_be_opened_is_no_mask(tmp_path, monkeypatch):
+    Image.new("L", (6, 4)).save(tmp_path / "mask.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(ConfigError, match=r"mask\.png is no mask: Image size \(24 pixels\) exceeds limit"):
+        read_mask([ObjectMask(file=tmp_path / "mask.png")], SIZE)
+
+
 def test_run_lengths_of_another_size_are_refused():
     with pytest.raises(ConfigError, match="run lengths are of 24 pixels, its photo has 20"):
         read_mask([ObjectMask(runs=tuple(RUNS))], (4, 5))

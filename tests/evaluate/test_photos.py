@@ -144,6 +144,28 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, name, content, messag
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        (["x"], "ValueError: its annotations are no list of objects"),
+        ({"segmentation": {"counts": "92`"}}, "ValueError: compressed run lengths end in the middle of a number"),
+        ({"segmentation": [[1, 2, 11, 2, 11]]}, "ValueError: a polygon of 5 numbers is no list of x, y"),
+        ({"segmentation": {"counts": [1e999]}}, "OverflowError: cannot convert float infinity to integer"),
+    ],
+)
+def test_annotations_of_coco_that_are_none_are_said_with_advice(tmp_path, annotations, message):
+    content = {
+        "categories": [{"id": 7, "name": "dog"}],
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": annotations,
+    }
+    if isinstance(annotations, dict):
+        content["annotations"] = [{"image_id": 1, "category_id": 7, "bbox": [1, 2, 10, 20], **annotations}]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"instances.json cannot be read: {message}; give a folder"):
+        read(tmp_path / "instances.json")
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no labelled photos of the model's classes"):
         read(tmp_path)

@@ -145,6 +145,20 @@ def test_a_photo_that_cannot_be_read_is_left_out_and_named(means, data):
     assert "3.png: left out: " in line
 
 
+def test_a_photo_whose_mask_does_not_fit_is_left_out_and_named(means, data):
+    Image.new("L", (32, 32), 255).save(data.parent / "mask.png")
+    Image.new("L", (30, 32), 255).save(data.parent / "small.png")
+    rows = ["path,label,mask", "0.png,index:0,mask.png", "1.png,index:0,small.png", "2.png,index:0,mask.png"]
+    (data.parent / "masks.csv").write_text("\n".join(rows))
+    lines = []
+    with open_archive(means) as pipeline:
+        plan = EvaluationPlan((Variant("gradcam"),), frozenset({"place"}))
+        assert summarise(rows_of(pipeline, data.parent / "masks.csv", plan, lines)).photos == 2
+    (line,) = lines
+    assert "1.png: left out: " in line
+    assert line.endswith("small.png has 30 x 32 pixels, its photo 32 x 32")
+
+
 def test_what_an_archive_does_not_offer_is_refused(means):
     with open_archive(means) as pipeline:
         with pytest.raises(ConfigError, match="--methods 'layercam' is not one of: gradcam"):

@@ -31,22 +31,32 @@ class ObjectMask:
 
 
 def mask_of_coco(segmentation: Any) -> ObjectMask | None:
-    """Return a mask of COCO's ``segmentation``: polygons, or run lengths, as numbers or a text. KeyError."""
+    """Return a mask of COCO's ``segmentation``: polygons, or run lengths, as numbers or a text.
+
+    KeyError, TypeError, ValueError: it is none.
+    """
     if isinstance(segmentation, Mapping):
         counts = segmentation["counts"]
         return ObjectMask(runs=_read_runs(counts) if isinstance(counts, str) else tuple(map(int, counts)))
     polygons = tuple(tuple(map(float, polygon)) for polygon in segmentation)
+    if odd := next((len(polygon) for polygon in polygons if len(polygon) % 2), None):
+        raise ValueError(f"a polygon of {odd} numbers is no list of x, y")
     return ObjectMask(polygons) if polygons else None
 
 
 def _read_runs(text: str) -> tuple[int, ...]:
-    """Return the run lengths that COCO writes in numbers of five bits, from the third on less the last but one."""
+    """Return the run lengths that COCO writes in numbers of five bits, from the third on less the last but one.
+
+    ValueError: it is cut off.
+    """
     found: list[int] = []
     place = 0
     while place < len(text):
         number = shift = 0
         is_more = True
         while is_more:
+            if place == len(text):
+                raise ValueError("compressed run lengths end in the middle of a number")
             bits = ord(text[place]) - 48
             number |= (bits & 0x1F) << BITS * shift
             is_more = bool(bits & MORE)
@@ -75,7 +85,7 @@ def _read_picture(file: Path, value: int | None, size: tuple[int, int]) -> np.nd
         with Image.open(file) as opened:
             # A palette's index is the number of the object, whatever its colour.
             values = np.asarray(opened if opened.mode in ("P", "L", "1", "I;16", "I") else opened.convert("L"))
-    except (OSError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{file} is no mask: {error}") from None
     if values.shape != size:
         raise ConfigError(f"{file} has {values.shape[1]} x {values.shape[0]} pixels, its photo {size[1]} x {size[0]}")

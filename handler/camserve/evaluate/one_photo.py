@@ -11,6 +11,7 @@ from torch import Tensor
 
 from camserve.answer.predictions import RowScores
 from camserve.build.trial.rank_correlation import rank_correlation
+from camserve.errors import ConfigError
 from camserve.evaluate.asking import Answer, Asker, grid_of, is_signed
 from camserve.evaluate.attack import attack, check_attackable
 from camserve.evaluate.cascade import Cascade
@@ -28,7 +29,7 @@ from camserve.evaluate.measures import (
     pointing,
 )
 from camserve.evaluate.photos import LabelledPhoto
-from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, PhotoUnanswered
 from camserve.evaluate.road import road
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Target
@@ -96,10 +97,16 @@ class Evaluator:
         return min(ABSENT, limits.max_targets - 1, limits.max_maps - 1)
 
     def _mask(self, photo: LabelledPhoto, answer: Answer, frame: Frame) -> np.ndarray | None:
-        """Return which pixels (H, W) of the input show the object; None: nobody says, or it is cropped away."""
+        """Return which pixels (H, W) of the input show the object; None: nobody says, or it is cropped away.
+
+        PhotoUnanswered: a mask does not fit.
+        """
         if photo.masks:
             size = answer["input"]["height"], answer["input"]["width"]
-            mask = place_mask(read_mask(photo.masks, size), frame.region, self._size)
+            try:
+                mask = place_mask(read_mask(photo.masks, size), frame.region, self._size)
+            except ConfigError as error:
+                raise PhotoUnanswered(str(error)) from None
         else:
             mask = box_mask(photo.boxes, frame.region, self._size)
         return mask if mask.any() else None

@@ -91,7 +91,7 @@ def _read(data: Path) -> tuple[Iterable[_Object], bool]:
             return list(_of_voc(data)), True
         if data.is_dir():
             return _of_folders(data), False
-    except (OSError, KeyError, TypeError, ValueError, csv.Error, ElementTree.ParseError) as error:
+    except (OSError, KeyError, TypeError, ArithmeticError, ValueError, csv.Error, ElementTree.ParseError) as error:
         raise ConfigError(f"{data} cannot be read: {type(error).__name__}: {error}; give {FORMS}") from None
     raise ConfigError(f"{data} is not there, or none of these: {FORMS}")
 
@@ -127,15 +127,25 @@ def _box_of(row: Mapping[str, str | None]) -> Box | None:
 
 
 def _of_coco(data: Path) -> Iterator[_Object]:
-    """Yield the objects of an instances file; its images lie beside it, or in images/ there."""
+    """Yield the objects of an instances file; its images lie beside it, or in images/ there.
+
+    KeyError, TypeError, ValueError: it is none.
+    """
     content: Any = json.loads(data.read_text(encoding="utf-8"))
-    names = {category["id"]: str(category["name"]) for category in content["categories"]}
-    files = {image["id"]: _image_of(data.parent, image["file_name"]) for image in content["images"]}
-    for thing in content["annotations"]:
+    names = {category["id"]: str(category["name"]) for category in _entries(content, "categories")}
+    files = {image["id"]: _image_of(data.parent, image["file_name"]) for image in _entries(content, "images")}
+    for thing in _entries(content, "annotations"):
         if not thing.get("iscrowd"):
             left, top, width, height = map(float, thing["bbox"])
             box, mask = (left, top, left + width, top + height), mask_of_coco(thing.get("segmentation") or ())
             yield _Object(files[thing["image_id"]], names[thing["category_id"]], box, mask)
+
+
+def _entries(content: Any, name: str) -> list[Mapping[str, Any]]:
+    found = content[name]
+    if not isinstance(found, list) or not all(isinstance(entry, Mapping) for entry in found):
+        raise ValueError(f"its {name} are no list of objects")
+    return found
 
 
 def _image_of(folder: Path, name: str) -> Path:
