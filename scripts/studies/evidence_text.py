@@ -4,8 +4,8 @@ from __future__ import annotations
 
 INTRODUCTION = """# What maps are worth, measured
 
-`scripts/studies/evidence` writes this page from served answers to up to {photos} ImageNet validation photos. They are not
-part of the project: `CAMSERVE_DATA` names their folder. Intervals are of 95 %, by bootstrap. Costly sections are of
+`scripts/studies/evidence` writes this page from served answers to up to {photos} ImageNet validation photos. They are
+not part of the project: `CAMSERVE_DATA` names their folder. Intervals are of 95 %, by bootstrap. Costly sections are of
 fewer photos, drawn at random; each line says of how many.
 """
 EARLIER = "*Measured with an earlier version of the code, on the photos that the text says.*"
@@ -79,7 +79,8 @@ STEADY = """
 *Complexity* is the entropy of the map (Bhatt et al. 2020), 1 where it is flat. Then rank correlations with the map of
 the photo after JPEG of quality 50, under noise of 10 of 255, and after a shift of a sixteenth of the side, moved back.
 *Random* is the mean rank correlation with the maps of the network while its weights are drawn anew from the last layer
-down: the last alone, a quarter of the layers, half of them, all (Adebayo et al. 2018). There less is better. Intervals of so few photos are rough.
+down: the last alone, a quarter of the layers, half of them, all (Adebayo et al. 2018). There less is better.
+Intervals of so few photos are rough.
 
 {table}
 """
