@@ -15,7 +15,7 @@ from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
 from camserve.errors import ConfigError
 from camserve.evaluate.plan import Variant
-from camserve.network.precision import DTYPES
+from camserve.network.precision import dtype_of
 from camserve.serving.pipeline import Pipeline
 from camserve.values import Explanation, Target
 
@@ -63,7 +63,7 @@ class Cascade:
         wanted = MapRequest(0, target, None, variant.method, source, method.evidence or "for")
         contexts = None if settings.score is None else [settings.defaults.context]
         with Capture(self._network, layers, tails) as capture:
-            outputs = capture.forward(pixels.to(DTYPES[settings.runtime.precision]), method.tape, contexts)
+            outputs = capture.forward(pixels.to(dtype_of(settings.runtime)), method.tape, contexts)
         return explain({output.layer.name: output for output in outputs}, [wanted])[0]
 
 
