@@ -65,6 +65,9 @@ class Evaluated:
     data: str = ""  # the start of the SHA-256 of the photos' names, labels, boxes, masks and sizes
     photos: int = 0
     accuracy: float = 0.0
+    target: str = "label"  # or predicted: the class whose maps were measured
+    steps: int = 0  # of deletion and insertion
+    seed: int = 0  # of draws and noise
     verdict: str = ""  # of the whole
     by: str = ""  # the measure that the verdicts go by
     verdicts: dict[str, str] = field(default_factory=dict)  # map: whether it beats the floors

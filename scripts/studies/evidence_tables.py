@@ -87,7 +87,7 @@ def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: set[str]) -> s
             method = summary.variants[0]
             fits = [row.overlaps["box"] for row in chosen if row.variant == method and row.overlaps]
             shares = [interval(np.array([fit[at] >= FITS for fit in fits], float)) for at in (EARLIER, USUAL)]
-            best = (_text(summary, "box", method), f"{summary.thresholds[method]:.0%}")
+            best = (_text(summary, "box", method), f"{summary.thresholds['box'][method]:.0%}")
             lines.append((network, words, str(len(fits)), _text(summary, "box", "uniform"), *shares, *best))
     return write_table((*head, "threshold"), lines)
 

@@ -15,7 +15,7 @@ from camserve.errors import ConfigError
 from camserve.evaluate.card import make_card
 from camserve.evaluate.choice import choose_variant
 from camserve.evaluate.measures import THRESHOLDS
-from camserve.evaluate.plan import PhotoMeasures, Variant
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.summary import summarise
 from camserve.measures import Evaluated, MethodMeasure
 from camserve.serving.card import describe_model
@@ -56,7 +56,9 @@ def test_the_best_of_the_better_ones_wins_with_figures_of_photos_that_did_not_ch
     assert best.variant == Variant("layercam")
     assert best.defaults == {"method": "layercam", "box_threshold": "0.3"}
     assert best.held_out.photos == COUNT // 2
-    card = make_card(best.held_out, VARIANTS, "energy", {"eigencam": BLIND}, "2026-11-30", "abc", best.reason)
+    card = make_card(
+        best.held_out, EvaluationPlan(VARIANTS), "energy", {"eigencam": BLIND}, "2026-11-30", "abc", best.reason
+    )
     assert card.figures["energy"]["layercam"][0] == pytest.approx(0.6, abs=0.1)
     assert card.verdicts["layercam"].endswith("; better than centre, which knows nothing")
     assert "; hardly depends on the classifier's weights; better" in card.verdicts["eigencam"]
@@ -64,7 +66,7 @@ def test_the_best_of_the_better_ones_wins_with_figures_of_photos_that_did_not_ch
 
 def test_a_card_says_of_each_map_whether_it_beats_the_floors():
     summary = summarise(rows_of({"gradcam": 0.201, "layercam": 0.1, "eigencam": 0.5}))
-    card = make_card(summary, VARIANTS, "energy", {}, "2026-11-30", "abc")
+    card = make_card(summary, EvaluationPlan(VARIANTS), "energy", {}, "2026-11-30", "abc")
     assert card.verdicts["gradcam"].endswith("; not for sure another than centre, which knows nothing")
     assert card.verdicts["layercam"].endswith("; worse than centre, which knows nothing")
     assert card.verdicts["eigencam"].endswith("; better than centre, which knows nothing")
@@ -72,6 +74,21 @@ def test_a_card_says_of_each_map_whether_it_beats_the_floors():
     assert len(card.card_id) == 12
     assert dataclasses.replace(card, photos=41).card_id != card.card_id
     assert Evaluated().card_id == ""
+
+
+def test_a_card_says_how_it_was_measured():
+    summary = summarise(rows_of({"gradcam": 0.2}))
+    plan = EvaluationPlan(VARIANTS, target="predicted", steps=9, seed=4)
+    card = make_card(summary, plan, "energy", {}, "2026-11-30", "abc")
+    assert (card.target, card.steps, card.seed) == ("predicted", 9, 4)
+    assert card.verdicts["gradcam"].endswith("; maps of the predicted class, right or wrong")
+    assert card.verdict == f"gradcam: {card.verdicts['gradcam']}"
+    assert make_card(summary, plan, "energy", {}, "2026-11-30", "abc", "gradcam stays").verdict == (
+        "gradcam stays; maps of the predicted class, right or wrong"
+    )
+    card = make_card(summary, EvaluationPlan(VARIANTS), "energy", {}, "2026-11-30", "abc")
+    assert card.target == "label"
+    assert "predicted" not in card.verdict
 
 
 def test_what_hardly_depends_on_the_class_cannot_win():
@@ -84,7 +101,7 @@ def test_what_hardly_depends_on_the_class_cannot_win():
 def test_of_too_few_photos_or_without_the_measure_nothing_is_chosen():
     with pytest.raises(ConfigError, match="19 photos are too few to choose by: give 20 or more"):
         chosen({"gradcam": 0.3}, count=19)
-    with pytest.raises(ConfigError, match="no photo has the measure insertion: measures of place need boxes"):
+    with pytest.raises(ConfigError, match="no photo has the measure insertion: measures of place need boxes or masks"):
         choose_variant(rows_of({"gradcam": 0.3}), VARIANTS[:1], "insertion", {})
 
 

@@ -57,7 +57,7 @@ def test_a_summary_compares_with_the_first_and_calibrates_boxes_on_one_half():
     assert figures["layercam"].chance < 0.01
     assert figures["layercam"].text.endswith(" *")
     assert figures["gradcam"].chance is None is figures["centre"].chance
-    assert summary.thresholds["gradcam"] == 0.3
+    assert summary.thresholds["box"]["gradcam"] == 0.3
     assert summary.figures["box"]["gradcam"].mean == 1
     assert summary.figures["box"]["gradcam"].photos == 15
 

@@ -21,7 +21,7 @@ from camserve.evaluate.card import keep_card, make_card
 from camserve.evaluate.choice import VariantChoice, choose_variant
 from camserve.evaluate.measures import MEASURES
 from camserve.evaluate.photos import LabelledPhoto, read_photos
-from camserve.evaluate.plan import PhotoMeasures, Variant
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures
 from camserve.evaluate.run import evaluate, hash_photos
 from camserve.evaluate.select import choose_photos, usual_measure
 from camserve.settings import Settings
@@ -36,7 +36,9 @@ EXAMPLE = """examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_plan_options(parser)
-    parser.add_argument("--by", choices=MEASURES, help="what decides (energy; insertion where no photo has boxes)")
+    parser.add_argument(
+        "--by", choices=MEASURES, help="what decides (energy; insertion where no photo has boxes or masks)"
+    )
     parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="the archive's recipe, for --save-recipe")
     parser.add_argument("--save-recipe", type=Path, metavar="FILE.yaml", help="write the recipe with what won")
     parser.add_argument("--write-card", action="store_true", help="write defaults, figures, date and data into N.mar")
@@ -59,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     )
     keys = ", ".join(f'{name}: "{value}"' for name, value in choice.defaults.items())
     print(f"defaults: {{{keys}}}")
-    _write(args, choice, plan.variants, by, photos, settings, rows)
+    _write(args, choice, plan, by, photos, settings, rows)
     return 0
 
 
 def _write(
     args: argparse.Namespace,
     choice: VariantChoice,
-    variants: Sequence[Variant],
+    plan: EvaluationPlan,
     by: str,
     photos: list[LabelledPhoto],
     settings: Settings,
@@ -82,7 +84,7 @@ def _write(
         say(f"wrote {args.save_recipe}")
     if args.write_card:
         made = date.today().isoformat(), hash_photos(photos)
-        card = make_card(choice.held_out, variants, by, settings.measures.methods, *made, choice.reason)
+        card = make_card(choice.held_out, plan, by, settings.measures.methods, *made, choice.reason)
         keep_card(args.archive, card, rows, choice.defaults, say)
         if settings.monitoring.baseline is not None and choice.variant.method != settings.defaults.method:
             say(f"its baseline is of {settings.defaults.method}: measure it again with camserve baseline")

@@ -1,8 +1,8 @@
 """Measure what an archive's maps are worth on labelled photos.
 
 DATA is a folder with one sub-folder a class; a CSV with the columns path, label and, for places, x0, y0, x1, y1 in
-pixels; COCO's instances JSON; or a folder of Pascal VOC. Measures of place need boxes. Each figure stands beside that
-of maps which know nothing: centre, uniform, random, edges.
+pixels or mask, a picture above 0 at the object; COCO's instances JSON; or a folder of Pascal VOC. Measures of place
+need boxes or masks. Each figure stands beside that of maps which know nothing: centre, uniform, random, edges.
 """
 
 from __future__ import annotations
@@ -69,8 +69,11 @@ def run(args: argparse.Namespace) -> int:
         for row in table(summary):
             print("  ".join(f"{cell:<19}" for cell in row).rstrip())
         usual = plan.variants[0]
-        if usual.name in summary.thresholds:
-            print(f'boxes fit best with defaults: {{box_threshold: "{summary.thresholds[usual.name]:g}"}}')
+        best = {kind: f"{chosen[usual.name]:g}" for kind, chosen in summary.thresholds.items() if usual.name in chosen}
+        if "box" in best:
+            print(f'boxes fit best with defaults: {{box_threshold: "{best["box"]}"}}')
+        if "mask" in best:
+            print(f"masks fit best from {best['mask']} of the map's maximum")
         print(f"{summary.photos} photos, accuracy {summary.accuracy:.3f}, data {hash_photos(photos)}")
         if args.json:
             found: dict[str, Any] = {"archive": pipeline.model.name, "weights": pipeline.model.weights}
@@ -80,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
             title = f"{pipeline.model.name} {pipeline.model.version}: maps on {summary.photos} photos"
             write_text(args.html, render_page(summary, pipeline, photos, usual, title))
     if args.write_card:
-        by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)
+        by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)  # there are some
         made = date.today().isoformat(), hash_photos(photos)
-        card = make_card(summary, plan.variants, by, pipeline.settings.measures.methods, *made)
+        card = make_card(summary, plan, by, pipeline.settings.measures.methods, *made)
         keep_card(args.archive, card, rows, {}, say)
     return 0
 

@@ -11,18 +11,19 @@ from camserve.drift.periods import holm
 from camserve.evaluate.confidence import NOT_CALIBRATED, calibrate_confidence
 from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import MEASURES
-from camserve.evaluate.plan import PhotoMeasures, Variant
+from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.statistics import sign_flip
 from camserve.evaluate.summary import SURE, Figure, Summary, paired
 from camserve.measures import Evaluated, MethodMeasure
 from camserve.values import Progress
 
+PREDICTED = "; maps of the predicted class, right or wrong"
 BLIND = "; hardly depends on the classifier's weights"
 
 
 def make_card(
     summary: Summary,
-    variants: Sequence[Variant],
+    plan: EvaluationPlan,
     by: str,
     measured: Mapping[str, MethodMeasure],
     date: str,
@@ -33,14 +34,18 @@ def make_card(
 
     ``by`` is the measure of the verdicts, ``verdict`` that of the whole; by default the first map's.
     """
-    verdicts = judge_variants(summary, variants, by, measured)
+    of_predicted = PREDICTED if plan.target == "predicted" else ""
+    verdicts = {
+        name: words + of_predicted for name, words in judge_variants(summary, plan.variants, by, measured).items()
+    }
     figures = {
         measure: {name: _numbers(figure) for name, figure in by_name.items()}
         for measure, by_name in summary.figures.items()
     }
-    first = variants[0].name
-    words = verdict or f"{first}: {verdicts.get(first, 'not judged')}"
-    return Evaluated(date, data, summary.photos, round(summary.accuracy, 4), words, by, verdicts, None, figures)
+    first = plan.variants[0].name
+    words = verdict + of_predicted if verdict else f"{first}: {verdicts.get(first, 'not judged')}"
+    how = plan.target, plan.steps, plan.seed
+    return Evaluated(date, data, summary.photos, round(summary.accuracy, 4), *how, words, by, verdicts, None, figures)
 
 
 def keep_card(

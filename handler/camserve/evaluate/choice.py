@@ -46,7 +46,7 @@ def choose_variant(
     choosing, held_out = (summarise(row for row in kept if photos[row.photo] % 2 == half) for half in (0, 1))
     figures = choosing.figures.get(by)
     if figures is None or by not in held_out.figures:
-        raise ConfigError(f"no photo has the measure {by}: measures of place need boxes")
+        raise ConfigError(f"no photo has the measure {by}: measures of place need boxes or masks")
     usual = variants[0]
     if usual.name not in figures:
         raise ConfigError(f"{usual.name} has no measure {by}: its map is too fine; name another first in --methods")
@@ -54,7 +54,8 @@ def choose_variant(
     blind = [one.name for one in better if not measured.get(one.method, MethodMeasure()).sane]
     sane = [one for one in better if one.name not in blind]
     best = max(sane, key=lambda one: figures[one.name].mean * MEASURES[by].is_better, default=usual)
-    return VariantChoice(best, _reason(best, usual, by, held_out, blind), choosing.thresholds.get(best.name), held_out)
+    threshold = choosing.thresholds["box"].get(best.name)
+    return VariantChoice(best, _reason(best, usual, by, held_out, blind), threshold, held_out)
 
 
 def _is_better(one: Variant, usual: Variant, figures: Mapping[str, Figure], by: str) -> bool:

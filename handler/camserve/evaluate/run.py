@@ -20,6 +20,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.values import Progress
 
 COMMAND = "camserve evaluate"
+PLACELESS = "nothing would be measured: measures of place need boxes or masks"
 TASKS = "evaluate needs classes: the archive's task is regression"
 
 
@@ -33,10 +34,13 @@ def evaluate(
     """Yield the rows of all photos; those that are in the file ``kept`` are not measured again, others are added.
 
     ``report`` gets a line for each photo that could not be measured; how far it is stands on standard error.
-    ConfigError: the archive has no classes, or ``kept`` is of another archive or plan.
+    ConfigError: the archive has no classes, the plan is of places and no photo has any, or ``kept`` is of another
+    archive or plan.
     """
     if pipeline.settings.outputs[0].is_quantity:
         raise ConfigError(TASKS)
+    if plan.groups == {"place"} and not any(photo.boxes or photo.masks for photo in photos):
+        raise ConfigError(PLACELESS)
     header = {"weights": pipeline.model.weights, "name": pipeline.model.name, "plan": describe_plan(plan)}
     evaluator = Evaluator(pipeline, plan)
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from camserve.evaluate.measures import FITS, MEASURES, THRESHOLDS
 from camserve.evaluate.plan import PhotoMeasures
 from camserve.evaluate.statistics import bootstrap, sign_flip
 
+NOTHING = "nothing was measured: measures of place need boxes or masks, absent more than 5 classes"
 SURE = 0.05  # p below which a difference counts
 FOUND: Mapping[str, Callable[[float], float]] = {"box": lambda iou: float(iou >= FITS), "mask": float}  # of an IoU
 Columns = dict[str, dict[str, dict[str, float]]]  # measure -> variant -> photo -> value
@@ -51,7 +52,7 @@ class Summary:
     accuracy: float
     variants: tuple[str, ...]  # the first is the default; floors come last
     figures: Mapping[str, Mapping[str, Figure]]  # measure -> variant -> figure
-    thresholds: Mapping[str, float]  # variant -> the box_threshold that suits one half of the photos
+    thresholds: Mapping[str, Mapping[str, float]]  # box, mask -> variant -> what suits one half of the photos
     columns: Columns
 
     def as_json(self) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Summary:
         return {
             "photos": self.photos,
             "accuracy": round(self.accuracy, 4),
-            "box_threshold": dict(self.thresholds),
+            **{f"{kind}_threshold": dict(chosen) for kind, chosen in self.thresholds.items()},
             "figures": {
                 measure: {name: vars(figure) for name, figure in figures.items()}
                 for measure, figures in self.figures.items()
@@ -68,7 +69,7 @@ class Summary:
 
 
 def summarise(rows: Iterable[PhotoMeasures]) -> Summary:
-    """Return the figures of all rows. ConfigError: there are none."""
+    """Return the figures of all rows. ConfigError: there are no rows, or no figures."""
     columns: Columns = defaultdict(lambda: defaultdict(dict))
     fits: dict[str, dict[str, dict[str, Mapping[str, float]]]] = {kind: defaultdict(dict) for kind in FOUND}
     variants: dict[str, None] = {}
@@ -90,9 +91,10 @@ def summarise(rows: Iterable[PhotoMeasures]) -> Summary:
             if held_out := list(by_photo.items())[1::2]:
                 columns[kind][name] = {photo: FOUND[kind](iou[f"{chosen[name]:g}"]) for photo, iou in held_out}
     figures = {measure: _figures(columns[measure]) for measure in MEASURES if columns.get(measure)}
-    return Summary(
-        len(right), float(np.mean(list(right.values()))), tuple(variants), figures, thresholds["box"], dict(columns)
-    )
+    if not figures:
+        raise ConfigError(NOTHING)
+    accuracy = float(np.mean(list(right.values())))
+    return Summary(len(right), accuracy, tuple(variants), figures, thresholds, dict(columns))
 
 
 def best_threshold(overlaps: Sequence[Mapping[str, float]], kind: str = "box") -> float:
