@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from camserve.card.activation import activation_of, as_picture, pixels_of
-from camserve.card.ascent import draw_channel, draw_class, dream, invert
+from camserve.card.ascent import Made, draw_channel, draw_class, dream, invert
 from camserve.card.concepts import (
     COLORS,
     EACH,
@@ -22,6 +22,7 @@ from camserve.card.concepts import (
     read_concepts,
 )
 from camserve.card.dissect import DETECTS, dissect
+from camserve.card.sections import NEAR, describe_inverted
 from camserve.card.subject import Subject
 from camserve.cli import main
 from camserve.errors import BadOption, ConfigError
@@ -96,8 +97,39 @@ def test_what_cannot_be_raised_is_not_drawn(subject):
     flat = InputSpec(resize=SIDE, crop=SIDE, std=(1e9, 1e9, 1e9))
     blind = Subject(subject.network, flat, subject.labels, subject.layer, subject.device)
     silent = int(blind.look(torch.zeros(1, 3, SIDE, SIDE))[1][0].amax(dim=(1, 2)).argmin())
-    with pytest.raises(ConfigError, match="2 steps did not make the channel more active than the 0 that it is"):
+    with pytest.raises(ConfigError, match="2 steps did not raise the channel's activation above 0"):
         draw_channel(blind, silent, 2, 0)
+
+
+class Falling(nn.Module):
+    """All scores fall with the light, the first one slowest: what raises it above the others lowers it."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.see = nn.Conv2d(3, 1, 1)
+        self.register_buffer("slopes", slope * torch.tensor([1.0, 3.0, 3.0]))
+        self.see.weight.data.fill_(1 / 3)
+
+    def forward(self, pixels):
+        return self.slopes * self.see(pixels).mean(dim=(1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("slope", [-1.0, float("nan")])
+def test_a_class_whose_score_does_not_rise_is_not_drawn(slope):
+    with pytest.raises(ConfigError, match="4 steps did not raise the class's score above"):
+        draw_class(watch(Falling(slope), 16), 0, 4, 0)
+
+
+def test_what_gets_no_nearer_to_the_photo_is_not_shown_as_inverted():
+    one = units()
+    photo = (0.5 + 0.05 * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    with pytest.raises(ConfigError, match="1 steps did not bring the feature maps nearer to the photo's than 0"):
+        invert(one, photo, 1, 0)  # which begins there
+
+
+def test_an_inverted_picture_is_called_nearly_the_same_only_where_it_is():
+    for after, called in ((NEAR, "nearly the same feature maps"), (1.01 * NEAR, "feature maps nearer to")):
+        assert called in describe_inverted(Made(torch.zeros(3, 4, 4), 0.9, after))[0]
 
 
 def test_an_inverted_representation_is_nearer_than_noise_and_than_another_photo(subject, photo):
@@ -158,10 +190,15 @@ class Units(nn.Module):
         return self.head(self.see(pixels).mean(dim=(2, 3)))
 
 
-def units():
-    network = ScoringNetwork(Units()).eval().requires_grad_(False)
-    plain = InputSpec(resize=64, crop=64, mean=(0, 0, 0), std=(1, 1, 1))
-    return Subject(network, plain, Labels(NAMES), Layer("see", grid=(64, 64)), torch.device("cpu"))
+def watch(module, side):
+    """Return the subject of a network with a layer ``see`` that keeps the size of its pixels."""
+    network = ScoringNetwork(module).eval().requires_grad_(False)
+    plain = InputSpec(resize=side, crop=side, mean=(0, 0, 0), std=(1, 1, 1))
+    return Subject(network, plain, Labels(NAMES), Layer("see", grid=(side, side)), torch.device("cpu"))
+
+
+def units(side=64):
+    return watch(Units(), side)
 
 
 def test_dissection_names_the_colours_that_channels_are_made_to_see():
@@ -184,9 +221,7 @@ def test_the_overlap_is_intersection_over_union_by_hand():
         pictures.append(
             ConceptPicture(torch.tensor(generator.random((3, 28, 28)), dtype=torch.float32), {"left": mask})
         )
-    network = ScoringNetwork(Units()).eval().requires_grad_(False)
-    plain = InputSpec(resize=28, crop=28, mean=(0, 0, 0), std=(1, 1, 1))
-    one = Subject(network, plain, Labels(NAMES), Layer("see", grid=(28, 28)), torch.device("cpu"))
+    one = units(28)
     found = dissect(one, pictures)
     values = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, 0].numpy()
     active = values >= np.sort(values.ravel())[-round(0.005 * values.size)]
