@@ -22,6 +22,7 @@ from camserve.card.concepts import (
     read_concepts,
 )
 from camserve.card.dissect import DETECTS, dissect
+from camserve.card.make import name_channels
 from camserve.card.sections import NEAR, describe_inverted
 from camserve.card.subject import Subject
 from camserve.cli import main
@@ -32,6 +33,7 @@ from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from colour_pipeline import NAMES
+from model_file import quiet
 from references import stored
 
 SIDE = 112
@@ -212,18 +214,20 @@ def test_dissection_names_the_colours_that_channels_are_made_to_see():
     assert found.name(5) is None
 
 
-def test_the_overlap_is_intersection_over_union_by_hand():
+@pytest.mark.parametrize("side", [28, 64])
+def test_the_overlap_is_intersection_over_union_by_hand(side):
     generator = np.random.default_rng(0)
     pictures = []
     for number in range(4):
         mask = np.zeros((28, 28), bool)
         mask[:, : 7 * number] = True
         pictures.append(
-            ConceptPicture(torch.tensor(generator.random((3, 28, 28)), dtype=torch.float32), {"left": mask})
+            ConceptPicture(torch.tensor(generator.random((3, side, side)), dtype=torch.float32), {"left": mask})
         )
-    one = units(28)
+    one = units(side)
     found = dissect(one, pictures)
-    values = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, 0].numpy()
+    maps = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, :1]
+    values = nn.functional.interpolate(maps, (28, 28), mode="bilinear").numpy()[:, 0]
     active = values >= np.sort(values.ravel())[-round(0.005 * values.size)]
     truth = np.stack([picture.masks["left"] for picture in pictures])
     assert float(found.overlap[0, 0]) == pytest.approx((active & truth).sum() / (active | truth).sum(), abs=1e-6)
@@ -247,6 +251,41 @@ def test_masks_of_ones_own_are_read_beside_their_photos(tmp_path):
     assert second.masks == {}
     found = dissect(units(), [first, second])
     assert found.name(0)[0] == "lid"
+
+
+def test_photos_change_no_overlap_of_what_is_drawn(tmp_path):
+    alone = name_channels(units(), {}, quiet)
+    red = np.zeros((64, 64, 3), np.uint8) + np.array([230, 20, 20], np.uint8)
+    for number in range(9):
+        save(tmp_path / f"{number}.png", red)
+    save(tmp_path / "0.red.png", np.eye(64, dtype=np.uint8) * 255)
+    both = name_channels(units(), find_masks(tmp_path), quiet)
+    assert both.concepts == (*alone.concepts, "red (photos)")
+    assert torch.equal(both.overlap[:, :-1], alone.overlap)
+    assert both.pictures == alone.pictures + 9
+    assert both.name(0)[0] == "red"
+
+
+def test_a_photo_and_its_masks_are_turned_as_their_exif_says(tmp_path):
+    values = np.zeros((40, 20, 3), np.uint8)
+    values[:20] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by 180 degrees
+    Image.fromarray(values).save(tmp_path / "cup.png", exif=turned)
+    Image.fromarray(values[::-1]).save(tmp_path / "cup.lid.png")
+    (read,) = read_concepts(find_masks(tmp_path), (40, 20))
+    np.testing.assert_array_equal(read.masks["lid"], np.arange(40)[:, None].repeat(20, 1) >= 20)
+    np.testing.assert_array_equal(read.picture[0].numpy() == 1, read.masks["lid"])
+
+
+def test_more_masks_than_can_be_held_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("camserve.card.concepts.MOST_MASKS", 5)
+    for name in ("a", "a.x", "b", "b.y", "c"):
+        (tmp_path / f"{name}.png").touch()
+    with pytest.raises(ConfigError, match="3 photos and 2 concepts; the limit is 5 for the one times the other"):
+        find_masks(tmp_path)
+    (tmp_path / "c.png").unlink()
+    assert len(find_masks(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(

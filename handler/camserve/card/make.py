@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from camserve.build.mar.unpack import Contents, load_unpacked, unpacked
 from camserve.build.trial.samples import PATTERN
 from camserve.card.concepts import draw_concepts, find_masks, read_concepts
-from camserve.card.dissect import Dissection, dissect
+from camserve.card.dissect import Dissection, dissect, join
 from camserve.card.page import render
 from camserve.card.plan import CardPlan, Shown
 from camserve.card.sections import draw_channels, draw_classes, draw_photo, list_names
@@ -45,7 +44,7 @@ def make_card(path: Path, plan: CardPlan, report: Progress) -> str:
             draw_classes(subject, shown, plan, report),
             draw_photo(subject, shown, plan, report),
         ]
-        found = _dissect(subject, masks, report)
+        found = name_channels(subject, masks, report)
         parts += [*draw_channels(subject, shown, found, plan, report), list_names(found)]
     facts = (
         f"Weights {pipeline.model.weights}, layer {subject.layer.name}, photo {shown.name}, seed {plan.seed}, "
@@ -98,8 +97,11 @@ def _strongest(pipeline: Pipeline, subject: Subject, photo: bytes, index: int, m
     return (found or maps[0].mean(dim=(1, 2)).argsort(descending=True).tolist())[:USUAL_CHANNELS]
 
 
-def _dissect(subject: Subject, masks: Mapping[Path, Mapping[str, Path]], report: Progress) -> Dissection:
+def name_channels(subject: Subject, masks: Mapping[Path, Mapping[str, Path]], report: Progress) -> Dissection:
+    """Return how well channels mark what is drawn and, named apart, what the masks of a person's photos show."""
     size = subject.spec.size
-    found = dissect(subject, chain(draw_concepts(size), read_concepts(masks, size)))
+    found = dissect(subject, draw_concepts(size))
+    if masks:  # apart: a photo without a mask of "red" may hold red
+        found = join(found, dissect(subject, read_concepts(masks, size)))
     report(f"{len(found.overlap)} channels compared with {len(found.concepts)} concepts in {found.pictures} pictures")
     return found
