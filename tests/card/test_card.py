@@ -1,6 +1,7 @@
 """A card's pictures are what their captions say: the network itself judges each."""
 
 import re
+import zipfile
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from camserve.build.archive import build_archive
+from camserve.build.recipe import load_recipe
 from camserve.card.activation import activation_of, as_picture, pixels_of
 from camserve.card.ascent import Made, draw_channel, draw_class, dream, invert
 from camserve.card.concepts import (
@@ -23,7 +26,7 @@ from camserve.card.concepts import (
 )
 from camserve.card.dissect import DETECTS, dissect
 from camserve.card.make import name_channels
-from camserve.card.sections import NEAR, describe_inverted
+from camserve.card.sections import NEAR, describe_fitting, describe_inverted
 from camserve.card.subject import Subject
 from camserve.cli import main
 from camserve.errors import BadOption, ConfigError
@@ -33,7 +36,7 @@ from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from colour_pipeline import NAMES
-from model_file import quiet
+from model_file import quiet, write_pets
 from references import stored
 
 SIDE = 112
@@ -322,38 +325,89 @@ def test_a_channel_that_is_not_there_is_refused(subject):
         subject.check_channels([0, 512])
 
 
-def test_the_command_writes_one_page_that_loads_nothing(imagenet, tmp_path, capsys):
-    arguments = ["card", str(imagenet), "--classes", "espresso,282", "--channels", "5", "--steps", "1"]
-    for name in ("one.html", "two.html"):
-        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
-    page = (tmp_path / "one.html").read_text()
-    assert page == (tmp_path / "two.html").read_text()
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"resize": 72, "crop": 64}, "resized, cropped"),
+        ({"resize": 60, "crop": 64}, "resized, cropped or padded"),
+        ({"resize": None, "crop": 64}, "cropped or padded"),
+        ({"resize": (64, 64), "crop": None}, "resized without regard to its proportions"),
+        ({"resize": (64, 64), "crop": 64}, "resized without regard to its proportions"),
+        ({"resize": 64, "crop": None, "pad": "letterbox"}, "padded, resized"),
+        ({"resize": 64, "crop": 64, "pad": "square"}, "padded, resized"),
+        ({"resize": 72, "crop": 64, "pad": "square"}, "padded, resized, cropped"),
+    ],
+)
+def test_the_photo_says_what_was_done_to_it(spec, words):
+    assert describe_fitting(InputSpec(**spec)) == f"the file as it is: it is {words}."
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """An archive of three classes, the last of which no channel speaks for or against."""
+    folder = tmp_path_factory.mktemp("pets")
+    recipe = load_recipe(write_pets(folder))
+    weights = torch.load(folder / "net.pt")
+    weights["head.weight"][2], weights["head.bias"][2] = 0, -5
+    torch.save(weights, folder / "net.pt")
+    return build_archive(recipe, folder / "store", quiet, fresh_process=False)
+
+
+def draw_card(archive, out, *options):
+    return main(["card", str(archive), "--steps", "8", "--out", str(out), *options])
+
+
+def test_the_command_writes_one_page_that_loads_nothing(pets, tmp_path, capsys):
+    assert draw_card(pets, tmp_path / "card.html", "--classes", "cat,1", "--channels", "5") == 0
+    page = (tmp_path / "card.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:)", page)
     assert "http" not in re.sub(r"data:image/png;base64,[^']*", "", page)
     figures = re.findall(r"<figure>.*?</figure>", page)
     titles = [re.search("<b>(.*?)</b>", figure)[1] for figure in figures]
-    assert titles[:2] == ["class espresso (967)", "class tiger cat (282)"]
+    assert titles[:2] == ["class cat (0)", "class dog (1)"]
     assert "activation of channel 5" in titles
     assert "pixels of channel 5" in titles
     assert all("<i>Not: " in figure for figure in figures)
     assert all(f"<td>{concept}</td>" in page for concept in (*COLORS, *TEXTURES))
     lines = capsys.readouterr().err.splitlines()
-    assert any(line.startswith("class espresso (967): ") for line in lines)
+    assert any(line.startswith("class cat (0): ") for line in lines)
     assert "112 pictures" in " ".join(lines)
+
+
+def test_what_is_left_out_or_chosen_otherwise_is_on_the_page(pets, tmp_path, capsys):
+    assert draw_card(pets, tmp_path / "card.html", "--classes", "bird") == 0
+    page, said = (tmp_path / "card.html").read_text(), capsys.readouterr().err
+    for words in (
+        "No channel is known to carry evidence of bird in this photo: the most active ones are shown.",
+        "class bird (2)",
+        "left out: 8 steps did not raise the class's score above -5",
+    ):
+        assert words in said
+    assert "the most active ones are shown." in page
+    assert "class bird (2) is left out: 8 steps did not raise" in page
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--classes", "espreso"], "no class is called 'espreso'"),
-        (["--channels", "99999"], "has channels 0 to 1279, not 99999"),
+        (["--classes", "catt"], "no class is called 'catt'"),
+        (["--channels", "99999"], "has channels 0 to 15, not 99999"),
         (["--layer", "nowhere"], "--layer"),
         (["--photo", "nothing.jpg"], "--photo: cannot read nothing.jpg"),
         (["--concepts", "nowhere"], "--concepts: nowhere is no folder"),
         (["--classes", ",".join(map(str, range(21)))], "--classes names 21; the limit is 20"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_one_line(imagenet, tmp_path, capsys, arguments, line):
-    assert main(["card", str(imagenet), "--steps", "1", *arguments, "--out", str(tmp_path / "card.html")]) == 1
+def test_what_cannot_be_shown_is_said_in_one_line(pets, tmp_path, capsys, arguments, line):
+    assert draw_card(pets, tmp_path / "card.html", *arguments) == 1
     assert line in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "card.html").exists()
+
+
+def test_a_layer_and_a_photo_that_are_not_there_are_refused_before_anything_is_loaded(pets, tmp_path, capsys):
+    with zipfile.ZipFile(pets) as whole, zipfile.ZipFile(tmp_path / "empty.mar", "w") as changed:
+        for entry in whole.infolist():
+            changed.writestr(entry, b"" if entry.filename.endswith(".safetensors") else whole.read(entry))
+    for option in ("--layer", "--photo"):
+        assert draw_card(tmp_path / "empty.mar", tmp_path / "card.html", option, "nothing") == 1
+        assert option in capsys.readouterr().err

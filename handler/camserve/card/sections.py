@@ -16,6 +16,7 @@ from camserve.card.page import Figure, Section
 from camserve.card.plan import CardPlan, Shown
 from camserve.card.subject import Subject
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.values import Progress
 
 NEAR = 0.1  # squared distance, of the squared size of a photo's feature maps, up to which others are nearly the same
@@ -54,10 +55,23 @@ def draw_photo(subject: Subject, shown: Shown, plan: CardPlan, report: Progress)
     """Return the photo, and the picture that its feature maps are inverted to."""
     make = partial(invert, subject, shown.picture, plan.steps, plan.seed)
     figures = (
-        Figure(shown.picture.cpu(), shown.name, "What the network is shown.", "the whole file: it is cropped."),
+        Figure(shown.picture.cpu(), shown.name, "What the network is shown.", describe_fitting(subject.spec)),
         _draw(make, f"inverted from {subject.layer.name}", describe_inverted, report),
     )
     return _section("A photo, and what the layer keeps of it", "The representation, inverted.", figures)
+
+
+def describe_fitting(spec: InputSpec) -> str:
+    """Return in words what was done to a photo before the network is shown it."""
+    is_squashed = spec.pad is None and isinstance(spec.resize, tuple)
+    done = ["padded"] if spec.pad is not None else []
+    if spec.resize is not None:
+        done.append("resized without regard to its proportions" if is_squashed else "resized")
+    # Without padding or a shape to be resized to, ``resized`` is only the shorter side.
+    if spec.crop is not None and not (spec.resize and (spec.pad or is_squashed) and spec.size == spec.resized):
+        fits = spec.resize is not None and all(side <= whole for side, whole in zip(spec.size, spec.resized))
+        done.append("cropped" if fits else "cropped or padded")
+    return f"the file as it is: it is {', '.join(done)}."
 
 
 def describe_inverted(made: Made) -> Words:
