@@ -17,11 +17,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from camserve.build.mar.unpack import read_contents
 from camserve.bulk.columns import as_utf8, from_columns, make_schema, to_columns
 from camserve.bulk.outputs import OUTPUTS
 from camserve.bulk.rows import Row
-from camserve.bulk.run import read_run
-from camserve.bulk.sources import Photo
+from camserve.bulk.run import Job, read_run
+from camserve.bulk.shards import divide
+from camserve.bulk.sources import Photo, list_photos
 from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.run_records import read_shard
@@ -165,12 +167,18 @@ def test_shards_that_are_there_are_not_made_again(pets, runs, photos):
 
 
 def test_a_shard_is_named_by_what_its_answers_rest_on(pets, photos):
-    names = set()
-    options = ([], ["--target", "dog"], ["--grid", "float16"], ["--palette", "jet"])
-    for number, asked in enumerate(options):
-        assert explain(pets, "photos/c.png", "--out", f"run{number}", "--save", "parquet", *asked) == 0
-        names |= stamps(Path(f"run{number}")).keys()
-    assert len(names) == 3  # the palette is none of it
+    assert explain(pets, "photos/c.png", "--out", "run", "--save", "parquet", "--palette", "jet") == 0
+    (made,) = stamps(Path("run"))
+    write_photo(photos / "d.png", 9)
+
+    def name(options=(), grid="uint8", source="photos/c.png"):
+        job = Job([source], dict(options), pets, read_contents(pets))
+        (shard,) = divide(list_photos(job.sources, {}), Path("other"), job.spec(), grid, 500)
+        return shard.path.name
+
+    assert name() == name({"palette": "jet"}) == made  # the palette is none of it
+    others = {name({"target": "dog"}), name(grid="float16"), name(source="photos/d.png")}
+    assert len({made, *others}) == 4
 
 
 def many(photos, count):

@@ -1,6 +1,7 @@
 """A card's pictures are what their captions say: the network itself judges each."""
 
 import re
+import zipfile
 from io import BytesIO
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from camserve.build.archive import build_archive
+from camserve.build.recipe import load_recipe
 from camserve.card.activation import activation_of, as_picture, pixels_of
-from camserve.card.ascent import draw_channel, draw_class, dream, invert
+from camserve.card.ascent import Made, draw_channel, draw_class, dream, invert
 from camserve.card.concepts import (
     COLORS,
     EACH,
@@ -22,6 +25,8 @@ from camserve.card.concepts import (
     read_concepts,
 )
 from camserve.card.dissect import DETECTS, dissect
+from camserve.card.make import name_channels
+from camserve.card.sections import NEAR, describe_fitting, describe_inverted
 from camserve.card.subject import Subject
 from camserve.cli import main
 from camserve.errors import BadOption, ConfigError
@@ -31,6 +36,7 @@ from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from colour_pipeline import NAMES
+from model_file import quiet, write_pets
 from references import stored
 
 SIDE = 112
@@ -96,8 +102,39 @@ def test_what_cannot_be_raised_is_not_drawn(subject):
     flat = InputSpec(resize=SIDE, crop=SIDE, std=(1e9, 1e9, 1e9))
     blind = Subject(subject.network, flat, subject.labels, subject.layer, subject.device)
     silent = int(blind.look(torch.zeros(1, 3, SIDE, SIDE))[1][0].amax(dim=(1, 2)).argmin())
-    with pytest.raises(ConfigError, match="2 steps did not make the channel more active than the 0 that it is"):
+    with pytest.raises(ConfigError, match="2 steps did not raise the channel's activation above 0"):
         draw_channel(blind, silent, 2, 0)
+
+
+class Falling(nn.Module):
+    """All scores fall with the light, the first one slowest: what raises it above the others lowers it."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.see = nn.Conv2d(3, 1, 1)
+        self.register_buffer("slopes", slope * torch.tensor([1.0, 3.0, 3.0]))
+        self.see.weight.data.fill_(1 / 3)
+
+    def forward(self, pixels):
+        return self.slopes * self.see(pixels).mean(dim=(1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("slope", [-1.0, float("nan")])
+def test_a_class_whose_score_does_not_rise_is_not_drawn(slope):
+    with pytest.raises(ConfigError, match="4 steps did not raise the class's score above"):
+        draw_class(watch(Falling(slope), 16), 0, 4, 0)
+
+
+def test_what_gets_no_nearer_to_the_photo_is_not_shown_as_inverted():
+    one = units()
+    photo = (0.5 + 0.05 * torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    with pytest.raises(ConfigError, match="1 steps did not bring the feature maps nearer to the photo's than 0"):
+        invert(one, photo, 1, 0)  # which begins there
+
+
+def test_an_inverted_picture_is_called_nearly_the_same_only_where_it_is():
+    for after, called in ((NEAR, "nearly the same feature maps"), (1.01 * NEAR, "feature maps nearer to")):
+        assert called in describe_inverted(Made(torch.zeros(3, 4, 4), 0.9, after))[0]
 
 
 def test_an_inverted_representation_is_nearer_than_noise_and_than_another_photo(subject, photo):
@@ -158,10 +195,15 @@ class Units(nn.Module):
         return self.head(self.see(pixels).mean(dim=(2, 3)))
 
 
-def units():
-    network = ScoringNetwork(Units()).eval().requires_grad_(False)
-    plain = InputSpec(resize=64, crop=64, mean=(0, 0, 0), std=(1, 1, 1))
-    return Subject(network, plain, Labels(NAMES), Layer("see", grid=(64, 64)), torch.device("cpu"))
+def watch(module, side):
+    """Return the subject of a network with a layer ``see`` that keeps the size of its pixels."""
+    network = ScoringNetwork(module).eval().requires_grad_(False)
+    plain = InputSpec(resize=side, crop=side, mean=(0, 0, 0), std=(1, 1, 1))
+    return Subject(network, plain, Labels(NAMES), Layer("see", grid=(side, side)), torch.device("cpu"))
+
+
+def units(side=64):
+    return watch(Units(), side)
 
 
 def test_dissection_names_the_colours_that_channels_are_made_to_see():
@@ -175,20 +217,20 @@ def test_dissection_names_the_colours_that_channels_are_made_to_see():
     assert found.name(5) is None
 
 
-def test_the_overlap_is_intersection_over_union_by_hand():
+@pytest.mark.parametrize("side", [28, 64])
+def test_the_overlap_is_intersection_over_union_by_hand(side):
     generator = np.random.default_rng(0)
     pictures = []
     for number in range(4):
         mask = np.zeros((28, 28), bool)
         mask[:, : 7 * number] = True
         pictures.append(
-            ConceptPicture(torch.tensor(generator.random((3, 28, 28)), dtype=torch.float32), {"left": mask})
+            ConceptPicture(torch.tensor(generator.random((3, side, side)), dtype=torch.float32), {"left": mask})
         )
-    network = ScoringNetwork(Units()).eval().requires_grad_(False)
-    plain = InputSpec(resize=28, crop=28, mean=(0, 0, 0), std=(1, 1, 1))
-    one = Subject(network, plain, Labels(NAMES), Layer("see", grid=(28, 28)), torch.device("cpu"))
+    one = units(side)
     found = dissect(one, pictures)
-    values = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, 0].numpy()
+    maps = one.look(torch.stack([picture.picture for picture in pictures]))[1][:, :1]
+    values = nn.functional.interpolate(maps, (28, 28), mode="bilinear").numpy()[:, 0]
     active = values >= np.sort(values.ravel())[-round(0.005 * values.size)]
     truth = np.stack([picture.masks["left"] for picture in pictures])
     assert float(found.overlap[0, 0]) == pytest.approx((active & truth).sum() / (active | truth).sum(), abs=1e-6)
@@ -212,6 +254,41 @@ def test_masks_of_ones_own_are_read_beside_their_photos(tmp_path):
     assert second.masks == {}
     found = dissect(units(), [first, second])
     assert found.name(0)[0] == "lid"
+
+
+def test_photos_change_no_overlap_of_what_is_drawn(tmp_path):
+    alone = name_channels(units(), {}, quiet)
+    red = np.zeros((64, 64, 3), np.uint8) + np.array([230, 20, 20], np.uint8)
+    for number in range(9):
+        save(tmp_path / f"{number}.png", red)
+    save(tmp_path / "0.red.png", np.eye(64, dtype=np.uint8) * 255)
+    both = name_channels(units(), find_masks(tmp_path), quiet)
+    assert both.concepts == (*alone.concepts, "red (photos)")
+    assert torch.equal(both.overlap[:, :-1], alone.overlap)
+    assert both.pictures == alone.pictures + 9
+    assert both.name(0)[0] == "red"
+
+
+def test_a_photo_and_its_masks_are_turned_as_their_exif_says(tmp_path):
+    values = np.zeros((40, 20, 3), np.uint8)
+    values[:20] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by 180 degrees
+    Image.fromarray(values).save(tmp_path / "cup.png", exif=turned)
+    Image.fromarray(values[::-1]).save(tmp_path / "cup.lid.png")
+    (read,) = read_concepts(find_masks(tmp_path), (40, 20))
+    np.testing.assert_array_equal(read.masks["lid"], np.arange(40)[:, None].repeat(20, 1) >= 20)
+    np.testing.assert_array_equal(read.picture[0].numpy() == 1, read.masks["lid"])
+
+
+def test_more_masks_than_can_be_held_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("camserve.card.concepts.MOST_MASKS", 5)
+    for name in ("a", "a.x", "b", "b.y", "c"):
+        (tmp_path / f"{name}.png").touch()
+    with pytest.raises(ConfigError, match="3 photos and 2 concepts; the limit is 5 for the one times the other"):
+        find_masks(tmp_path)
+    (tmp_path / "c.png").unlink()
+    assert len(find_masks(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -248,38 +325,89 @@ def test_a_channel_that_is_not_there_is_refused(subject):
         subject.check_channels([0, 512])
 
 
-def test_the_command_writes_one_page_that_loads_nothing(imagenet, tmp_path, capsys):
-    arguments = ["card", str(imagenet), "--classes", "espresso,282", "--channels", "5", "--steps", "1"]
-    for name in ("one.html", "two.html"):
-        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
-    page = (tmp_path / "one.html").read_text()
-    assert page == (tmp_path / "two.html").read_text()
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"resize": 72, "crop": 64}, "resized, cropped"),
+        ({"resize": 60, "crop": 64}, "resized, cropped or padded"),
+        ({"resize": None, "crop": 64}, "cropped or padded"),
+        ({"resize": (64, 64), "crop": None}, "resized without regard to its proportions"),
+        ({"resize": (64, 64), "crop": 64}, "resized without regard to its proportions"),
+        ({"resize": 64, "crop": None, "pad": "letterbox"}, "padded, resized"),
+        ({"resize": 64, "crop": 64, "pad": "square"}, "padded, resized"),
+        ({"resize": 72, "crop": 64, "pad": "square"}, "padded, resized, cropped"),
+    ],
+)
+def test_the_photo_says_what_was_done_to_it(spec, words):
+    assert describe_fitting(InputSpec(**spec)) == f"the file as it is: it is {words}."
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """An archive of three classes, the last of which no channel speaks for or against."""
+    folder = tmp_path_factory.mktemp("pets")
+    recipe = load_recipe(write_pets(folder))
+    weights = torch.load(folder / "net.pt")
+    weights["head.weight"][2], weights["head.bias"][2] = 0, -5
+    torch.save(weights, folder / "net.pt")
+    return build_archive(recipe, folder / "store", quiet, fresh_process=False)
+
+
+def draw_card(archive, out, *options):
+    return main(["card", str(archive), "--steps", "8", "--out", str(out), *options])
+
+
+def test_the_command_writes_one_page_that_loads_nothing(pets, tmp_path, capsys):
+    assert draw_card(pets, tmp_path / "card.html", "--classes", "cat,1", "--channels", "5") == 0
+    page = (tmp_path / "card.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:)", page)
     assert "http" not in re.sub(r"data:image/png;base64,[^']*", "", page)
     figures = re.findall(r"<figure>.*?</figure>", page)
     titles = [re.search("<b>(.*?)</b>", figure)[1] for figure in figures]
-    assert titles[:2] == ["class espresso (967)", "class tiger cat (282)"]
+    assert titles[:2] == ["class cat (0)", "class dog (1)"]
     assert "activation of channel 5" in titles
     assert "pixels of channel 5" in titles
     assert all("<i>Not: " in figure for figure in figures)
     assert all(f"<td>{concept}</td>" in page for concept in (*COLORS, *TEXTURES))
     lines = capsys.readouterr().err.splitlines()
-    assert any(line.startswith("class espresso (967): ") for line in lines)
+    assert any(line.startswith("class cat (0): ") for line in lines)
     assert "112 pictures" in " ".join(lines)
+
+
+def test_what_is_left_out_or_chosen_otherwise_is_on_the_page(pets, tmp_path, capsys):
+    assert draw_card(pets, tmp_path / "card.html", "--classes", "bird") == 0
+    page, said = (tmp_path / "card.html").read_text(), capsys.readouterr().err
+    for words in (
+        "No channel is known to carry evidence of bird in this photo: the most active ones are shown.",
+        "class bird (2)",
+        "left out: 8 steps did not raise the class's score above -5",
+    ):
+        assert words in said
+    assert "the most active ones are shown." in page
+    assert "class bird (2) is left out: 8 steps did not raise" in page
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--classes", "espreso"], "no class is called 'espreso'"),
-        (["--channels", "99999"], "has channels 0 to 1279, not 99999"),
+        (["--classes", "catt"], "no class is called 'catt'"),
+        (["--channels", "99999"], "has channels 0 to 15, not 99999"),
         (["--layer", "nowhere"], "--layer"),
         (["--photo", "nothing.jpg"], "--photo: cannot read nothing.jpg"),
         (["--concepts", "nowhere"], "--concepts: nowhere is no folder"),
         (["--classes", ",".join(map(str, range(21)))], "--classes names 21; the limit is 20"),
     ],
 )
-def test_what_cannot_be_shown_is_said_in_one_line(imagenet, tmp_path, capsys, arguments, line):
-    assert main(["card", str(imagenet), "--steps", "1", *arguments, "--out", str(tmp_path / "card.html")]) == 1
+def test_what_cannot_be_shown_is_said_in_one_line(pets, tmp_path, capsys, arguments, line):
+    assert draw_card(pets, tmp_path / "card.html", *arguments) == 1
     assert line in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "card.html").exists()
+
+
+def test_a_layer_and_a_photo_that_are_not_there_are_refused_before_anything_is_loaded(pets, tmp_path, capsys):
+    with zipfile.ZipFile(pets) as whole, zipfile.ZipFile(tmp_path / "empty.mar", "w") as changed:
+        for entry in whole.infolist():
+            changed.writestr(entry, b"" if entry.filename.endswith(".safetensors") else whole.read(entry))
+    for option in ("--layer", "--photo"):
+        assert draw_card(tmp_path / "empty.mar", tmp_path / "card.html", option, "nothing") == 1
+        assert option in capsys.readouterr().err

@@ -40,7 +40,8 @@ def draw_class(subject: Subject, index: int, steps: int, seed: int) -> Made:
 
     Simonyan et al. 2014, arXiv:1312.6034, with the blur and the jitter of Yosinski et al. 2015, arXiv:1506.06579. What
     is climbed is the score less the logarithm of the sum of the others' exponentials: the score alone is raised by what
-    raises all. ``before`` and ``after`` are the score's. ConfigError: no gradient reaches the pixels.
+    raises all. ``before`` and ``after`` are the score's. ConfigError: no gradient reaches the pixels, or the score does
+    not rise.
     """
 
     def score(picture: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def draw_class(subject: Subject, index: int, steps: int, seed: int) -> Made:
         return scores[index] - others.logsumexp(0) if len(others) else scores[index]
 
     start = _noise(subject, seed)
-    return _measure(score, start, _climb(lead, start, steps, seed))
+    return _check_rise(_measure(score, start, _climb(lead, start, steps, seed)), "class's score", steps)
 
 
 def draw_channel(subject: Subject, channel: int, steps: int, seed: int) -> Made:
@@ -75,6 +76,7 @@ def invert(subject: Subject, photo: Tensor, steps: int, seed: int) -> Made:
     """Return a picture whose feature maps are those of a photo (3, H, W), from grey noise.
 
     Mahendran and Vedaldi 2015, arXiv:1412.0035, by Adam. The objective is |A(x) - A(photo)|^2 / |A(photo)|^2.
+    ConfigError: A(photo) is zero, or the maps get no nearer to it.
     """
     with torch.no_grad():
         wanted = subject.look(photo[None])[1]
@@ -96,7 +98,12 @@ def invert(subject: Subject, photo: Tensor, steps: int, seed: int) -> Made:
             schedule.step()
             with torch.no_grad():
                 values.clamp_(0, 1)
-    return _measure(distance, start, values.detach())
+    made = _measure(distance, start, values.detach())
+    if not made.after < made.before:  # nor where it is NaN
+        raise ConfigError(
+            f"{steps} steps did not bring the feature maps nearer to the photo's than {made.before:.3g} of their size"
+        )
+    return made
 
 
 def _mean_of(subject: Subject, channel: int) -> Objective:
@@ -105,8 +112,12 @@ def _mean_of(subject: Subject, channel: int) -> Objective:
 
 def _raise(objective: Objective, start: Tensor, steps: int, seed: int, decay: float = DECAY) -> Made:
     made = _measure(objective, start, _climb(objective, start, steps, seed, decay))
-    if not made.after > made.before:
-        raise ConfigError(f"{steps} steps did not make the channel more active than the {made.before:.3g} that it is")
+    return _check_rise(made, "channel's activation", steps)
+
+
+def _check_rise(made: Made, what: str, steps: int) -> Made:
+    if not made.after > made.before:  # nor where it is NaN
+        raise ConfigError(f"{steps} steps did not raise the {what} above {made.before:.3g}")
     return made
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from camserve.errors import ConfigError
 
 EACH = 8  # drawn pictures of a concept
 MOST_PHOTOS = 1000  # of a person's folder: all their feature maps are held together
+MOST_MASKS = 50_000  # photos times concepts: their masks are held together too, 3 kB each
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 COLORS = {
     "red": (0.85, 0.1, 0.1),
@@ -96,6 +97,12 @@ def find_masks(folder: Path) -> dict[Path, dict[str, Path]]:
         raise ConfigError(f"--concepts: {folder} has no masks: beside cup.jpg lies cup.red.png")
     if len(photos) > MOST_PHOTOS:
         raise ConfigError(f"--concepts: {folder} has {len(photos)} photos; the limit is {MOST_PHOTOS}")
+    concepts = {concept for named in masks.values() for concept in named}
+    if len(photos) * len(concepts) > MOST_MASKS:
+        raise ConfigError(
+            f"--concepts: {folder} has {len(photos)} photos and {len(concepts)} concepts; the limit is {MOST_MASKS} "
+            "for the one times the other"
+        )
     return {path: masks[name] for name, path in photos.items()}
 
 
@@ -118,11 +125,11 @@ def _read(path: Path, masks: Mapping[str, Path], size: tuple[int, int]) -> Conce
 
 
 def open_picture(path: Path) -> Image.Image:
-    """Return a picture of the file system in RGB. ConfigError: it is none."""
+    """Return a picture of the file system in RGB, turned as its EXIF says. ConfigError: it is none."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path} cannot be read as a picture: {error}") from None
 
 

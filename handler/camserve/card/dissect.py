@@ -43,7 +43,8 @@ def dissect(subject: Subject, pictures: Iterable[ConceptPicture]) -> Dissection:
     """Compare where each channel is most active with where each concept is.
 
     Of all positions of all pictures the ``ACTIVE`` share with a channel's largest activations are its own. Their
-    intersection with the concept's mask is divided by their union, over all pictures together.
+    intersection with the concept's mask is divided by their union, over all pictures together: what no mask names must
+    be absent.
     """
     maps, masks = [], []
     waiting: list[ConceptPicture] = []
@@ -59,13 +60,28 @@ def dissect(subject: Subject, pictures: Iterable[ConceptPicture]) -> Dissection:
         maps.append(_look(subject, waiting))
     nothing = torch.zeros(SIDE * SIDE, dtype=torch.bool)
     truth = torch.stack([torch.cat([mask.get(name, nothing) for mask in masks]) for name in names]).float()
-    parts = torch.split(torch.cat(maps), CHANNELS_AT_ONCE, dim=1)
+    parts = (
+        torch.cat([some[:, start : start + CHANNELS_AT_ONCE] for some in maps])
+        for start in range(0, maps[0].shape[1], CHANNELS_AT_ONCE)
+    )
     return Dissection(tuple(names), torch.cat([_overlap(part, truth) for part in parts]), len(masks))
 
 
+def join(drawn: Dissection, own: Dissection) -> Dissection:
+    """Return both dissections of a layer as one; the second's concepts are named as those of photos."""
+    concepts = (*drawn.concepts, *(f"{name} (photos)" for name in own.concepts))
+    return Dissection(concepts, torch.cat([drawn.overlap, own.overlap], dim=1), drawn.pictures + own.pictures)
+
+
 def _look(subject: Subject, pictures: list[ConceptPicture]) -> Tensor:
+    """Return the feature maps (N, K, h, w) on the CPU, not larger than what they are compared on."""
     with torch.no_grad():
-        return subject.look(torch.stack([picture.picture for picture in pictures]))[1].cpu()
+        maps = subject.look(torch.stack([picture.picture for picture in pictures]))[1]
+        return (_resize(maps) if maps[0, 0].numel() > SIDE * SIDE else maps).cpu()
+
+
+def _resize(maps: Tensor) -> Tensor:
+    return functional.interpolate(maps, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
 
 
 def _shrink(mask: np.ndarray) -> Tensor:
@@ -75,8 +91,7 @@ def _shrink(mask: np.ndarray) -> Tensor:
 
 def _overlap(maps: Tensor, truth: Tensor) -> Tensor:
     """Return the intersection over union (k, M) of channels' maps (N, k, h, w) and masks (M, N * SIDE^2)."""
-    large = functional.interpolate(maps, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-    values = large.permute(1, 0, 2, 3).flatten(1)
+    values = _resize(maps).permute(1, 0, 2, 3).flatten(1)
     count = max(1, round(ACTIVE * values.shape[1]))
     threshold = values.topk(count, dim=1).values[:, -1:]
     # A channel that is zero nearly everywhere has no threshold above zero: all of it would count.

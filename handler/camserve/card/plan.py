@@ -14,7 +14,7 @@ class CardPlan:
     """What a card is to show."""
 
     classes: tuple[str, ...] = ()  # none: the best class of the photo
-    channels: tuple[int, ...] = ()  # none: those that carry most of its evidence
+    channels: tuple[int, ...] = ()  # none: those that carry most of the evidence for or against the first class
     layer: str | None = None  # of the archive's; None: its first
     photo: Path | None = None  # None: the archive's first sample
     concepts: Path | None = None  # a folder of photos with masks, beside the drawn set
@@ -30,3 +30,4 @@ class Shown:
     picture: Tensor  # (3, H, W), 0..1
     classes: Sequence[int]
     channels: Sequence[int]
+    remark: str = ""  # on how the channels were chosen, where not as usual

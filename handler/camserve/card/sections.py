@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 
@@ -16,29 +16,33 @@ from camserve.card.page import Figure, Section
 from camserve.card.plan import CardPlan, Shown
 from camserve.card.subject import Subject
 from camserve.errors import ConfigError
+from camserve.input_spec import InputSpec
 from camserve.values import Progress
+
+NEAR = 0.1  # squared distance, of the squared size of a photo's feature maps, up to which others are nearly the same
+Words = tuple[str, str, str]  # what a picture shows, what it is not, and what was measured of it
 
 
 def draw_classes(subject: Subject, shown: Shown, plan: CardPlan, report: Progress) -> Section:
     """Return the pictures of the chosen classes."""
 
-    def figures() -> Iterator[Figure | str]:
-        for index in shown.classes:
-            title = f"class {subject.labels[index]} ({index})"
-            made = _try(partial(draw_class, subject, index, plan.steps, plan.seed), title, report)
-            yield (
-                made
-                if isinstance(made, str)
-                else Figure(
-                    made.picture,
-                    title,
-                    "Made from noise by climbing the class's score above that of the others.",
-                    "an example of the class, or what the network needs to see; other seeds give other pictures.",
-                    f"Score {made.before:.3g} to {made.after:.3g}; {_predicted(subject, made.picture)}.",
-                )
-            )
+    def words(made: Made) -> Words:
+        return (
+            "Made from noise by climbing the class's score above that of the others.",
+            "an example of the class, or what the network needs to see; other seeds give other pictures.",
+            f"Score {made.before:.3g} to {made.after:.3g}; {_predicted(subject, made.picture)}.",
+        )
 
-    return _section("Pictures of classes", "What raises a class's score most.", figures())
+    figures = (
+        _draw(
+            partial(draw_class, subject, index, plan.steps, plan.seed),
+            f"class {subject.labels[index]} ({index})",
+            words,
+            report,
+        )
+        for index in shown.classes
+    )
+    return _section("Pictures of classes", "What raises a class's score most.", figures)
 
 
 def _predicted(subject: Subject, picture: Tensor) -> str:
@@ -49,25 +53,36 @@ def _predicted(subject: Subject, picture: Tensor) -> str:
 
 def draw_photo(subject: Subject, shown: Shown, plan: CardPlan, report: Progress) -> Section:
     """Return the photo, and the picture that its feature maps are inverted to."""
+    make = partial(invert, subject, shown.picture, plan.steps, plan.seed)
+    figures = (
+        Figure(shown.picture.cpu(), shown.name, "What the network is shown.", describe_fitting(subject.spec)),
+        _draw(make, f"inverted from {subject.layer.name}", describe_inverted, report),
+    )
+    return _section("A photo, and what the layer keeps of it", "The representation, inverted.", figures)
 
-    def figures() -> Iterator[Figure | str]:
-        yield Figure(shown.picture.cpu(), shown.name, "What the network is shown.", "the whole file: it is cropped.")
-        title = f"inverted from {subject.layer.name}"
-        made = _try(lambda: invert(subject, shown.picture, plan.steps, plan.seed), title, report)
-        yield (
-            made
-            if isinstance(made, str)
-            else Figure(
-                made.picture,
-                title,
-                "Another picture with nearly the same feature maps, found from noise.",
-                "what the network saw: what differs from the photo is what this layer does not keep, or what the "
-                "search did not find.",
-                f"Distance of the maps {made.before:.3g} to {made.after:.3g}, of their size.",
-            )
-        )
 
-    return _section("A photo, and what the layer keeps of it", "The representation, inverted.", figures())
+def describe_fitting(spec: InputSpec) -> str:
+    """Return in words what was done to a photo before the network is shown it."""
+    is_squashed = spec.pad is None and isinstance(spec.resize, tuple)
+    done = ["padded"] if spec.pad is not None else []
+    if spec.resize is not None:
+        done.append("resized without regard to its proportions" if is_squashed else "resized")
+    # Without padding or a shape to be resized to, ``resized`` is only the shorter side.
+    if spec.crop is not None and not (spec.resize and (spec.pad or is_squashed) and spec.size == spec.resized):
+        fits = spec.resize is not None and all(side <= whole for side, whole in zip(spec.size, spec.resized))
+        done.append("cropped" if fits else "cropped or padded")
+    return f"the file as it is: it is {', '.join(done)}."
+
+
+def describe_inverted(made: Made) -> Words:
+    """Return the words of an inverted picture, which say how near its feature maps are."""
+    near = "nearly the same feature maps" if made.after <= NEAR else "feature maps nearer to the photo's"
+    return (
+        f"Another picture with {near}, found from noise.",
+        "what the network saw: what differs from the photo is what this layer does not keep, or what the search did "
+        "not find.",
+        f"Squared distance of the maps {made.before:.3g} to {made.after:.3g}, of their size.",
+    )
 
 
 def draw_channels(
@@ -82,32 +97,30 @@ def draw_channels(
 
 
 def _made_of(subject: Subject, shown: Shown, channel: int, plan: CardPlan, report: Progress) -> Iterator[Figure | str]:
-    title = f"filter picture of channel {channel}"
-    made = _try(lambda: draw_channel(subject, channel, plan.steps, plan.seed), title, report)
-    yield (
-        made
-        if isinstance(made, str)
-        else Figure(
-            made.picture,
-            title,
+    yield _draw(
+        partial(draw_channel, subject, channel, plan.steps, plan.seed),
+        f"filter picture of channel {channel}",
+        lambda made: (
             "Made from noise by climbing the channel's mean activation.",
             "all that the channel answers to: one seed's way up.",
-            f"Activation {made.before:.3g} to {made.after:.3g}.",
-        )
+            _activation(made),
+        ),
+        report,
     )
-    title = f"dream of channel {channel}"
-    made = _try(lambda: dream(subject, shown.picture, channel, plan.steps, plan.seed), title, report)
-    yield (
-        made
-        if isinstance(made, str)
-        else Figure(
-            made.picture,
-            title,
+    yield _draw(
+        partial(dream, subject, shown.picture, channel, plan.steps, plan.seed),
+        f"dream of channel {channel}",
+        lambda made: (
             "The photo, changed so that the channel is more active.",
             "what is in the photo.",
-            f"Activation {made.before:.3g} to {made.after:.3g}.",
-        )
+            _activation(made),
+        ),
+        report,
     )
+
+
+def _activation(made: Made) -> str:
+    return f"Activation {made.before:.3g} to {made.after:.3g}."
 
 
 def _seen_by(subject: Subject, shown: Shown, channel: int) -> Iterator[Figure]:
@@ -143,18 +156,18 @@ def list_names(found: Dissection) -> Section:
     return Section("Names of channels", words, rows=rows)
 
 
-def _try(make: Callable[[], Made], title: str, report: Progress) -> Made | str:
-    """Return a picture, or why there is none; either way progress is reported."""
+def _draw(make: Callable[[], Made], title: str, words: Callable[[Made], Words], report: Progress) -> Figure | str:
+    """Return a picture with its words, or why there is none; either way progress is reported."""
     try:
         made = make()
     except ConfigError as error:
         report(f"{title}: left out: {error}")
         return f"{title} is left out: {error}."
     report(f"{title}: {made.before:.4g} to {made.after:.4g}")
-    return made
+    return Figure(made.picture, title, *words(made))
 
 
-def _section(title: str, words: str, figures: Iterator[Figure | str]) -> Section:
+def _section(title: str, words: str, figures: Iterable[Figure | str]) -> Section:
     found = list(figures)
     return Section(
         title,
