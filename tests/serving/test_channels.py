@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from camserve.answer.respond import ModelName
+from camserve.attribution import backward
+from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods import METHODS
 from camserve.choices import WEIGHING
 from camserve.labels import Labels
@@ -129,3 +131,29 @@ def test_a_window_without_channels_is_blank(pipeline, photo):
     (explanation,) = ask(pipeline, photo, channels="weights:1000..2000")["explanations"]
     assert explanation["status"] == "blank"
     assert explanation["of_channels"]["count"] == 0
+
+
+CHOICES = ("0", "1,2", "top:1", "top:3", "weights:-inf..0", "activation:3", "activation:4", "all")
+
+
+def counted(monkeypatch, owner, name):
+    calls, called = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: (calls.append(1), called(*args))[1])
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("method", "owner", "name", "passes"),
+    [("gradcam", backward, "pull_back", 1), ("ablationcam", LayerOutput, "rescore", 9)],
+)
+def test_rows_of_different_choices_share_their_passes(pipeline, photo, monkeypatch, method, owner, name, passes):
+    rows = [RawRequest(photo, {"evidence": "signed", "method": method, "channels": choice}) for choice in CHOICES]
+    calls = counted(monkeypatch, owner, name)
+    together = [json.loads(response.body)["explanations"][0] for response in pipeline.answer(rows)]
+    assert len(calls) == passes
+    for row, choice in zip(together, CHOICES):
+        (alone,) = ask(pipeline, photo, method=method, channels=choice)["explanations"]
+        np.testing.assert_allclose(row.pop("grid"), alone.pop("grid"), atol=2e-4)
+        assert row.pop("scale") == pytest.approx(alone.pop("scale"), rel=1e-4)
+        assert row.get("of_channels") == alone.get("of_channels")
+        assert row["balance"] == pytest.approx(alone["balance"], abs=2e-4)

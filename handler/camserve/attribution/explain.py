@@ -19,7 +19,7 @@ from camserve.attribution.methods import METHODS, Method
 from camserve.attribution.normalise import Map, normalise_maps
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError, OutOfTime
-from camserve.values import ChannelChoice, Explanation, MapSource
+from camserve.values import Explanation, MapSource
 from camserve.warning_codes import (
     EXPLANATION_FAILED,
     FAILS_SANITY_CHECK,
@@ -46,12 +46,12 @@ def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) 
     tried again one by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use
     up their time.
     """
-    groups: dict[tuple[MapSource, str, float, ChannelChoice | None], list[int]] = {}
+    groups: dict[tuple[MapSource, str, float], list[int]] = {}
     for number in sorted(range(len(requests)), key=lambda number: _cost(requests[number])):
         request = requests[number]
-        groups.setdefault((request.source, request.method, request.until, request.channels), []).append(number)
+        groups.setdefault((request.source, request.method, request.until), []).append(number)
     found: dict[int, Explanation] = {}
-    for (source, method, until, _), numbers in groups.items():
+    for (source, method, until), numbers in groups.items():
         chosen = [requests[number] for number in numbers]
         layer_outputs = [outputs[layer].within(until) for layer in source.layers]
         found.update(zip(numbers, _attempt(layer_outputs, METHODS[method], chosen)))
@@ -83,17 +83,28 @@ def _explanations(outputs: list[LayerOutput], method: Method, chosen: Sequence[M
     rows, terms = tuple(request.row for request in chosen), tuple(request.terms for request in chosen)
     objectives = Objectives(rows, terms, first.scores.shape[1], first.scores.device)
     details = _details(first, method, chosen, objectives)
-    choice = chosen[0].channels
-    if choice is None:
-        signed = _combine([method.run(output, objectives) for output in outputs], chosen[0].source)
-    else:
-        signed, found = map_channels(first, method, objectives, choice)
-        for detail, of_channels in zip(details, found):
-            detail["of_channels"] = of_channels
-    adds_up = method.complete and len(outputs) == 1 and (choice is None or choice.kind != "activation")
+    signed = _signed(outputs, method, chosen, objectives, details)
+    adds_up = method.complete and len(outputs) == 1
     shares = share_of_score(first, objectives, signed) if adds_up else [None] * len(chosen)
+    shares = [None if request.of_activation else share for request, share in zip(chosen, shares)]
     normalised = normalise_maps(signed.cpu().numpy(), [request.evidence for request in chosen])
     return [_explanation(*row, method) for row in zip(chosen, normalised, shares, details)]
+
+
+def _signed(
+    outputs: list[LayerOutput],
+    method: Method,
+    chosen: Sequence[MapRequest],
+    objectives: Objectives,
+    details: Sequence[dict[str, object]],
+) -> Tensor:
+    """Return the signed maps (T, h, w); ``details`` get what is said of chosen channels."""
+    if all(request.channels is None for request in chosen):
+        return _combine([method.run(output, objectives) for output in outputs], chosen[0].source)
+    signed, found = map_channels(outputs[0], method, objectives, [request.channels for request in chosen])
+    for detail, said in zip(details, found):
+        detail.update(said)
+    return signed
 
 
 def _combine(maps: Sequence[Tensor], source: MapSource) -> Tensor:

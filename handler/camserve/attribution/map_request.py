@@ -40,6 +40,11 @@ class MapRequest:
         target = (self.start + self.target.prediction.index, sign)
         return (target,) if self.contrast is None else (target, (self.start + self.contrast.index, -sign))
 
+    @property
+    def of_activation(self) -> bool:
+        """Whether the map is one channel's activation, which is no evidence of any class."""
+        return self.channels is not None and self.channels.kind == "activation"
+
     def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""
         return Explanation(
