@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from camserve.answer.respond import ModelName
 from camserve.attribution import backward
@@ -17,8 +18,8 @@ from camserve.output_spec import line_up
 from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import load_settings
-from camserve.values import RawRequest
-from small_networks import CLASSES, SIDE, pooled, smooth
+from camserve.values import Layer, RawRequest
+from small_networks import CLASSES, SIDE, Network, Small, pooled, settle, smooth
 
 POSITIONS = 64
 
@@ -157,3 +158,68 @@ def test_rows_of_different_choices_share_their_passes(pipeline, photo, monkeypat
         assert row.pop("scale") == pytest.approx(alone.pop("scale"), rel=1e-4)
         assert row.get("of_channels") == alone.get("of_channels")
         assert row["balance"] == pytest.approx(alone["balance"], abs=2e-4)
+
+
+class Root(nn.Module):
+    """A square root, whose gradient at zero is infinite."""
+
+    def forward(self, values):
+        return values.sqrt()
+
+
+class Dark(nn.Module):
+    """Zero in the first columns of channel 5."""
+
+    def __init__(self, columns):
+        super().__init__()
+        self.columns = columns
+
+    def forward(self, values):
+        shown = torch.ones_like(values)
+        shown[:, 5, :, : self.columns] = 0
+        return values * shown
+
+
+def rooted(columns):
+    features = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.Softplus(), Dark(columns))
+    classifier = nn.Sequential(Root(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+    return Small(settle(Network(features, classifier)), Layer("features"))
+
+
+@pytest.mark.parametrize("columns", [8, 4], ids=["NaN", "inf"])
+def test_evidence_that_is_not_finite_costs_its_own_map_alone(photo, columns):
+    pipeline = build(rooted(columns), ["gradcam"])
+    asked = [{"channels": "activation:3"}, {"channels": "0,1"}, {}, {"channels": "0,5"}]
+    asked += [{"channels": "activation:3", "details": details} for details in ("channels", "signs")]
+    answers = [json.loads(row.body) for row in pipeline.answer([RawRequest(photo, options) for options in asked])]
+    maps = [answer["explanations"][0] for answer in answers]
+    assert [shown["status"] for shown in maps] == ["ok"] * 2 + ["failed"] * 4
+    assert [shown["of_channels"]["share"] for shown in maps[:2]] == [None, None]
+
+
+def warned(pipeline, photo, **options):
+    return {warning["code"]: warning["message"] for warning in ask(pipeline, photo, **options)["warnings"]}
+
+
+def test_an_activation_has_no_warning_about_evidence(photo):
+    measures = {"methods": {"gradcam": {"random_weights": 0.92}}}
+    small = pooled()
+    small.network.classifier[2].weight.data *= 1e4
+    layers = [{"name": "features", "grid": [8, 8], "share": 0.5}]
+    pipeline = build(small, ["gradcam"], measures=measures, layers=layers)
+    codes = {"FAILS_SANITY_CHECK", "SATURATED_SOFTMAX", "PARTIAL_EVIDENCE"}
+    assert set(warned(pipeline, photo, channels="0,1")) >= codes
+    assert warned(pipeline, photo, channels="activation:1") == {}
+
+
+def test_what_is_blank_is_said_of_the_channels_that_were_asked_for(photo):
+    small = pooled()
+    small.network.features[0].bias.data[2] = -1e3  # so that its ReLU is never above zero
+    pipeline = build(small, ["gradcam"])
+    for evidence in ("for", "signed"):
+        message = warned(pipeline, photo, channels="activation:2", evidence=evidence)["NO_POSITIVE_EVIDENCE"]
+        assert message.startswith("channel 2 is nowhere ")
+        assert "target" not in message
+        assert ("evidence=signed" in message) == (evidence == "for")
+        message = warned(pipeline, photo, channels="2", evidence=evidence)["NO_POSITIVE_EVIDENCE"]
+        assert message.startswith("nothing in the chosen channels ")

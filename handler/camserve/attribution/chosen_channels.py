@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -65,12 +66,16 @@ def _choose(weights: Tensor, sizes: Tensor, choice: ChannelChoice | None) -> Ten
 
 
 def _describe(chosen: Tensor, sizes: Tensor) -> dict[str, object]:
-    """Return how many channels are chosen, the strongest of them, and their share of all evidence."""
+    """Return how many channels are chosen, the strongest of them, and their share of all evidence.
+
+    The share is None where the evidence of all is not finite: an activation is, whatever the gradients are.
+    """
     numbers = chosen.nonzero().flatten()
     total, part = float(sizes.sum()), float(sizes[numbers].sum())
     order = sizes[numbers].argsort(descending=True, stable=True)[:MOST_NAMED]
+    share = round(part / total, 4) if total > 0 else 0.0
     return {
         "count": len(numbers),
         "channels": numbers[order].tolist(),
-        "share": round(part / total, 4) if total > 0 else 0.0,
+        "share": share if math.isfinite(total) else None,
     }

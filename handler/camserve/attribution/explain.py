@@ -29,6 +29,7 @@ from camserve.warning_codes import (
     AnswerWarning,
     warn_blank,
     warn_double_negative,
+    warn_inactive,
     warn_partial_evidence,
 )
 
@@ -86,7 +87,7 @@ def _explanations(outputs: list[LayerOutput], method: Method, chosen: Sequence[M
     signed = _signed(outputs, method, chosen, objectives, details)
     adds_up = method.complete and len(outputs) == 1
     shares = share_of_score(first, objectives, signed) if adds_up else [None] * len(chosen)
-    shares = [None if request.of_activation else share for request, share in zip(chosen, shares)]
+    shares = [share if request.activation is None else None for request, share in zip(chosen, shares)]
     normalised = normalise_maps(signed.cpu().numpy(), [request.evidence for request in chosen])
     return [_explanation(*row, method) for row in zip(chosen, normalised, shares, details)]
 
@@ -141,16 +142,16 @@ def _details(
 def _explanation(
     request: MapRequest, normalised: Map, share: float | None, details: dict[str, object], method: Method
 ) -> Explanation:
-    if not math.isfinite(normalised.total):
+    kept = {
+        name: value for name, value in details.items() if name not in ("signs", "channels") or name in request.details
+    }
+    if not math.isfinite(normalised.total) or not _is_finite(kept):
         return request.without_map("failed", EXPLANATION_FAILED)
     strength = None if request.rise is None else request.measure.strength(normalised.mass, request.rise)
     fading = 1.0 if normalised.blank else request.measure.fading(strength)
     warnings = _warnings(request, normalised, details, method)
     if fading < 1:
         warnings.append(WEAK_EVIDENCE)
-    kept = {
-        name: value for name, value in details.items() if name not in ("signs", "channels") or name in request.details
-    }
     return replace(
         request.without_map("blank" if normalised.blank else "ok", *warnings),
         grid=normalised.grid,
@@ -162,10 +163,21 @@ def _explanation(
     )
 
 
+def _is_finite(value: object) -> bool:
+    """Whether every number of a detail can be written as JSON."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], method: Method) -> list[AnswerWarning]:
+    if request.activation is not None:
+        return [warn_inactive(request.evidence, request.activation)] if normalised.blank else []
     warnings = []
     if normalised.blank:
-        warnings.append(warn_blank(request.evidence))
+        warnings.append(warn_blank(request.evidence, request.channels is not None))
     if not request.measure.sane:
         warnings.append(FAILS_SANITY_CHECK)
     probability = request.target.prediction.probability

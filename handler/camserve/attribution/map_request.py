@@ -41,9 +41,9 @@ class MapRequest:
         return (target,) if self.contrast is None else (target, (self.start + self.contrast.index, -sign))
 
     @property
-    def of_activation(self) -> bool:
-        """Whether the map is one channel's activation, which is no evidence of any class."""
-        return self.channels is not None and self.channels.kind == "activation"
+    def activation(self) -> int | None:
+        """The channel whose activation the map is; None: it is a map of evidence."""
+        return self.channels.last if self.channels is not None and self.channels.kind == "activation" else None
 
     def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""

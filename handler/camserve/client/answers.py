@@ -140,7 +140,8 @@ class Explanation:
     def _word(self, start: str) -> str:
         against = "against " if self.evidence == "against" else ""
         subject = word_subject(self.target.label, self.contrast.label if self.contrast else None)
-        return word_channels(f"{start}{against}{subject}", self.of_channels and vars(self.of_channels))
+        chosen = None if self.of_channels is None else vars(self.of_channels)
+        return word_channels(f"{start}{against}{subject}", chosen)
 
 
 @dataclass(frozen=True)
