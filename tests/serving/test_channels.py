@@ -9,6 +9,8 @@ from torch import nn
 
 from camserve.answer.respond import ModelName
 from camserve.attribution import backward
+from camserve.attribution.capture import Tail
+from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods import METHODS
 from camserve.choices import WEIGHING
@@ -19,12 +21,12 @@ from camserve.serving.load import Classifier
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import load_settings
 from camserve.values import Layer, RawRequest
-from small_networks import CLASSES, SIDE, Network, Small, pooled, settle, smooth
+from small_networks import CLASSES, SHAPE, SIDE, Network, Small, pooled, settle, smooth
 
 POSITIONS = 64
 
 
-def build(small, methods=WEIGHING, **changes):
+def build(small, methods=WEIGHING, tails=None, **changes):
     settings = load_settings(
         {
             "model": {"factory": "tests:small"},
@@ -35,7 +37,7 @@ def build(small, methods=WEIGHING, **changes):
         }
     )
     heads = line_up(settings.outputs, [Labels([f"class {number}" for number in range(CLASSES)])])
-    classifier = Classifier(small.network, heads, torch.device("cpu"), {})
+    classifier = Classifier(small.network, heads, torch.device("cpu"), tails or {})
     return Pipeline(classifier, settings, ModelName("small", "1.0", ""), Monitor())
 
 
@@ -109,13 +111,34 @@ def test_the_picture_of_one_channel_is_its_activation(photo):
         assert explanation["balance"]["share_of_score"] is None
 
 
-@pytest.mark.parametrize("method", [name for name in WEIGHING if name not in ("scorecam", "cam")])
-def test_two_parts_add_up_to_the_whole(pipeline, photo, method):
-    whole, _ = raw(pipeline, photo, method=method)
-    one, first = raw(pipeline, photo, method=method, channels="0,1,2")
-    other, second = raw(pipeline, photo, method=method, channels="3,4,5,6,7")
+@pytest.fixture(scope="module")
+def linear():
+    """An archive whose layer is known to be followed by pooling and one linear layer, which CAM needs."""
+    small = smooth()
+    head = find_linear_head(small.network, Layer("features", grid=(8, 8)), SHAPE)
+    assert head is not None
+    return build(small, tails={"features": Tail(head)})
+
+
+@pytest.mark.parametrize(
+    ("archive", "method"),
+    [("linear", method) for method in WEIGHING] + [("pipeline", method) for method in WEIGHING if method != "cam"],
+)
+def test_two_parts_add_up_to_the_whole(request, photo, archive, method):
+    opened = request.getfixturevalue(archive)
+    whole, _ = raw(opened, photo, method=method)
+    one, first = raw(opened, photo, method=method, channels="0,1,2")
+    other, second = raw(opened, photo, method=method, channels="3,4,5,6,7")
     np.testing.assert_allclose(one + other, whole, atol=5e-4 * np.abs(whole).max())
     assert first["of_channels"]["share"] + second["of_channels"]["share"] == pytest.approx(1, abs=2e-4)
+
+
+def test_details_are_of_all_channels_whichever_are_chosen(pipeline, photo):
+    (whole,), (part,) = (
+        ask(pipeline, photo, details="signs,channels", **chosen)["explanations"] for chosen in ({}, {"channels": "0"})
+    )
+    assert (part["signs"], part["channels"]) == (whole["signs"], whole["channels"])
+    assert len(part["channels"]) == 8
 
 
 def test_a_channel_that_the_layer_does_not_have_is_refused_alone(pipeline, photo):
