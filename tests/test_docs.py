@@ -6,6 +6,7 @@ from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ from camserve.evaluate.frames import FLOORS
 from camserve.evaluate.measures import MEASURES
 from camserve.fast import SHORTCUTS
 from camserve.input_spec import InputSpec
+from camserve.intake.channel_option import read_channels
 from camserve.intake.option_parsers import PARSERS
 from camserve.output_spec import ACTIVATIONS, TASKS
 from camserve.serving.engines.outputs import OUTPUTS as V2_OUTPUTS
@@ -175,6 +177,18 @@ def test_the_description_of_the_routes_has_the_words_of_the_code():
     assert options["top_k"]["maximum"] == Limits().max_top_k
     assert options["size"]["maximum"] == Limits().max_picture_side
     assert schemas["V1"]["properties"]["instances"]["maxItems"] == Limits().max_instances
+
+
+@pytest.mark.parametrize("channels", [7, "7", "top:5", [3, 17], ["3", "17"]])
+def test_the_description_takes_the_channels_that_a_request_may_name(channels):
+    components = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())["components"]
+    for name, body in (("Options", {}), ("One", {"data": ""}), ("V1", {"instances": [{"data": ""}]})):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": components}
+        jsonschema.validate({**body, "channels": channels}, schema)
+        for wrong in (-1, 1.5, True, {}):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate({**body, "channels": wrong}, schema)
+    assert read_channels(channels) is not None
 
 
 def test_the_description_of_an_answer_has_the_fields_of_the_tables():

@@ -14,10 +14,15 @@ class AnswerWarning:
 
 
 NOTHING_FOUND = {  # evidence -> what its absence means, and what to do
-    "for": "nothing at this layer speaks for the target: the map is all zero; ask for evidence=against to see what "
+    "for": "nothing {place} speaks for the target: the map is all zero; ask for evidence=against to see what "
     "speaks against it, or evidence=signed for both",
-    "against": "nothing at this layer speaks against the target: the map is all zero; ask for evidence=for",
-    "signed": "nothing at this layer changes the target's score: the map is all zero; ask for another layer or method",
+    "against": "nothing {place} speaks against the target: the map is all zero; ask for evidence=for",
+    "signed": "nothing {place} changes the target's score: the map is all zero; ask for another {instead}",
+}
+NOWHERE_ACTIVE = {
+    "for": "channel {channel} is nowhere above zero in this picture: the map is all zero; ask for evidence=signed to "
+    "see where it is below",
+    "signed": "channel {channel} is nowhere active in this picture: the map is all zero; ask for another channel",
 }
 EXPLANATION_FAILED = AnswerWarning("EXPLANATION_FAILED", "this map could not be computed; the prediction stands")
 OUT_OF_TIME = AnswerWarning(
@@ -57,9 +62,15 @@ LOW_CONFIDENCE = AnswerWarning(
 )
 
 
-def warn_blank(evidence: str) -> AnswerWarning:
-    """Return the warning for a map that is all zero, by the ``evidence`` that it was to show."""
-    return AnswerWarning("NO_POSITIVE_EVIDENCE", NOTHING_FOUND[evidence])
+def warn_blank(evidence: str, of_some: bool = False) -> AnswerWarning:
+    """Return the warning for a map, of all channels or ``of_some``, that shows nothing of this ``evidence``."""
+    place, instead = ("in the chosen channels", "choice") if of_some else ("at this layer", "layer or method")
+    return AnswerWarning("NO_POSITIVE_EVIDENCE", NOTHING_FOUND[evidence].format(place=place, instead=instead))
+
+
+def warn_inactive(evidence: str, channel: int) -> AnswerWarning:
+    """Return the warning for the activation of a channel that is all zero, by the ``evidence`` that was asked for."""
+    return AnswerWarning("NO_POSITIVE_EVIDENCE", NOWHERE_ACTIVE[evidence].format(channel=channel))
 
 
 def warn_guessed_depth(bits: int) -> AnswerWarning:

@@ -34,7 +34,9 @@ def test_a_caption_says_class_probability_method_and_warnings():
     )
     many = {"asked": ",".join(map(str, range(40))), "count": 40, "share": 0.9}
     assert write_caption(ESPRESSO, None, "gradcam", "for", [], many).question.endswith("in 40 channels (90% of all)")
-    one = {"asked": "activation:17", "count": 1, "share": 0.1}
+    unknown = {**some, "share": None}
+    assert write_caption(ESPRESSO, None, "gradcam", "for", [], unknown).question.endswith("in channels top:5")
+    one = {"asked": "activation:17", "count": 1, "share": None}
     assert write_caption(ESPRESSO, None, "gradcam", "for", [], one).question == (
         "activation of channel 17, whatever the class"
     )

@@ -191,6 +191,14 @@ def test_windows_are_looked_for_once():
     assert find_windows(output) is find_windows(output)
 
 
+def test_what_is_kept_of_windows_grows_with_the_grid_and_not_with_its_square():
+    output = watched(swin("v1"), Layer("features.0", "NHWC", 0, (32, 32)), torch.randn(1, 3, 128, 128))
+    positions = 32 * 32
+    for windows in find_windows(output):
+        kept = [value for value in vars(windows).values() if isinstance(value, torch.Tensor)]
+        assert sum(value.numel() for value in kept) <= 2 * positions
+
+
 def test_windows_are_found_before_the_first_request():
     pipeline = explainer()._pipeline
     _known.clear()

@@ -12,6 +12,7 @@ from camserve.bulk.options import Look
 from camserve.bulk.rows import Row
 from camserve.bulk.sheet import write_sheet
 from camserve.bulk.sources import Photo
+from camserve.bulk.words import row_lines
 from many_photos import write_photo
 
 HOSTILE = "\"'><script>window.stolen = 1</script><img src=x onerror=window.stolen=1>@STYLE@\u202e\ud800"
@@ -75,6 +76,22 @@ def test_scripts_insert_no_markup():
         assert way not in script
     lines = [line for path in FOLDER.iterdir() for line in path.read_text().splitlines()]
     assert max(map(len, lines)) <= 120
+
+
+def test_a_map_of_channels_is_called_one_in_the_gallery_and_in_the_terminal(rows, tmp_path):
+    words = {
+        ("activation:3", None): ("activation of channel 3, whatever the class", "activation of channel 3, whatever"),
+        ("top:2", 0.75): (
+            "gradcam: evidence for it, in channels top:2 (75% of all)",
+            "gradcam for cat, in channels top:2 (75% of all): strongest at",
+        ),
+    }
+    for (asked, share), (written, said) in words.items():
+        explanation = rows[0].answer["explanations"][0]
+        explanation["of_channels"] = {"asked": asked, "count": 1, "channels": [3], "share": share}
+        write_gallery(rows[:1], tmp_path / "one.html", "one", Look())
+        assert f"<p>{written}" in (tmp_path / "one.html").read_text()
+        assert any(line.startswith(f"  {said}") for line in row_lines(rows[0]))
 
 
 @needs_chromium

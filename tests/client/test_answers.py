@@ -113,6 +113,21 @@ def test_weak_evidence_is_drawn_weak(answer, photo):
     assert compared.overlay(kind="heatmap").getpixel((29, 0)) == colours[0]
 
 
+@pytest.mark.parametrize(
+    ("asked", "share", "subject", "caption"),
+    [
+        ("activation:3", None, "activation of channel 3, whatever the class", "activation of channel 3, whatever"),
+        ("1,5", 0.75, "cup, in channels 1,5 (75% of all)", "gradcam: cup, in channels 1,5 (75% of all)"),
+        ("1,5", None, "cup, in channels 1,5", "gradcam: cup, in channels 1,5, strength"),
+    ],
+)
+def test_a_map_of_channels_is_called_one_in_a_notebook(photo, asked, share, subject, caption):
+    of_channels = {"asked": asked, "count": 2, "channels": [5, 1], "share": share}
+    shown = read_answer({**BLOCK, "explanations": [{**MAP, "of_channels": of_channels}]}, photo)
+    assert shown.explanations[0].subject == subject
+    assert f"<figcaption>{caption}" in shown._repr_html_()
+
+
 def test_what_cannot_be_drawn_is_said(answer, photo):
     with pytest.raises(ConfigError, match="has no explanation 1; it has 1"):
         answer.overlay(1)
@@ -129,7 +144,7 @@ def test_a_notebook_gets_one_piece_of_html_without_a_label_as_markup(answer):
     assert HOSTILE not in html
     assert html.count("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;") == 2
     assert set(re.findall(r"""(?:src|href)=["'](\w+:)""", html)) == {"data:"}
-    assert "gradcam: cup, strength 0.80" in html
+    assert "gradcam: cup, in channels top:2 (75% of all), strength 0.80" in html
     assert Image.open(BytesIO(answer._repr_png_())).size == (40, 20)
 
 

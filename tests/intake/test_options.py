@@ -40,6 +40,14 @@ def parse(fields=None, **raw):
     return SCHEMA.options(RawRequest(fields=fields or {}, **raw))
 
 
+def test_an_activation_takes_no_account_of_the_archives_own_evidence():
+    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(evidence="against")), SCHEMA.heads)
+    assert schema.options(RawRequest(fields={"channels": "activation:1"})).evidence == "for"
+    assert schema.options(RawRequest(fields={"channels": "1"})).evidence == "against"
+    with pytest.raises(BadOption, match="leave evidence out"):
+        schema.options(RawRequest(fields={"channels": "activation:1", "evidence": "against"}))
+
+
 def test_a_row_that_asks_nothing_gets_the_archives_defaults():
     assert parse() == Options(formats=("grid",))
     schema = OptionSchema(replace(SETTINGS, defaults=Defaults(explain="probability<0.6", top_k="2")), SCHEMA.heads)

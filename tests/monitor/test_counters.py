@@ -24,6 +24,8 @@ from camserve.values import TRAITS, RawRequest
 from monitoring_parts import PHOTOS, TableSink
 from synthetic_photos import photo
 
+BINS = ("cam_bin_total", "confidence")
+
 
 def finished(measured, outcomes=()):
     return Finished((), outcomes, measured, {"forward": 1.5}, 20.0)
@@ -114,6 +116,20 @@ def test_outcomes_are_counted_by_code(pipeline, counting):
     latency = [count for (name, _), count in sink.counts.items() if name == "cam_latency_milliseconds_total"]
     assert latency == sorted(latency)
     assert latency[-1] == 5
+
+
+def test_rows_that_are_refused_for_their_channels_are_not_counted_as_served(pipeline, counting):
+    sink = TableSink()
+    counters = counting(sink, pipeline.monitor.baseline)
+    pipeline.monitor.report_to(counters)
+    refused = RawRequest(photo(2), {"channels": "99999"})
+    for rows in ([refused, RawRequest(photo(1)), refused], [refused]):
+        assert [answer.status for answer in pipeline.answer(rows)] == [200 if row.fields == {} else 400 for row in rows]
+    counters.flush()
+    assert sink.of("cam_requests_total") == {"ok": 1, "bad_option": 3}
+    counted = [count for (name, labels), count in sink.counts.items() if (name, *labels[:1]) == BINS]
+    assert sum(counted) == 1
+    assert not sink.counts.get(("cam_monitor_failures_total", ()))
 
 
 def test_pictures_are_counted_by_format(pipeline, counting, monkeypatch):

@@ -26,16 +26,17 @@ def write_caption(
 
     A class bears its index too: a font may lack the letters of its label. ``of_channels`` is as an answer has it.
     """
-    question = word_question(method, evidence, contrast)
-    if of_channels is not None:
-        question = _word_channels(of_channels, question)
+    question = word_question(method, evidence, contrast, of_channels)
     warnings = ", ".join(dict.fromkeys(codes))
     return Caption(f"{_name(target)} {word_meaning(target, DIGITS)}", question, warnings)
 
 
-def word_question(method: str, evidence: str, contrast: Mapping[str, Any] | None) -> str:
-    """Return what a map answers: ``gradcam: evidence for it rather than cup (968)``."""
-    return f"{method}: {word_subject(QUESTIONS[evidence], _name(contrast) if contrast else None)}"
+def word_question(
+    method: str, evidence: str, contrast: Mapping[str, Any] | None, of_channels: Mapping[str, Any] | None
+) -> str:
+    """Return what a map answers: ``gradcam: evidence for it rather than cup (968), in channels top:5 (41% of all)``."""
+    question = f"{method}: {word_subject(QUESTIONS[evidence], _name(contrast) if contrast else None)}"
+    return word_channels(question, of_channels)
 
 
 def word_subject(subject: str, rival: str | None) -> str:
@@ -43,13 +44,17 @@ def word_subject(subject: str, rival: str | None) -> str:
     return subject if rival is None else f"{subject} rather than {rival}"
 
 
-def _word_channels(of_channels: Mapping[str, Any], question: str) -> str:
+def word_channels(question: str, of_channels: Mapping[str, Any] | None) -> str:
+    """Return what is asked of the chosen channels: an activation leaves nothing of the question, None all of it."""
+    if of_channels is None:
+        return question
     kind, _, number = of_channels["asked"].partition(":")
     if kind == "activation":
         return f"activation of channel {number}, whatever the class"
     asked = of_channels["asked"]
     named = f"channels {asked}" if len(asked) <= MOST_LETTERS else f"{of_channels['count']} channels"
-    return f"{question}, in {named} ({of_channels['share']:.0%} of all)"
+    share = "" if of_channels["share"] is None else f" ({of_channels['share']:.0%} of all)"
+    return f"{question}, in {named}{share}"
 
 
 def _name(prediction: Mapping[str, Any]) -> str:

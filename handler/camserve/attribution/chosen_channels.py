@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,44 +31,51 @@ def check_channels(choice: ChannelChoice | None, outputs: Sequence[LayerOutput],
 
 
 def map_channels(
-    output: LayerOutput, method: Method, objectives: Objectives, choice: ChannelChoice
+    output: LayerOutput, method: Method, objectives: Objectives, choices: Sequence[ChannelChoice | None]
 ) -> tuple[Tensor, list[dict[str, object]]]:
-    """Return the signed maps (T, h, w) of the chosen channels, and for each which these are and their share.
+    """Return the signed maps (T, h, w) of each objective's chosen channels, and what an answer says of the choices.
 
-    The share is of the sum over all channels of |weight times mean activation|. ConfigError: the method has no weights
-    of channels.
+    None chooses all channels, and nothing is said of it. The weights are computed once, however many choices there are.
+    ConfigError: the method has no weights of channels.
     """
     if method.weights is None:
         raise ConfigError("this method gives channels no weights")
     weights = method.weights(output, objectives)
-    sizes = (weights * output.activations_of(objectives).mean(dim=(2, 3))).abs()
-    chosen = _choose(weights, sizes, choice)
-    if choice.kind == "activation":
-        maps = output.activations_of(objectives)[:, choice.numbers[0]]
-    else:
-        maps = weigh(torch.where(chosen, weights, 0.0), output, objectives)
-    return maps, [{"asked": choice.asked, **_describe(*row)} for row in zip(chosen, sizes)]
+    sizes = (weights * objectives.spread(output.activations.mean(dim=(2, 3)))).abs()
+    chosen = torch.stack([_choose(*row) for row in zip(weights, sizes, choices)])
+    maps = weigh(torch.where(chosen, weights, 0.0), output, objectives)
+    for number, choice in enumerate(choices):
+        if choice is not None and choice.kind == "activation":
+            maps[number] = output.activations[objectives.rows[number], choice.numbers[0]]
+    return maps, [
+        {} if choice is None else {"of_channels": {"asked": choice.asked, **_describe(*row)}}
+        for choice, *row in zip(choices, chosen, sizes)
+    ]
 
 
-def _choose(weights: Tensor, sizes: Tensor, choice: ChannelChoice) -> Tensor:
-    """Return which channels are chosen, (T, K) bool."""
+def _choose(weights: Tensor, sizes: Tensor, choice: ChannelChoice | None) -> Tensor:
+    """Return which channels are chosen, (K,) bool."""
+    if choice is None:
+        return torch.ones_like(sizes, dtype=torch.bool)
     if choice.kind == "weights":
         return (weights >= choice.window[0]) & (weights <= choice.window[1])
-    if choice.kind == "top":
-        strongest = sizes.topk(min(choice.numbers[0], sizes.shape[1]), dim=1).indices
-        return torch.zeros_like(sizes, dtype=torch.bool).scatter_(1, strongest, True)
+    strongest = sizes.topk(min(choice.numbers[0], len(sizes))).indices if choice.kind == "top" else None
     chosen = torch.zeros_like(sizes, dtype=torch.bool)
-    chosen[:, list(choice.numbers)] = True
+    chosen[list(choice.numbers) if strongest is None else strongest] = True
     return chosen
 
 
 def _describe(chosen: Tensor, sizes: Tensor) -> dict[str, object]:
-    """Return how many channels are chosen, the strongest of them, and their share of all evidence."""
+    """Return how many channels are chosen, the strongest of them, and their share of all evidence.
+
+    The share is None where the evidence of all is not finite: an activation is, whatever the gradients are.
+    """
     numbers = chosen.nonzero().flatten()
     total, part = float(sizes.sum()), float(sizes[numbers].sum())
     order = sizes[numbers].argsort(descending=True, stable=True)[:MOST_NAMED]
+    share = round(part / total, 4) if total > 0 else 0.0
     return {
         "count": len(numbers),
         "channels": numbers[order].tolist(),
-        "share": round(part / total, 4) if total > 0 else 0.0,
+        "share": share if math.isfinite(total) else None,
     }

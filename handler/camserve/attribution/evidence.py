@@ -15,7 +15,7 @@ def signs(output: LayerOutput, objectives: Objectives) -> list[dict[str, float]]
 
     ``pn`` is positive weight times negative activation; the four shares sum to 1, or are all 0 where
     there is no mass. Weights are Grad-CAM's. ``nn`` is part of the positive map although the target
-    is weighed down by the channel: only its activation's sign turns it into evidence.
+    is weighed down by the channel: only its activation's sign turns it into evidence. NaN: the mass is not finite.
     """
     weights = channel_weights(output, objectives)
     activations = output.activations_of(objectives)
@@ -26,7 +26,7 @@ def signs(output: LayerOutput, objectives: Objectives) -> list[dict[str, float]]
     pairs = {one + other: halves[one][0] * halves[other][1] for one in halves for other in halves}
     mass = torch.stack([products.sum(dim=1) for products in pairs.values()], dim=1)
     total = mass.sum(dim=1, keepdim=True)
-    shares = torch.where(total > 0, mass / total, 0.0)
+    shares = torch.where(total == 0, 0.0, mass / total)
     return [dict(zip(pairs, row)) for row in shares.tolist()]
 
 
@@ -40,7 +40,7 @@ def channels(output: LayerOutput, objectives: Objectives, top: int) -> list[list
     means = output.activations_of(objectives).mean(dim=(2, 3))
     contributions = weights * means * output.activations[0, 0].numel()
     total = contributions.abs().sum(dim=1, keepdim=True)
-    shares = torch.where(total > 0, contributions.abs() / total, 0.0)
+    shares = torch.where(total == 0, 0.0, contributions.abs() / total)
     found = shares.topk(min(top, shares.shape[1]), dim=1).indices
     table = torch.stack([values.gather(1, found) for values in (weights, means, contributions, shares)], dim=2)
     names = ("weight", "activation", "contribution", "share")

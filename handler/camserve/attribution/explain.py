@@ -19,7 +19,7 @@ from camserve.attribution.methods import METHODS, Method
 from camserve.attribution.normalise import Map, normalise_maps
 from camserve.attribution.objectives import Objectives
 from camserve.errors import ConfigError, OutOfTime
-from camserve.values import ChannelChoice, Explanation, MapSource
+from camserve.values import Explanation, MapSource
 from camserve.warning_codes import (
     EXPLANATION_FAILED,
     FAILS_SANITY_CHECK,
@@ -29,6 +29,7 @@ from camserve.warning_codes import (
     AnswerWarning,
     warn_blank,
     warn_double_negative,
+    warn_inactive,
     warn_partial_evidence,
 )
 
@@ -46,12 +47,12 @@ def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) 
     tried again one by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use
     up their time.
     """
-    groups: dict[tuple[MapSource, str, float, ChannelChoice | None], list[int]] = {}
+    groups: dict[tuple[MapSource, str, float], list[int]] = {}
     for number in sorted(range(len(requests)), key=lambda number: _cost(requests[number])):
         request = requests[number]
-        groups.setdefault((request.source, request.method, request.until, request.channels), []).append(number)
+        groups.setdefault((request.source, request.method, request.until), []).append(number)
     found: dict[int, Explanation] = {}
-    for (source, method, until, _), numbers in groups.items():
+    for (source, method, until), numbers in groups.items():
         chosen = [requests[number] for number in numbers]
         layer_outputs = [outputs[layer].within(until) for layer in source.layers]
         found.update(zip(numbers, _attempt(layer_outputs, METHODS[method], chosen)))
@@ -83,17 +84,28 @@ def _explanations(outputs: list[LayerOutput], method: Method, chosen: Sequence[M
     rows, terms = tuple(request.row for request in chosen), tuple(request.terms for request in chosen)
     objectives = Objectives(rows, terms, first.scores.shape[1], first.scores.device)
     details = _details(first, method, chosen, objectives)
-    choice = chosen[0].channels
-    if choice is None:
-        signed = _combine([method.run(output, objectives) for output in outputs], chosen[0].source)
-    else:
-        signed, found = map_channels(first, method, objectives, choice)
-        for detail, of_channels in zip(details, found):
-            detail["of_channels"] = of_channels
-    adds_up = method.complete and len(outputs) == 1 and (choice is None or choice.kind != "activation")
+    signed = _signed(outputs, method, chosen, objectives, details)
+    adds_up = method.complete and len(outputs) == 1
     shares = share_of_score(first, objectives, signed) if adds_up else [None] * len(chosen)
+    shares = [share if request.activation is None else None for request, share in zip(chosen, shares)]
     normalised = normalise_maps(signed.cpu().numpy(), [request.evidence for request in chosen])
     return [_explanation(*row, method) for row in zip(chosen, normalised, shares, details)]
+
+
+def _signed(
+    outputs: list[LayerOutput],
+    method: Method,
+    chosen: Sequence[MapRequest],
+    objectives: Objectives,
+    details: Sequence[dict[str, object]],
+) -> Tensor:
+    """Return the signed maps (T, h, w); ``details`` get what is said of chosen channels."""
+    if all(request.channels is None for request in chosen):
+        return _combine([method.run(output, objectives) for output in outputs], chosen[0].source)
+    signed, found = map_channels(outputs[0], method, objectives, [request.channels for request in chosen])
+    for detail, said in zip(details, found):
+        detail.update(said)
+    return signed
 
 
 def _combine(maps: Sequence[Tensor], source: MapSource) -> Tensor:
@@ -130,16 +142,16 @@ def _details(
 def _explanation(
     request: MapRequest, normalised: Map, share: float | None, details: dict[str, object], method: Method
 ) -> Explanation:
-    if not math.isfinite(normalised.total):
+    kept = {
+        name: value for name, value in details.items() if name not in ("signs", "channels") or name in request.details
+    }
+    if not math.isfinite(normalised.total) or not _is_finite(kept):
         return request.without_map("failed", EXPLANATION_FAILED)
     strength = None if request.rise is None else request.measure.strength(normalised.mass, request.rise)
     fading = 1.0 if normalised.blank else request.measure.fading(strength)
     warnings = _warnings(request, normalised, details, method)
     if fading < 1:
         warnings.append(WEAK_EVIDENCE)
-    kept = {
-        name: value for name, value in details.items() if name not in ("signs", "channels") or name in request.details
-    }
     return replace(
         request.without_map("blank" if normalised.blank else "ok", *warnings),
         grid=normalised.grid,
@@ -151,10 +163,21 @@ def _explanation(
     )
 
 
+def _is_finite(value: object) -> bool:
+    """Whether every number of a detail can be written as JSON."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], method: Method) -> list[AnswerWarning]:
+    if request.activation is not None:
+        return [warn_inactive(request.evidence, request.activation)] if normalised.blank else []
     warnings = []
     if normalised.blank:
-        warnings.append(warn_blank(request.evidence))
+        warnings.append(warn_blank(request.evidence, request.channels is not None))
     if not request.measure.sane:
         warnings.append(FAILS_SANITY_CHECK)
     probability = request.target.prediction.probability

@@ -40,6 +40,11 @@ class MapRequest:
         target = (self.start + self.target.prediction.index, sign)
         return (target,) if self.contrast is None else (target, (self.start + self.contrast.index, -sign))
 
+    @property
+    def activation(self) -> int | None:
+        """The channel whose activation the map is; None: it is a map of evidence."""
+        return self.channels.last if self.channels is not None and self.channels.kind == "activation" else None
+
     def without_map(self, status: str, *warnings: AnswerWarning) -> Explanation:
         """Return the explanation without a map."""
         return Explanation(

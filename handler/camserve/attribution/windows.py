@@ -28,26 +28,28 @@ ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # o
 class Windows:
     """The windows of one attention, which its heads share."""
 
-    positions: Tensor  # (W, L, P) float32: 1 where a position of the layer is part of a window's token, else 0
+    count: int  # W
+    tokens: int  # L of each window
+    token: Tensor  # (P,) int64: which of the W * L tokens each position of the layer is part of
     window: Tensor  # (M,) int64: which window each of the attention's M matrices is of
 
     def by_window(self, matrices: Tensor) -> Tensor:
         """Return the mean over heads (N, W, L, L) of matrices (..., L, L)."""
-        count, tokens = self.positions.shape[:2]
-        rows = matrices.float().reshape(-1, len(self.window), tokens, tokens)
-        if count == 1:
+        rows = matrices.float().reshape(-1, len(self.window), self.tokens, self.tokens)
+        if self.count == 1:
             return rows.mean(dim=1, keepdim=True)
-        sums = rows.new_zeros(len(rows), count, tokens, tokens).index_add_(1, self.window, rows)
-        return sums * count / len(self.window)
+        sums = rows.new_zeros(len(rows), self.count, self.tokens, self.tokens).index_add_(1, self.window, rows)
+        return sums * self.count / len(self.window)
 
     def gather(self, values: Tensor) -> Tensor:
         """Return the values (N, W, L) of tokens from those of positions (N, P): sums over what was merged."""
-        return torch.einsum("np,wlp->nwl", values, self.positions)
+        sums = values.new_zeros(len(values), self.count * self.tokens).index_add_(1, self.token, values)
+        return sums.view(len(values), self.count, self.tokens)
 
     def scatter(self, values: Tensor) -> Tensor:
         """Return the values (N, P) of positions from those of tokens (N, W, L), divided equally where they merged."""
-        merged = self.positions.sum(dim=2).clamp(min=1)
-        return torch.einsum("nwl,wlp->np", values / merged, self.positions)
+        merged = self.gather(values.new_ones(1, len(self.token))).clamp(min=1)
+        return (values / merged).flatten(1)[:, self.token]
 
 
 def all_tokens(attention: Tensor, count: int) -> Windows:
@@ -55,7 +57,7 @@ def all_tokens(attention: Tensor, count: int) -> Windows:
     tokens = attention.shape[-1]
     matrices = attention.numel() // (count * tokens * tokens)
     zeros = torch.zeros(matrices, dtype=torch.int64, device=attention.device)
-    return Windows(torch.eye(tokens, device=attention.device)[None], zeros)
+    return Windows(1, tokens, torch.arange(tokens, device=attention.device), zeros)
 
 
 _known: WeakKeyDictionary[nn.Module, dict[object, list[Windows] | str]] = WeakKeyDictionary()
@@ -92,8 +94,9 @@ def _look(output: LayerOutput) -> list[Windows]:
         drawn = [torch.cat(parts) for parts in zip(*found)]
         changed = [one | other for one, other in zip(changed, drawn)] if changed else drawn
         windows = [_windows(lines_of, height) for lines_of in changed]
-        if all(_divides(one) for one in windows):
-            return windows
+        whole = [one for one in windows if one is not None]
+        if len(whole) == len(windows):
+            return whole
     raise ConfigError("something beside attention mixes its tokens, or leaves some out")
 
 
@@ -120,16 +123,32 @@ def _differs(diagonal: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return change > ROUNDING[dtype] * change.max()
 
 
-def _windows(changed: Tensor, height: int) -> Windows:
-    """Return the windows of one attention from which tokens (h + w, M, L) each row and column reaches."""
-    by_row, by_column = changed[:height].permute(1, 2, 0), changed[height:].permute(1, 2, 0)
-    positions = (by_row[..., :, None] & by_column[..., None, :]).flatten(2)
-    different, window = torch.unique(positions.to(torch.uint8), dim=0, return_inverse=True)
-    return Windows(different.float(), window)
+def _windows(changed: Tensor, height: int) -> Windows | None:
+    """Return the windows of one attention from which tokens (h + w, M, L) each row and column reaches.
+
+    None: a position is part of no token or of several, or windows differ in their number of heads.
+    """
+    tokens = changed.shape[2]
+    lines = changed.permute(1, 2, 0)
+    reached = lines[..., :height].any(dim=2, keepdim=True) & lines[..., height:].any(dim=2, keepdim=True)
+    different, window = torch.unique((lines & reached).flatten(1).to(torch.uint8), dim=0, return_inverse=True)
+    heads = torch.bincount(window)
+    token = _tokens(different.view(len(different) * tokens, -1).bool(), height)
+    if token is None or not bool((heads == heads[0]).all()):
+        return None
+    return Windows(len(different), tokens, token, window)
 
 
-def _divides(windows: Windows) -> bool:
-    """Whether every position is part of one token, and every window has as many heads."""
-    shares = windows.positions.sum(dim=(0, 1))
-    heads = torch.bincount(windows.window)
-    return bool((shares == 1).all()) and bool((heads == heads[0]).all())
+def _tokens(lines: Tensor, height: int) -> Tensor | None:
+    """Return which token each position is part of, (P,), from the rows and columns (W * L, h + w) that reach tokens.
+
+    Row by row: a table of all positions and tokens would be the square of the grid. None: there is not one for each.
+    """
+    found = []
+    for row in range(height):
+        here = lines[:, row].nonzero().flatten()
+        columns = lines[here, height:].int()
+        if not bool((columns.sum(dim=0) == 1).all()):
+            return None
+        found.append(here[columns.argmax(dim=0)])
+    return torch.cat(found)

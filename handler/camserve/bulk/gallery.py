@@ -95,7 +95,9 @@ def _map_card(row: Row, answer: Answer, number: int, look: Look) -> Card:
 
 
 def _question(explanation: dict[str, Any]) -> str:
-    question = word_question(explanation["method"], explanation["evidence"], explanation["contrast"])
+    question = word_question(
+        explanation["method"], explanation["evidence"], explanation["contrast"], explanation.get("of_channels")
+    )
     status = "" if explanation["status"] == "ok" else f": {explanation['status']}"
     strength = "" if explanation["strength"] is None else f", strength {explanation['strength']:.2g}"
     return f"{question}{strength}{status}"

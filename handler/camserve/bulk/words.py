@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from camserve.answer.caption import word_subject
+from camserve.answer.caption import word_channels, word_subject
 from camserve.answer.respond import word_meaning
 from camserve.bulk.rows import Answer, Row
 
@@ -29,7 +29,8 @@ def answer_lines(path: str, answer: Answer) -> list[str]:
         rival = explanation["contrast"]
         subject = word_subject(explanation["target"]["label"], rival and rival["label"])
         peak = describe_peak(explanation, answer["input"])
-        lines.append(f"  {explanation['method']} {explanation['evidence']} {subject}: {peak}")
+        question = f"{explanation['method']} {explanation['evidence']} {subject}"
+        lines.append(f"  {word_channels(question, explanation.get('of_channels'))}: {peak}")
     lines += [f"  {warning['code']}: {warning['message']}" for warning in answer["warnings"]]
     return lines
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from camserve.answer.caption import DIGITS, word_subject
+from camserve.answer.caption import DIGITS, word_channels, word_subject
 from camserve.answer.render import encode
 from camserve.answer.respond import word_meaning
 from camserve.choices import PALETTES
@@ -100,7 +100,7 @@ class OfChannels:
     asked: str  # the words that chose them
     count: int
     channels: tuple[int, ...]  # the 100 strongest at most, the strongest first
-    share: float  # of the evidence of all channels
+    share: float | None  # of the evidence of all channels; None: that is not finite
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,18 @@ class Explanation:
     @property
     def subject(self) -> str:
         """What the map is about, in words."""
+        return self._word("")
+
+    @property
+    def question(self) -> str:
+        """The method and what its map is about, in words."""
+        return self._word(f"{self.method}: ")
+
+    def _word(self, start: str) -> str:
         against = "against " if self.evidence == "against" else ""
-        return against + word_subject(self.target.label, self.contrast.label if self.contrast else None)
+        subject = word_subject(self.target.label, self.contrast.label if self.contrast else None)
+        chosen = None if self.of_channels is None else vars(self.of_channels)
+        return word_channels(f"{start}{against}{subject}", chosen)
 
 
 @dataclass(frozen=True)

@@ -48,4 +48,4 @@ def _picture(answer: Answer, number: int) -> str:
 def _caption(explanation: Explanation) -> str:
     status = "" if explanation.status == "ok" else f", {explanation.status}"
     strength = "" if explanation.strength is None else f", strength {explanation.strength:.2f}"
-    return f"{explanation.method}: {explanation.subject}{strength}{status}"
+    return f"{explanation.question}{strength}{status}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from camserve.choices import COMPARABLE, COMPATS, TORCHSERVE, WEIGHING
+from camserve.choices import COMPARABLE, COMPATS, EVIDENCE, TORCHSERVE, WEIGHING
 from camserve.errors import BadOption, choose, quote
 from camserve.intake.option_parsers import PARSERS, Offer, count_targets, find_head
 from camserve.intake.option_sources import read_accept, read_headers, read_path
@@ -35,6 +35,8 @@ class OptionSchema(Offer):
             decode = decode_text if name == "context" else decode_value  # which may begin as a list does
             parsed.update(parse(decode(value, name), schema))
         options = replace(Options(picture=picture), **parsed)
+        if "evidence" not in own and _is_against_activation(options):
+            options = replace(options, evidence=EVIDENCE[0])  # "against" was the archive's default
         if options.compat == TORCHSERVE:
             _check_plain(own, options, raw)
             return replace(options, explain=False)
@@ -67,8 +69,13 @@ class OptionSchema(Offer):
             raise BadOption("option 'channels': the channels are those of one layer: name it with layer")
         if options.compat is not None:
             raise BadOption(f"option 'channels': compat {options.compat} draws all channels: leave one out")
-        if options.channels is not None and options.channels.kind == "activation" and options.evidence == "against":
+        if _is_against_activation(options):
             raise BadOption("option 'channels': an activation is no evidence against a class: leave evidence out")
+
+
+def _is_against_activation(options: Options) -> bool:
+    is_activation = options.channels is not None and options.channels.kind == "activation"
+    return is_activation and options.evidence == "against"
 
 
 def _unless_plain(compat: str) -> str:

@@ -80,7 +80,8 @@ class BatchRunner:
             head = heads[0]  # signals are those of the default head
             best = head.order[:, 0].tolist()
             observation = PassObservation(requests, head.scores, head.probabilities, best, sample, explanations)
-            warnings = self._observe(observation, np.flatnonzero(head.finite).tolist())
+            served = [number for number in np.flatnonzero(head.finite).tolist() if number not in refusals]
+            warnings = self._observe(observation, served)
         return [
             refusals.get(number)
             or self._answer(
@@ -152,9 +153,9 @@ class BatchRunner:
             )
         ]
 
-    def _observe(self, observation: PassObservation, finite: Sequence[int]) -> dict[int, tuple[AnswerWarning, ...]]:
-        """Return the monitor's warnings by row number; it is shown the rows whose scores are finite."""
-        return dict(zip(finite, self._monitor.observe(lambda: observation.only(finite))))
+    def _observe(self, observation: PassObservation, served: Sequence[int]) -> dict[int, tuple[AnswerWarning, ...]]:
+        """Return the monitor's warnings by row number; it is shown the rows that are served, all of finite scores."""
+        return dict(zip(served, self._monitor.observe(lambda: observation.only(served))))
 
     def _is_usual(self, request: Request) -> bool:
         """Whether the monitor's limits hold for a row: they are of the first head and the default context."""

@@ -65,6 +65,6 @@ def _placed(recorded: Recorded, output: LayerOutput) -> list[tuple[Tensor, Windo
     if layer.prefix or len(whole) == len(square):
         return [(one * other, all_tokens(one, len(output.scores))) for one, other in whole]
     windows = find_windows(output)[::-1]
-    if [pair[0].shape[-1] for pair in square] != [one.positions.shape[1] for one in windows]:
+    if [pair[0].shape[-1] for pair in square] != [one.tokens for one in windows]:
         raise ConfigError(f"method 'attention' cannot place windows on the grid of '{layer.name}': some are not read")
     return [(one * other, place) for (one, other), place in zip(square, windows)]
