@@ -183,6 +183,13 @@ def test_rows_of_different_choices_share_their_passes(pipeline, photo, monkeypat
         assert row["balance"] == pytest.approx(alone["balance"], abs=2e-4)
 
 
+def test_rows_of_different_deadlines_share_their_passes(pipeline, photo, monkeypatch):
+    calls = counted(monkeypatch, backward, "pull_back")
+    responses = pipeline.answer([RawRequest(photo, {"deadline_ms": 60_000 + number}) for number in range(8)])
+    assert {json.loads(response.body)["explanations"][0]["status"] for response in responses} == {"ok"}
+    assert len(calls) == 1
+
+
 class Root(nn.Module):
     """A square root, whose gradient at zero is infinite."""
 

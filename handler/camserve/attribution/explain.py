@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -43,19 +44,26 @@ ENOUGH = 0.95  # of the scores' variance that passes the layers; below, a map sa
 def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) -> list[Explanation]:
     """Return the explanation of each request, from the ``outputs`` of its layers by name.
 
-    Requests of one method, the same layers and the same time share their passes. A method that fails on all of them is
-    tried again one by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use
-    up their time.
+    Requests of one method and the same layers share their passes, which begin while one of them has time. Those of a slow
+    method must have the same time too, since each row adds passes. A method that fails on all of them is tried again one
+    by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use up their time.
     """
     groups: dict[tuple[MapSource, str, float], list[int]] = {}
     for number in sorted(range(len(requests)), key=lambda number: _cost(requests[number])):
         request = requests[number]
-        groups.setdefault((request.source, request.method, request.until), []).append(number)
+        end = request.until if METHODS[request.method].slow else math.inf
+        groups.setdefault((request.source, request.method, end), []).append(number)
     found: dict[int, Explanation] = {}
-    for (source, method, until), numbers in groups.items():
-        chosen = [requests[number] for number in numbers]
+    for (source, method, _), numbers in groups.items():
+        now = time.monotonic()
+        late = [number for number in numbers if requests[number].until < now]
+        found.update((number, requests[number].without_map("skipped", OUT_OF_TIME)) for number in late)
+        if not (in_time := [number for number in numbers if number not in found]):
+            continue
+        chosen = [requests[number] for number in in_time]
+        until = max(request.until for request in chosen)
         layer_outputs = [outputs[layer].within(until) for layer in source.layers]
-        found.update(zip(numbers, _attempt(layer_outputs, METHODS[method], chosen)))
+        found.update(zip(in_time, _attempt(layer_outputs, METHODS[method], chosen)))
     return [found[number] for number in range(len(requests))]
 
 
