@@ -44,9 +44,10 @@ ENOUGH = 0.95  # of the scores' variance that passes the layers; below, a map sa
 def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) -> list[Explanation]:
     """Return the explanation of each request, from the ``outputs`` of its layers by name.
 
-    Requests of one method and the same layers share their passes, which begin while one of them has time. Those of a slow
-    method must have the same time too, since each row adds passes. A method that fails on all of them is tried again one
-    by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use up their time.
+    Requests of one method and the same layers share their passes, which begin while one of them has time. Those of a
+    slow method must have the same time too, since each row adds passes. A method that fails on all of them is tried
+    again one by one, so that a failure stays alone. Cheap methods come first, so that an expensive one cannot use up
+    their time.
     """
     groups: dict[tuple[MapSource, str, float], list[int]] = {}
     for number in sorted(range(len(requests)), key=lambda number: _cost(requests[number])):
