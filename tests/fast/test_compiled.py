@@ -26,7 +26,7 @@ from camserve.files import sha256
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.serving.card import describe_model
-from camserve.serving.load import load_archive, load_classifier
+from camserve.serving.load import load_archive, load_classifier, load_pipeline
 from camserve.serving.seal import write_seal
 from camserve.serving.selftest import SELFTEST_FILE
 from camserve.settings import ModelSpec, RuntimeSpec, Settings, load_settings
@@ -252,6 +252,35 @@ def test_without_openvino_the_network_runs_eager_and_says_so_once(pets, monkeypa
     (slow,) = pipeline.answer([row])
     scores = [json.loads(answer.body)["predictions"][0]["score"] for answer in (fast, slow)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_beside_openvino_torch_takes_one_thread_but_for_slow_methods(pets, chelsea):
+    folder, settings, _ = pets
+    settings = replace(settings, methods=("gradcam", "gradient", "reciprocam"))
+    eager = replace(settings, runtime=settings.runtime.eager)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = {
+            (given.runtime.mode, method): threads_of(load_pipeline(folder, given, "pets", "1.0", CPU), chelsea, method)
+            for given in (settings, eager)
+            for method in settings.methods
+        }
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {key for key, threads in found.items() if threads == {1}} == {("openvino", "gradcam")}
+    assert all(threads == {2} for key, threads in found.items() if key != ("openvino", "gradcam"))
+
+
+def threads_of(pipeline, photo, method):
+    """Return how many threads torch has while the network runs."""
+    seen = set()
+    hook = pipeline.network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    (answer,) = pipeline.answer([RawRequest(photo, {"method": method, "explain": True})])
+    hook.remove()
+    assert json.loads(answer.body)["explanations"][0]["status"] == "ok"
+    return seen
 
 
 def test_other_answers_of_openvino_than_at_build_leave_the_network_eager(pets, tmp_path, caplog):

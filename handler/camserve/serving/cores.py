@@ -1,10 +1,13 @@
-"""How many cores a worker has."""
+"""How many cores a worker has, and how many of them torch takes."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import torch
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in each period, or "max"
 
@@ -25,3 +28,14 @@ def _quota(cpu_max: Path) -> list[int]:
 def _said() -> list[int]:
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of nested levels
     return [int(first)] if first.isdecimal() and int(first) else []
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in the calling thread alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
