@@ -104,7 +104,7 @@ class Quantised:
     """How an int8 trunk was calibrated, and what it changes on other photos."""
 
     calibrated_on: int  # photos
-    compared_on: int  # photos
-    top1_agreement: float  # share of the photos whose best class stays that of float32
-    map_correlation: float  # with the map of float32, at the median photo
+    compared_on: int  # photos; 0: none were given, and there are no figures
+    top1_agreement: Optional[float] = None  # share of the photos whose best class stays that of float32
+    map_correlation: Optional[float] = None  # with the map of float32, at the median photo
     kept: str = ""  # which layers stay in floating point

@@ -13,19 +13,24 @@ from camserve.build.archive import build_archive
 from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import QuantiseChoice, load_recipe, recipe_block
-from camserve.build.runtime.quantise import Shown, quantise
+from camserve.build.runtime.compile import stage_compiled
+from camserve.build.runtime.quantise import Shown, median_correlation, quantise, read_photos
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.fast.compiled import convert_trunk
 from camserve.fast.split import Split, example, split
+from camserve.input_spec import InputSpec
+from camserve.measures import Quantised
 from camserve.network.output import ScoringNetwork
+from camserve.output_spec import OutputSpec
 from camserve.serving.load import load_archive
-from camserve.settings import RuntimeSpec
+from camserve.settings import ModelSpec, RuntimeSpec, Settings
 from camserve.values import Layer, RawRequest
 from model_file import quiet, write_pets
 from small_networks import SHAPE, Network, Small, pooled, settle
 
 INT8 = RuntimeSpec(mode="openvino", precision="int8")
+KEPT = "int8, its first 3 and last 4 layers in floating point"
 LAX = QuantiseChoice(top1_agreement=0.5, map_correlation=0.5)
 
 
@@ -89,11 +94,54 @@ def test_an_int8_archive_answers_nearly_as_its_eager_form_and_both_pass_the_self
     assert np.corrcoef(*maps)[0, 1] >= 0.98
 
 
-def test_without_photos_the_samples_calibrate_and_the_build_says_so(tmp_path):
+def test_without_photos_the_samples_calibrate_and_no_figure_of_them_is_kept(tmp_path, capsys):
     said: list[str] = []
     archive = build_archive(recipe_in(tmp_path, LAX), tmp_path, said.append, fresh_process=False)
-    assert read_contents(archive).settings.compiled.quantised.calibrated_on == 1
-    assert any("the same 1 samples alone: --calibrate FOLDER takes photos" in line for line in said)
+    assert read_contents(archive).settings.compiled.quantised == Quantised(calibrated_on=1, compared_on=0)
+    assert any("on the same 1 samples alone: --calibrate FOLDER takes photos" in line for line in said)
+    assert main(["inspect", str(archive), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["int8"]
+    assert shown == {"calibrated_on": 1, "compared_on": 0, "kept": "", "why": "not compared: no photos were given"}
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        (OutputSpec(task="regression"),),
+        (OutputSpec(task="binary"),),
+        (OutputSpec(task="multilabel"),),
+        (OutputSpec(name="a"), OutputSpec(name="b")),
+    ],
+)
+def test_int8_is_refused_where_no_best_class_can_be_compared(outputs, tmp_path):
+    settings = replace(settings_of(64), outputs=outputs)
+    with pytest.raises(ConfigError, match=r"int8 is for networks with one multiclass head.*: use bf16"):
+        stage_compiled(tmp_path, settings, LAX, torch.zeros(1, 3, 64, 64), None, quiet)
+
+
+def settings_of(side):
+    return Settings(ModelSpec("any:factory"), InputSpec(crop=side, resize=side), (Layer("features"),), runtime=INT8)
+
+
+def test_the_photos_of_a_large_folder_are_taken_from_all_of_it(tmp_path):
+    for number in range(900):
+        Image.new("RGB", (16, 16), "white" if number >= 450 else "black").save(tmp_path / f"{number:03}.png")
+    shown = read_photos(QuantiseChoice(str(tmp_path)), settings_of(16), None, quiet)
+    for half in (shown.calibrating, shown.comparing):
+        assert len(half) == 300
+        assert sum(float(picture.mean()) > 0 for picture in half) == 150
+
+
+def test_a_map_that_lost_its_contrast_has_no_correlation():
+    expected = torch.rand(4, 49, generator=torch.Generator().manual_seed(0))
+    assert median_correlation(expected, expected) == pytest.approx(1)
+    collapsed = torch.full((4, 49), 0.1)
+    assert median_correlation(collapsed, expected) == 0
+    collapsed[0, 0] += 1e-8  # rounding is no contrast
+    assert median_correlation(collapsed, expected) == 0
+    assert median_correlation(torch.full((4, 49), torch.nan), expected) == 0
+    expected[:3] = 0.1  # says nothing of three, and all of the last
+    assert median_correlation(expected, expected) == pytest.approx(1)
 
 
 def test_what_changes_too_much_is_refused_with_its_figures(photos, tmp_path):
@@ -129,14 +177,19 @@ def test_photos_for_another_precision_are_a_mistake(tmp_path):
         build_archive(recipe, tmp_path, quiet)
 
 
-def test_where_int8_changes_too_much_the_outermost_layers_are_kept_before_it_is_refused():
-    layers = [nn.Conv2d(3, 8, 3, 2, 1), *(nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1)) for _ in range(28))]
+@pytest.mark.parametrize(
+    ("count", "plans", "why"),
+    [(27, ["int8"], "; .*of 27 layers, 28 are needed"), (28, ["int8", KEPT], "quantise asks for .*lower limits$")],
+)
+def test_where_int8_changes_too_much_the_outermost_layers_are_kept_before_it_is_refused(count, plans, why):
+    later = (nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1)) for _ in range(count - 1))
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), *later]
     small = Small(settle(Network(nn.Sequential(*layers), pooled(8).network.classifier)), Layer("features"))
     network = ScoringNetwork(small.network).eval().requires_grad_(False)
     shown = example(SHAPE, torch.float32, torch.device("cpu"))
     trunk, tail = split(network, small.layer, shown)
     said: list[str] = []
-    with pytest.raises(ConfigError, match="changes too much"):
+    with pytest.raises(ConfigError, match=f"changes too much.*{why}"):
         quantise(
             convert_trunk(trunk, shown),
             Split(network, trunk, tail, small.layer),
@@ -145,7 +198,4 @@ def test_where_int8_changes_too_much_the_outermost_layers_are_kept_before_it_is_
             QuantiseChoice(map_correlation=1.0),
             said.append,
         )
-    assert [line.partition(":")[0] for line in said] == [
-        "int8",
-        "int8, its first 3 and last 4 layers in floating point",
-    ]
+    assert [line.partition(":")[0] for line in said] == plans

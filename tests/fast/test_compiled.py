@@ -14,6 +14,8 @@ from architectures import densenet
 from camserve.attribution.methods import METHODS
 from camserve.build.archive import build_archive
 from camserve.build.mar.file import extract_all
+from camserve.build.mar.pack import settings_block, write_config, zip_archive
+from camserve.build.mar.replay import replay
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
@@ -24,7 +26,9 @@ from camserve.files import sha256
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.serving.card import describe_model
-from camserve.serving.load import load_archive, load_classifier
+from camserve.serving.load import load_archive, load_classifier, load_pipeline
+from camserve.serving.seal import write_seal
+from camserve.serving.selftest import SELFTEST_FILE
 from camserve.settings import ModelSpec, RuntimeSpec, Settings, load_settings
 from camserve.values import Layer, RawRequest
 from model_file import quiet, write_pets
@@ -248,6 +252,67 @@ def test_without_openvino_the_network_runs_eager_and_says_so_once(pets, monkeypa
     (slow,) = pipeline.answer([row])
     scores = [json.loads(answer.body)["predictions"][0]["score"] for answer in (fast, slow)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_beside_openvino_torch_takes_one_thread_but_for_slow_methods(pets, chelsea):
+    folder, settings, _ = pets
+    settings = replace(settings, methods=("gradcam", "gradient", "reciprocam"))
+    eager = replace(settings, runtime=settings.runtime.eager)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = {
+            (given.runtime.mode, method): threads_of(load_pipeline(folder, given, "pets", "1.0", CPU), chelsea, method)
+            for given in (settings, eager)
+            for method in settings.methods
+        }
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {key for key, threads in found.items() if threads == {1}} == {("openvino", "gradcam")}
+    assert all(threads == {2} for key, threads in found.items() if key != ("openvino", "gradcam"))
+
+
+def threads_of(pipeline, photo, method):
+    """Return how many threads torch has while the network runs."""
+    seen = set()
+    hook = pipeline.network.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
+    (answer,) = pipeline.answer([RawRequest(photo, {"method": method, "explain": True})])
+    hook.remove()
+    assert json.loads(answer.body)["explanations"][0]["status"] == "ok"
+    return seen
+
+
+def test_other_answers_of_openvino_than_at_build_leave_the_network_eager(pets, tmp_path, caplog):
+    folder, settings, _ = pets
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    recorded = json.loads((copy / SELFTEST_FILE).read_text())
+    raise_scores(recorded["answers"])
+    (copy / SELFTEST_FILE).write_text(json.dumps(recorded))
+    sealed = replace(settings, seal=write_seal(copy, settings))
+    pipeline = load_archive(copy, sealed, "pets", "1.0", CPU)
+    assert isinstance(pipeline.network, ScoringNetwork)
+    assert pipeline.monitor.selftest_ok
+    assert describe(pipeline)["mode"] == "eager"
+    assert "as when it was built; OpenVINO computes otherwise on this machine" in describe(pipeline)["slowed"]
+    (warning,) = caplog.records
+    assert "runs in mode eager, precision fp32: samples/" in warning.getMessage()
+    write_config({"camserve": settings_block(sealed)}, copy)
+    packed = zip_archive(copy, tmp_path / "pets.mar")
+    replay(packed, 1)
+    with pytest.raises(ConfigError, match="it runs in mode eager: samples/"):
+        replay(packed, 1, mode="openvino")
+    raise_scores(recorded["eager"])
+    (copy / SELFTEST_FILE).write_text(json.dumps(recorded))
+    sealed = replace(settings, seal=write_seal(copy, settings))
+    with pytest.raises(ConfigError, match="as when it was built; weights, input or layers were changed"):
+        load_archive(copy, sealed, "pets", "1.0", CPU)
+
+
+def raise_scores(answers):
+    for answer in answers.values():
+        answer["predictions"][0]["score"] += 1
 
 
 def test_a_trunk_that_cannot_be_read_leaves_the_network_eager(pets, tmp_path, caplog):

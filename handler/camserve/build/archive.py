@@ -95,7 +95,7 @@ def build_archive(recipe: Recipe, out: Path, report: Progress, fresh_process: bo
         _write_settings(content, settings, recipe)
         packed = pack_archive(recipe.name, recipe.version, content, Path(name))
         if fresh_process:
-            replay(packed, torch.get_num_threads())
+            replay(packed, torch.get_num_threads(), mode=settings.runtime.mode)
         target = out / f"{recipe.name}.mar"
         _say_what_is_replaced(target, recipe, report)
         out.mkdir(parents=True, exist_ok=True)

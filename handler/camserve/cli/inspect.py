@@ -13,6 +13,7 @@ from camserve.build.mar.stock import imported_packages
 from camserve.build.mar.unpack import Contents, read_contents
 from camserve.errors import printable
 from camserve.files import sha256
+from camserve.measures import Quantised
 
 EXAMPLE = """example:
   camserve inspect model_store/imagenet.mar
@@ -47,7 +48,7 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "layers": [dataclasses.asdict(layer) for layer in settings.layers],
         "methods": list(settings.methods),
         "runtime": dataclasses.asdict(settings.runtime),
-        "int8": settings.compiled and settings.compiled.quantised and dataclasses.asdict(settings.compiled.quantised),
+        "int8": settings.compiled and settings.compiled.quantised and _describe_int8(settings.compiled.quantised),
         "measures": dataclasses.asdict(settings.measures),
         "evidence_card": settings.evaluated.describe(),
         "input": dataclasses.asdict(settings.input),
@@ -61,6 +62,13 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "made from": f"sha256 {settings.model.source_sha256}",
         "archive": f"{path.stat().st_size} bytes, sha256 {sha256(path)}",
     }
+
+
+def _describe_int8(found: Quantised) -> dict[str, Any]:
+    if found.compared_on:
+        return dataclasses.asdict(found)
+    known = {"calibrated_on": found.calibrated_on, "compared_on": 0, "kept": found.kept}
+    return {**known, "why": "not compared: no photos were given"}
 
 
 def describe_needs(contents: Contents, path: Path) -> str:

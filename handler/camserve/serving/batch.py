@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,13 @@ from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.map_request import MapRequest, map_requests
 from camserve.attribution.methods import METHODS
 from camserve.errors import ConfigError, ModelFailed, RequestError
+from camserve.fast.split import Split
 from camserve.intake.preprocess import normalise
 from camserve.intake.transform import Transform
 from camserve.monitor import Monitor, PassObservation
 from camserve.network.precision import dtype_of
 from camserve.output_spec import Head
+from camserve.serving.cores import one_thread
 from camserve.settings import RuntimeSpec, Settings
 from camserve.values import Answer, Explanation, Picture, Request
 from camserve.warning_codes import FIRST_FRAME_ONLY, AnswerWarning, warn_guessed_depth
@@ -60,6 +63,12 @@ class BatchRunner:
 
     def run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         """Return the answer to each request, or its refusal where its scores are not finite."""
+        # Threads of torch would go on spinning beside those of OpenVINO, for little: only a slow method has much work.
+        slow = any(METHODS[method].slow for request in requests for method in request.options.methods)
+        with nullcontext() if slow or not isinstance(self._network, Split) else one_thread():
+            return self._run(requests)
+
+    def _run(self, requests: Sequence[Request]) -> list[Answer | RequestError]:
         with self._monitor.stage("preprocess"):
             pixels = normalise([request.pixels for request in requests], self._settings.input, self._device)
             if not self._settings.runtime.channels_last:

@@ -12,7 +12,7 @@ import torch
 from camserve.answer.respond import ModelName
 from camserve.attribution.capture import Tail
 from camserve.attribution.find_head import find_linear_head
-from camserve.errors import CamserveError, CompilationUnavailable, first_line
+from camserve.errors import CamserveError, CompilationUnavailable, ConfigError, first_line
 from camserve.fast.prepare import check_compiled, prepare
 from camserve.files import inside
 from camserve.intake.decode import check_decoders, harden_pillow
@@ -46,9 +46,13 @@ def load_classifier(folder: Path, settings: Settings, device: torch.device) -> C
     try:
         return _load(folder, settings, device)
     except CompilationUnavailable as error:
-        eager = settings.runtime.eager
-        logger.warning("camserve: the network runs in mode eager, precision %s: %s", eager.precision, error)
-        return replace(_load(folder, replace(settings, runtime=eager), device), slowed=str(error))
+        return _load_eager(folder, settings, device, str(error))
+
+
+def _load_eager(folder: Path, settings: Settings, device: torch.device, reason: str) -> Classifier:
+    eager = settings.runtime.eager
+    logger.warning("camserve: the network runs in mode eager, precision %s: %s", eager.precision, reason)
+    return replace(_load(folder, replace(settings, runtime=eager), device), slowed=reason)
 
 
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
@@ -127,9 +131,26 @@ def device_of(gpu: object) -> torch.device:
 
 
 def load_archive(folder: Path, settings: Settings, name: str, version: str, device: torch.device) -> Pipeline:
-    """Load an unpacked archive as it was built, and test it on its own photos. ConfigError says what is wrong."""
+    """Load an unpacked archive as it was built, and test it on its own photos. ConfigError says what is wrong.
+
+    Where its answers in OpenVINO are others here, as int8 and bf16 may give on another processor, it runs eager.
+    """
     check_seal(folder, settings)
     pipeline = load_pipeline(folder, settings, name, version, device)
-    pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
+    if fault := _test(pipeline, folder, device):
+        eager = _load_eager(folder, settings, device, fault)
+        pipeline = load_pipeline(folder, settings, name, version, device, eager)
+        _test(pipeline, folder, device)
     pipeline.shown_samples = shrink_samples(folder, settings) if settings.show_samples else ()
     return pipeline
+
+
+def _test(pipeline: Pipeline, folder: Path, device: torch.device) -> str:
+    """Return why a pipeline in OpenVINO fails its self-test; "": it does not. ConfigError: it fails in mode eager."""
+    try:
+        pipeline.monitor.selftest_ok = self_test(pipeline, folder, device)
+    except ConfigError as error:
+        if pipeline.settings.runtime.mode == "eager":
+            raise
+        return str(error)
+    return ""

@@ -6,6 +6,7 @@ Nothing of camserve may be imported here before the archive's folder is on the p
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import tempfile
 import time
@@ -71,6 +72,7 @@ class Replica:
         from camserve.serving.engines.answering import Answering, ReceivedRow, load_worker, recorders_into
         from camserve.serving.load import device_of
 
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, from the half that it keeps free for a change
         pipeline = load_worker(folder, plan.config, plan.name, plan.version, device_of(0), plan.batch_size)
         self._tally = Tally()
         recorders = recorders_into(self._tally, pipeline)

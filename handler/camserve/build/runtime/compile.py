@@ -34,7 +34,7 @@ def stage_compiled(
 ) -> CompiledSpec:
     """Write the converted network of an unpacked archive into it; ``samples`` are pixels (N, C, H, W).
 
-    ConfigError: it cannot be converted, or precision int8 changes too much.
+    ConfigError: it cannot be converted, or precision int8 changes too much, or what cannot be compared.
     """
     shown = _photos(settings, choice, samples, transform, report) if settings.runtime.precision == "int8" else None
     network = load_network(content, settings, torch.device("cpu"))
@@ -49,10 +49,21 @@ def stage_compiled(
 def _photos(
     settings: Settings, choice: QuantiseChoice, samples: Tensor, transform: Transform | None, report: Progress
 ) -> Shown:
+    _require_best_class(settings)
     if choice.photos is not None:
         return read_photos(choice, settings, transform, report)
-    report(f"int8: calibrated and compared on the same {len(samples)} samples alone: --calibrate FOLDER takes photos")
-    return Shown(list(samples), list(samples))
+    report(f"int8: calibrated and tried on the same {len(samples)} samples alone: --calibrate FOLDER takes photos")
+    return Shown(list(samples))
+
+
+def _require_best_class(settings: Settings) -> None:
+    """Refuse int8 where the best class of all scores says nothing, or too little, of what it changes (ConfigError)."""
+    tasks = [output.task for output in settings.outputs]
+    if tasks != ["multiclass"]:
+        raise ConfigError(
+            f"runtime.precision int8 is for networks with one multiclass head, whose best class is compared; this has "
+            f"{', '.join(tasks)}: use bf16, {EAGER}"
+        )
 
 
 def _quantiser(

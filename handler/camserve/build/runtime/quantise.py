@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ BATCH = 8  # photos of one pass
 INT8 = "int8"
 FIRST, LAST = 3, 4  # layers that cost MobileNetV2 most of its agreement with float32
 LEAST_LAYERS = 4 * (FIRST + LAST)  # of which keeping so many leaves most in int8
+FLAT = 1e-6  # of a map's norm: less than that is the rounding of float32
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # operations with weights
 
 
@@ -43,15 +44,16 @@ class Shown:
     """The pictures that calibrate, and those that compare: N and M tensors (C, H, W)."""
 
     calibrating: Sequence[Tensor]
-    comparing: Sequence[Tensor]
+    comparing: Sequence[Tensor] = ()  # none: those that calibrate are held against the limits, and nothing is kept
 
 
 def read_photos(choice: QuantiseChoice, settings: Settings, transform: Transform | None, report: Progress) -> Shown:
     """Return the photos of the recipe's folder, every second of which calibrates. ConfigError: too few can be read."""
     assert choice.photos is not None
     images = find_images(Path(choice.photos))
-    step = max(1, len(images) // MOST_PHOTOS)
-    found = [pixels for path in images[::step][:MOST_PHOTOS] for pixels in _read(path, settings, transform)]
+    count = min(len(images), MOST_PHOTOS)
+    spread = [images[place * len(images) // count] for place in range(count)]
+    found = [pixels for path in spread for pixels in _read(path, settings, transform)]
     if len(found) < LEAST_PHOTOS:
         raise ConfigError(f"quantise.photos: {len(found)} can be read in {choice.photos}, {LEAST_PHOTOS} are needed")
     report(f"int8: {len(found[::2])} photos calibrate, {len(found[1::2])} others are compared")
@@ -74,24 +76,22 @@ def quantise(
     The first that keeps within the limits of ``choice`` is taken: all of it in int8, or with its outermost layers in
     floating point. ConfigError: none does, or NNCF is missing.
     """
-    expected = _observe(halved.whole, layer, shown.comparing)
+    compared = shown.comparing or shown.calibrating
+    expected = _observe(halved.whole, layer, compared)
     for kept, ignored in _plans(model):
         quantised = _calibrate(model, shown.calibrating, ignored)
         other = Split(halved.whole, Trunk(quantised, INT8), halved.tail, layer)
-        best, maps = _observe(other, layer, shown.comparing, expected.best)
-        found = Quantised(
-            calibrated_on=len(shown.calibrating),
-            compared_on=len(shown.comparing),
-            top1_agreement=float((best == expected.best).float().mean()),
-            map_correlation=_median_correlation(maps, expected.maps),
-            kept=kept,
-        )
-        report(f"int8{kept and f', {kept} in floating point'}: {_word(found)}")
-        if found.top1_agreement >= choice.top1_agreement and found.map_correlation >= choice.map_correlation:
-            return quantised, found
+        best, maps = _observe(other, layer, compared, expected.best)
+        agreement = float((best == expected.best).float().mean())
+        correlation = median_correlation(maps, expected.maps)
+        word = f"{agreement:.1%} of the best classes stay, maps correlate {correlation:.4f} at the median"
+        report(f"int8{kept and f', {kept} in floating point'}: {word}")
+        if agreement >= choice.top1_agreement and correlation >= choice.map_correlation:
+            found = Quantised(len(shown.calibrating), len(shown.comparing), agreement, correlation, kept)
+            return quantised, found if shown.comparing else replace(found, top1_agreement=None, map_correlation=None)
     raise ConfigError(
-        f"runtime.precision int8 changes too much ({_word(found)}; quantise asks for {choice.top1_agreement:g} and "
-        f"{choice.map_correlation:g}): use bf16, more photos, or lower limits"
+        f"runtime.precision int8 changes too much ({word}; quantise asks for {choice.top1_agreement:g} and "
+        f"{choice.map_correlation:g}): use bf16, more photos, or lower limits{_untried(model)}"
     )
 
 
@@ -117,24 +117,38 @@ def _observe(network: nn.Module, layer: Layer, pictures: Sequence[Tensor], class
     return Observed(torch.cat(best), torch.cat(maps))
 
 
-def _median_correlation(maps: Tensor, expected: Tensor) -> float:
-    """Return the median of the correlations of N maps (N, P) with others; a map without contrast has none."""
-    one, other = (given.double() - given.double().mean(dim=1, keepdim=True) for given in (maps, expected))
-    return float((one * other).sum(dim=1).div(one.norm(dim=1) * other.norm(dim=1)).nanmedian())
+def median_correlation(maps: Tensor, expected: Tensor) -> float:
+    """Return the median of the correlations of N maps (N, P) with those that were expected.
+
+    A map that lost its contrast correlates 0; where none was expected it says nothing. NaN: nowhere was one expected.
+    """
+    one, other = (_contrast(given[_contrast(expected).any(dim=1)]) for given in (maps, expected))
+    return float((one * other).sum(dim=1).div(one.norm(dim=1) * other.norm(dim=1)).nan_to_num().median())
 
 
-def _word(found: Quantised) -> str:
-    return (
-        f"{found.top1_agreement:.1%} of the best classes stay, maps correlate {found.map_correlation:.4f} at the median"
-    )
+def _contrast(maps: Tensor) -> Tensor:
+    """Return maps (N, P) less their means; those that are flat but for rounding are zero."""
+    given = maps.double()
+    centred = given - given.mean(dim=1, keepdim=True)
+    flat = centred.norm(dim=1, keepdim=True) <= FLAT * given.norm(dim=1, keepdim=True)
+    return centred.masked_fill(flat, 0)
 
 
 def _plans(model: Any) -> Iterator[tuple[str, list[str]]]:
     """Yield which layers are kept in floating point, in words and by the names of their operations."""
     yield "", []
-    weighted = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED]
-    if len(weighted) >= LEAST_LAYERS:
+    if len(weighted := _weighted(model)) >= LEAST_LAYERS:
         yield f"its first {FIRST} and last {LAST} layers", [*weighted[:FIRST], *weighted[-LAST:]]
+
+
+def _weighted(model: Any) -> list[str]:
+    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED]
+
+
+def _untried(model: Any) -> str:
+    """Say why the outermost layers were not kept in floating point; "": they were."""
+    layers = len(_weighted(model))
+    return "" if layers >= LEAST_LAYERS else f"; to keep the outermost of {layers} layers, {LEAST_LAYERS} are needed"
 
 
 def _calibrate(model: Any, photos: Sequence[Tensor], ignored: list[str]) -> Any:

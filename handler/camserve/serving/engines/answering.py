@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +19,7 @@ from camserve.monitor import Recorder, live_recorders
 from camserve.monitor.series import Sink
 from camserve.monitor.signals import NAMES, OF_QUANTITIES
 from camserve.serving.card import describe_model
+from camserve.serving.cores import count_threads
 from camserve.serving.engines.envelope import Envelope
 from camserve.serving.engines.kserve import open_body
 from camserve.serving.engines.rows import SentRow, read_row
@@ -143,7 +143,7 @@ def _settings(config: Mapping[str, Any]) -> Settings:
     settings = load_settings(config["camserve"])
     if settings.runtime.threads is not None:
         return settings
-    share = max(1, len(os.sched_getaffinity(0)) // max(1, int(config.get("minWorkers", 1))))
+    share = count_threads(int(config.get("minWorkers", 1)))
     return dataclasses.replace(settings, runtime=dataclasses.replace(settings.runtime, threads=share))
 
 
