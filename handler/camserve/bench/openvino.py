@@ -15,6 +15,7 @@ from camserve.fast.compiled import Trunk, convert_trunk
 from camserve.fast.prepare import Prepared, rewrite, without_watched
 from camserve.fast.split import Split, example, export_network, split
 from camserve.network.output import ScoringNetwork
+from camserve.serving.cores import one_thread
 from camserve.settings import RuntimeSpec
 
 ALONE = "OpenVINO alone, plain"
@@ -45,7 +46,7 @@ def openvino_works(subject: Subject, photos: Tensor, side: int) -> dict[str, Wor
     halved = in_openvino(subject, copy.deepcopy(subject.network).float(), photos.device, side)
     return {
         ALONE: partial(Trunk(whole, subject.runtime.precision), photos),
-        "mode openvino, plain": partial(halved.predict, photos),
-        "mode openvino, explained": partial(halved.explain, photos),
+        "mode openvino, plain": one_thread()(partial(halved.predict, photos)),  # as a worker does it
+        "mode openvino, explained": one_thread()(partial(halved.explain, photos)),
         "mode eager, explained": partial(subject.explain, photos),
     }
