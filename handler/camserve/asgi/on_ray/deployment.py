@@ -11,6 +11,7 @@ from camserve.asgi.batches import BatchRules
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
 from camserve.build.mar.unpack import Contents
 from camserve.operate.ray_here import share
+from camserve.operate.unpack_once import unpack_once
 
 HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another is started
 GROW_SECONDS, SHRINK_SECONDS = 5, 300  # of more, or less, traffic before the number of replicas changes
@@ -23,7 +24,8 @@ def bind(name: str, place: str, contents: Contents, rules: BatchRules, resources
     from ray import serve
 
     plan = ReplicaPlan(place, contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[Replica.__module__])
+    for part in (Replica, unpack_once):
+        ray.cloudpickle.register_pickle_by_value(sys.modules[part.__module__])
     return serve.deployment(Replica, name=name, **make_options(contents.config, rules, resources)).bind(plan)
 
 
