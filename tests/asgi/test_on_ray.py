@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from camserve.asgi.batches import BatchRules
-from camserve.asgi.on_ray.deployment import count_workers, make_options
+from camserve.asgi.on_ray.deployment import Places, count_workers, divide, make_options
 from camserve.asgi.on_ray.replica import Tally
 from camserve.operate.ray_here import share
 
@@ -21,6 +21,18 @@ def test_without_ray_one_line_says_what_to_install(imagenet):
 def test_all_workers_find_room_whatever_there_is_of_cores_and_gpus():
     assert [share(8, 3), share(2, 2), share(1, 3), share(0, 2)] == [2, 1, 0.3333, 0]
     assert all(share(count, workers) * workers <= count for count in range(9) for workers in range(1, 9))
+
+
+def test_a_changed_archive_with_more_workers_gets_what_is_free_beside_the_old_one():
+    have = {"CPU": 4.0, "GPU": 1.0}
+    before = divide(have, 1, 0, [])
+    assert before == Places(1, {"num_cpus": 2.0, "num_gpus": 0.5})
+    assert divide(have, 4, 0, [before]) == Places(4, {"num_cpus": 0.5, "num_gpus": 0.125})
+    both = [divide(have, 1, 1, []), divide(have, 1, 1, [])]
+    four = divide(have, 4, 1, both)
+    assert sum(one.workers * one.resources["num_cpus"] for one in (four, *both)) <= 4
+    assert four.resources["num_gpus"] > 0
+    assert divide(have, 1, 0, [Places(4, four.resources)]) == before
 
 
 def test_a_tally_adds_amounts_keeps_the_last_value_and_begins_again():

@@ -166,8 +166,17 @@ def test_two_archives_of_one_name_and_version_are_not_served_together(pets, tmp_
     assert "pets.mar and dogs.mar are both 'pets 1.0'" in capsys.readouterr().err
     lines = []
     newer = rewrite(pets, tmp_path / "newer.mar", {MANIFEST: manifest(modelVersion="2.0")})
-    check_names([pets, newer, pets], lines.append)
+    assert check_names([pets, newer, pets], lines.append) == [pets, newer]
     assert lines == ["newer.mar: its address is newer, and its answers and counters say pets"]
+
+
+def test_two_archives_of_one_address_are_not_served_together(pets, tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    other = rewrite(pets, tmp_path / "b" / pets.name, {MANIFEST: manifest(modelVersion="2.0")})
+    for engine in ("torchserve", "asgi"):
+        assert main(["serve", str(pets), str(other), "--engine", engine]) == 1
+        said = f"{pets} and {other} would both answer at pets: rename one of the files"
+        assert capsys.readouterr().err.splitlines() == [f"camserve: {said}"]
 
 
 def test_looking_at_an_archive_runs_nothing_of_it(pets, tmp_path):

@@ -97,8 +97,15 @@ def test_what_serve_build_writes_and_what_a_ray_service_says_are_configurations(
 
 @pytest.mark.parametrize(
     ("args", "said"),
-    [("{}", "ConfigError: args name no archives"), ("{'archive': 'a.mar'}", "BadOption: args 'archive' is not one of")],
+    [
+        ("{}", "ConfigError: args name no archives"),
+        ("{'archive': 'a.mar'}", "BadOption: args 'archive' is not one of"),
+        ("{'archives': '/a.mar'}", "ConfigError: args: archives is a list of paths"),
+        ("{'archives': ['/routes.mar']}", "ConfigError: /routes.mar: Ray Serve knows the routes themselves"),
+        ("{'archives': ['/a.mar'], 'num_cpus': 'two'}", "ConfigError: args: num_cpus is a number of 0 or more"),
+        ("{'archives': ['/a/m.mar', '/b/m.mar', '/c/n.mar']}", "/a/m.mar and /b/m.mar would both answer at m"),
+    ],
 )
-def test_an_argument_that_is_unknown_or_missing_is_said_in_one_line(args, said):
+def test_an_argument_that_is_wrong_or_missing_is_said_in_one_line(args, said):
     done = run_python(f"from camserve.asgi.on_ray.application import build; build({args})")
     assert said in done.stderr.splitlines()[-1]

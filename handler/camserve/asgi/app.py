@@ -8,6 +8,7 @@ import hmac
 import logging
 import re
 import signal
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -77,13 +78,20 @@ class App:
         most_bytes: int,
         metrics: Metrics,
         change: Change | None = None,
+        has_hung_up: threading.Event | None = None,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve ``models`` by name, which ``change``, called at SIGHUP, may replace; a body may have ``most_bytes``."""
+        """Serve ``models`` by name, which ``change``, called at SIGHUP, may replace; a body may have ``most_bytes``.
+
+        ``has_hung_up`` says whether a SIGHUP came before; ``begin`` is called when requests are answered.
+        """
         self._models = models
         self._token = token
         self._most_bytes = most_bytes
         self._metrics = metrics
         self._change = change
+        self._has_hung_up = has_hung_up
+        self._begin = begin
         self._changes: set[asyncio.Task[None]] = set()  # which nobody else refers to
 
     def asgi(self) -> Router:
@@ -109,7 +117,12 @@ class App:
             served.worker.start()
         if self._change is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._begin_change, self._change)
+            if self._has_hung_up is not None and self._has_hung_up.is_set():
+                self._begin_change(self._change)
+        self._begin()
         yield
+        for change in self._changes:
+            change.cancel()
         for served in self._models.values():
             await served.worker.stop()
 

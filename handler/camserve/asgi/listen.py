@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,14 +34,24 @@ def listen(
     folder: Path,
     report: Progress,
     change: Change | None = None,
+    has_hung_up: threading.Event | None = None,
 ) -> None:
     """Answer until a signal comes; the token lies in ``folder``, and ``change`` is called at SIGHUP.
+
+    ``has_hung_up`` says whether a SIGHUP came before.
 
     ConfigError: the token there is none.
     """
     side = Endpoint(f"http://{LOOPBACK}:{port}", _token(folder))
     with socket.create_server((LOOPBACK, port), backlog=2048) as listening:
-        app = App(models, side.token, most_body_bytes(), metrics, change).asgi()
+
+        def begin() -> None:
+            report(f"ready; the token is in {folder / TOKEN_FILE}, counters are at {side.url}/metrics; Ctrl-C stops")
+            for model in models:
+                print(curl_line(side, model, "photo.jpg"), flush=True)
+                print(browser_line(side, model), flush=True)
+
+        app = App(models, side.token, most_body_bytes(), metrics, change, has_hung_up, begin).asgi()
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -52,10 +63,6 @@ def listen(
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)  # uvicorn stops at these, and raises them again once it has
-        report(f"ready; the token is in {folder / TOKEN_FILE}, counters are at {side.url}/metrics; Ctrl-C stops")
-        for model in models:
-            print(curl_line(side, model, "photo.jpg"), flush=True)
-            print(browser_line(side, model), flush=True)
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -39,7 +39,9 @@ class ModelSink:
     def __init__(self, metrics: Metrics, name: str, version: str) -> None:
         """Count under a model's name and version."""
         self._metrics = metrics
-        self._model = (label(version), label(name), LEVEL, socket.gethostname())
+        self.version = label(version)
+        self._model = (self.version, label(name), LEVEL, socket.gethostname())
+        self._set: set[tuple[str, tuple[str, ...]]] = set()  # gauges and their labels
 
     def count(self, metric: str, labels: Sequence[str], amount: int) -> None:
         """Add to a counter."""
@@ -47,4 +49,12 @@ class ModelSink:
 
     def gauge(self, metric: str, labels: Sequence[str], value: float) -> None:
         """Set a gauge."""
-        self._metrics.gauges[metric].labels(*map(label, labels), *self._model).set(value)
+        every = (*map(label, labels), *self._model)
+        self._set.add((metric, every))
+        self._metrics.gauges[metric].labels(*every).set(value)
+
+    def close(self) -> None:
+        """Take its gauges off the page; counters stay, so that the last requests are in them."""
+        for metric, every in self._set:
+            self._metrics.gauges[metric].remove(*every)
+        self._set.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import tempfile
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from camserve import __version__
-from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.bulk.reading import UNREADABLE, read_ahead
 from camserve.bulk.remote import is_remote
@@ -23,6 +23,7 @@ from camserve.bulk.sources import Photo
 from camserve.bulk.workers import BYTES_OF_A_WORKER, RESTARTS, count_cores, load_asker
 from camserve.errors import CamserveError, ConfigError, first_line
 from camserve.operate.ray_here import any_ray, share
+from camserve.operate.unpack_once import unpack_once
 from camserve.values import Progress
 
 SECONDS_OF_SILENCE = 60.0  # after which is said that nothing has come yet
@@ -137,7 +138,6 @@ class _Worker:
 
     ask: Ask | None = None
     most_bytes: int = 0
-    folder: tempfile.TemporaryDirectory[str] | None = None  # goes with the process
 
 
 _worker = _Worker()
@@ -164,20 +164,21 @@ def _ask_of(work: Work) -> Ask:
         )
     if os.path.isdir(work.folder):
         os.chdir(work.folder)
-    _worker.folder = tempfile.TemporaryDirectory(prefix="camserve-")
-    archive, folder = (Path(_worker.folder.name, name) for name in ("archive.mar", "unpacked"))
-    _fetch(work.archive[0], archive)
-    extract_all(archive, folder)
-    contents = read_contents(archive)
+    with tempfile.NamedTemporaryFile(prefix="camserve-", suffix=".mar") as archive:
+        archive.write(content := _fetch(work.archive[0]))
+        archive.flush()
+        contents = read_contents(Path(archive.name))
+    folder = unpack_once(io.BytesIO(content))
     _worker.most_bytes = contents.settings.limits.max_bytes
     _worker.ask = load_asker(folder, contents, work.options, work.threads)
     return _worker.ask
 
 
-def _fetch(archive: Any, path: Path) -> None:
+def _fetch(archive: Any) -> bytes:
     import ray
 
-    path.write_bytes(ray.get(archive))
+    content: bytes = ray.get(archive)
+    return content
 
 
 def _watched(rows: Iterable[Row], unreadable: list[str]) -> Iterator[Row]:

@@ -71,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes or the server ends; return the server's exit status."""
     _check_options(args)
-    check_names(args.archives, say)
+    args.archives = check_names(args.archives, say)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="camserve-"))
     return _serve_by_torchserve(args, folder) if args.engine == "torchserve" else _serve_here(args, folder)
 

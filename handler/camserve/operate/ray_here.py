@@ -30,6 +30,18 @@ def share(count: float, workers: int) -> float:
 @contextmanager
 def own_ray(cores: int, **options: Any) -> Iterator[None]:
     """Run Ray on this machine alone, and end it. ConfigError: Ray is not installed."""
+    before, known = dict(os.environ), tempfile.tempdir
+    try:
+        with _own_ray(cores, **options):
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        tempfile.tempdir = known
+
+
+@contextmanager
+def _own_ray(cores: int, **options: Any) -> Iterator[None]:
     # Ray reads them when it is imported.
     os.environ.update(SETTINGS, RAY_AUTH_TOKEN=secrets.token_urlsafe(32))
     # The paths of Ray's sockets have room for a short one alone.
@@ -59,16 +71,17 @@ def _connected(**options: Any) -> Iterator[None]:
     except ImportError as error:
         raise ConfigError(f"--engine ray needs {error.name}: pip install 'camserve[ray]'") from None
 
-    signal.signal(signal.SIGTERM, _leave)
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
-        ray.init(logging_level="error", **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray at {options['address']} does not answer: {first_line(error)}") from None
-    signal.signal(signal.SIGTERM, _leave)  # Ray sets its own, which aborts
-    try:
+        try:
+            ray.init(logging_level="error", **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ConfigError(f"Ray at {options['address']} does not answer: {first_line(error)}") from None
+        signal.signal(signal.SIGTERM, _leave)  # Ray sets its own, which aborts
         yield
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(number: int, _frame: object) -> None:

@@ -6,6 +6,7 @@ list with commas. The routes run behind Ray's own HTTP proxies.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,20 +27,21 @@ from camserve.errors import ConfigError, choose
 ARCHIVES = "CAMSERVE_ARCHIVES"
 USUAL = {"archives": [], "token_folder": "/etc/camserve", "num_cpus": 1.0, "num_gpus": 0.0}
 ROUTES = {"max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.5}}  # most requests wait for a replica
-Rules = Mapping[str, tuple[str, BatchRules]]  # of each model: its version, and how requests are gathered
+Models = Mapping[str, tuple[str, BatchRules, Any]]  # version, how requests are gathered, and what Ray makes a handle
+INGRESS = "routes"
 
 
 @serve.ingress()
 class Routes:
     """The routes, in one process for all models, so that /metrics has every number."""
 
-    async def __init__(self, rules: Rules, token_folder: str, *handles: Any) -> None:  # type: ignore[misc] # Ray awaits it
-        """Answer by ``handles``, in the order of ``rules``. ConfigError: the folder holds no token."""
+    async def __init__(self, models: Models, token_folder: str) -> None:  # type: ignore[misc] # Ray awaits it
+        """Answer for ``models``. ConfigError: the folder holds no token."""
         self._token = read_token(Path(token_folder) / TOKEN_FILE)
         self._metrics = Metrics()
         self._models = {}
         application = serve.get_replica_context().app_name
-        for (name, (version, gather)), handle in zip(rules.items(), handles):
+        for name, (version, gather, handle) in models.items():
             model = RayModel(application, name, handle, gather, ModelSink(self._metrics, name, version))
             model.count(await handle.counted.remote())  # every series at 0
             self._models[name] = Served(version, model)
@@ -57,18 +59,30 @@ def build(args: Mapping[str, Any]) -> Any:
     for name in args:
         choose(USUAL, name, "args")
     given = {**USUAL, **args}
-    paths = [Path(path) for path in given["archives"]]
-    if not paths:
-        raise ConfigError("args name no archives: archives: [/models/imagenet.mar]")
-    check_names(paths, print)
-    rules, deployments = {}, []
-    for path in paths:
+    resources = {name: _amount(name, given[name]) for name in ("num_cpus", "num_gpus")}
+    models = {}
+    for path in check_names(_paths(given["archives"]), print):
         contents = read_contents(path)
-        rules[path.stem] = (contents.version, read_rules(contents.config))
-        resources = {name: float(given[name]) for name in ("num_cpus", "num_gpus")}
-        deployments.append(bind(path.stem, str(path), contents, rules[path.stem][1], resources))
-    routes = serve.deployment(Routes, name="routes", **ROUTES)
-    return routes.bind(rules, str(given["token_folder"]), *deployments)
+        rules = read_rules(contents.config)
+        models[path.stem] = (contents.version, rules, bind(path.stem, str(path), contents, rules, resources))
+    return serve.deployment(Routes, name=INGRESS, **ROUTES).bind(models, str(given["token_folder"]))
+
+
+def _paths(named: object) -> list[Path]:
+    if not named:
+        raise ConfigError("args name no archives: archives: [/models/imagenet.mar]")
+    if not isinstance(named, (list, tuple)) or not all(isinstance(path, str) for path in named):
+        raise ConfigError("args: archives is a list of paths: archives: [/models/imagenet.mar]")
+    paths = [Path(path) for path in named]
+    if taken := [path for path in paths if path.stem == INGRESS]:
+        raise ConfigError(f"{taken[0]}: Ray Serve knows the routes themselves as {INGRESS!r}: rename the file")
+    return paths
+
+
+def _amount(name: str, given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < math.inf:
+        raise ConfigError(f"args: {name} is a number of 0 or more: {name}: {USUAL[name]}")
+    return float(given)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from camserve.asgi.batches import BatchRules
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
 from camserve.build.mar.unpack import Contents
+from camserve.errors import ConfigError
 from camserve.operate.ray_here import share
+from camserve.operate.unpack_once import unpack_once
 
 HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another is started
 GROW_SECONDS, SHRINK_SECONDS = 5, 300  # of more, or less, traffic before the number of replicas changes
+ROOM_SECONDS = 120  # before what waits for cores or a GPU counts as without room: a process may begin slowly
+LOAD_SECONDS = 600
+SECONDS_BETWEEN_LOOKS = 0.2
 DURING_A_CHANGE = 2  # the replicas of the new archive start beside those of the old one
 
 
@@ -23,7 +31,8 @@ def bind(name: str, place: str, contents: Contents, rules: BatchRules, resources
     from ray import serve
 
     plan = ReplicaPlan(place, contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[Replica.__module__])
+    for part in (Replica, unpack_once):
+        ray.cloudpickle.register_pickle_by_value(sys.modules[part.__module__])
     return serve.deployment(Replica, name=name, **make_options(contents.config, rules, resources)).bind(plan)
 
 
@@ -55,21 +64,51 @@ def count_workers(config: Mapping[str, Any]) -> tuple[int, int]:
     return least, max(least, int(config.get("maxWorkers", least)))
 
 
-def divide_machine(workers: int) -> dict[str, float]:
-    """Return what each of ``workers`` replicas may ask of the running Ray, so that a change of all finds room."""
-    import ray
+@dataclass(frozen=True)
+class Places:
+    """The replicas of one archive, and what each asks of Ray."""
 
-    have = ray.cluster_resources()
-    parts = DURING_A_CHANGE * workers
-    return {f"num_{kind.lower()}s": share(have.get(kind, 0), parts) for kind in ("CPU", "GPU")}
+    workers: int
+    resources: Mapping[str, float]
 
 
-def find_reason(application: str) -> str:
-    """Return the line in which a replica said why it could not load."""
+def divide(have: Mapping[str, float], workers: int, others: int, running: Collection[Places]) -> Places:
+    """Return places for ``workers`` replicas among ``others`` on what a Ray has; they fit beside those that run.
+
+    So that every archive finds room for a change, all together take a part of the machine.
+    """
+    resources = {}
+    for kind in ("CPU", "GPU"):
+        name = f"num_{kind.lower()}s"
+        free = have.get(kind, 0.0) - sum(places.workers * places.resources[name] for places in running)
+        usual = share(have.get(kind, 0.0), DURING_A_CHANGE * (workers + others))
+        resources[name] = min(usual, share(max(0.0, free), workers))
+    return Places(workers, resources)
+
+
+def wait_for_start(application: str, workers: int, is_over: threading.Event) -> None:
+    """Return when an application's replicas run.
+
+    ConfigError: one does not load, there is no room for them, they take too long, or ``is_over`` is set.
+    """
     from ray import serve
 
-    deployments = serve.status().applications[application].deployments.values()
-    text = "\n".join(deployment.message for deployment in deployments)
+    begun = time.monotonic()
+    while (found := serve.status().applications[application]).status != "RUNNING":
+        text = "\n".join(deployment.message for deployment in found.deployments.values())
+        seconds = time.monotonic() - begun
+        if found.status == "DEPLOY_FAILED":
+            raise ConfigError(_find_reason(text))
+        if seconds > ROOM_SECONDS and "to be scheduled" in text:
+            raise ConfigError(f"no room for {workers} workers: {ROOM_SECONDS} s have not been enough for Ray to begin")
+        if seconds > LOAD_SECONDS:
+            raise ConfigError(f"{workers} workers are not ready after {LOAD_SECONDS} s")
+        if is_over.wait(SECONDS_BETWEEN_LOOKS):
+            raise ConfigError("the server ends")
+
+
+def _find_reason(text: str) -> str:
+    """Return the line in which a replica said why it could not load."""
     if "No module named 'camserve." in text:
         return "its code is older than this engine: build it again"
     named = re.findall(r"^\S*(?:Error|Exception): (.+)", text, re.MULTILINE)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from camserve.asgi.app import Served
-from camserve.asgi.batches import read_rules
+from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import bind, count_workers, divide_machine, find_reason
+from camserve.asgi.on_ray.deployment import Places, bind, count_workers, divide, wait_for_start
 from camserve.asgi.on_ray.model import RayModel
 from camserve.build.mar.unpack import read_contents, unpacked
-from camserve.errors import CamserveError, ConfigError
+from camserve.errors import CamserveError, ConfigError, first_line
 from camserve.files import sha256
 from camserve.values import Progress
 
@@ -29,8 +34,10 @@ class _Running:
 
     application: str
     model: RayModel
+    sink: ModelSink
     version: str
     sha256: str  # of the archive
+    places: Places
     files: ExitStack  # its unpacked files, which go when it is closed
 
 
@@ -40,7 +47,8 @@ class Fleet:
     def __init__(self, archives: Sequence[Path], metrics: Metrics, report: Progress) -> None:
         """Load all archives. ConfigError: one does not load."""
         self._archives, self._metrics, self._report = archives, metrics, report
-        self._workers = sum(count_workers(read_contents(path).config)[1] for path in archives)
+        self._workers = {path: count_workers(read_contents(path).config)[1] for path in archives}
+        self._is_over = threading.Event()
         self._started = 0
         self._change = asyncio.Lock()
         self._running: dict[Path, _Running] = {}
@@ -54,6 +62,7 @@ class Fleet:
 
     def close(self) -> None:
         """Delete the unpacked files."""
+        self._is_over.set()
         for running in self._running.values():
             running.files.close()
 
@@ -62,46 +71,84 @@ class Fleet:
 
         One that does not load changes nothing. No request is lost: each ends where it began.
         """
-        async with self._change:
-            for path in self._archives:
-                try:
-                    await self._change_one(path)
-                except CamserveError as error:
-                    self._report(f"{error}; the one before goes on")
+        try:
+            async with self._change:
+                for path in self._archives:
+                    await self._try_to_change(path)
+        except asyncio.CancelledError:
+            self._is_over.set()  # for the thread in which an archive may load
+            raise
 
-    async def _change_one(self, path: Path) -> None:
-        before = self._running[path]
-        if sha256(path) == before.sha256:
-            return
+    async def _try_to_change(self, path: Path) -> None:
+        try:
+            running = await self._load_changed(path)
+        except CamserveError as error:
+            self._report(f"{error}; the one before goes on")
+        except Exception as error:  # whatever Ray raises: this server goes on
+            self._report(f"{path}: {type(error).__name__}: {first_line(error)}; the one before goes on")
+        else:
+            if running is not None:
+                await self._replace(path, running)
+
+    async def _load_changed(self, path: Path) -> _Running | None:
         loop = asyncio.get_running_loop()
-        running = await loop.run_in_executor(None, self._load, path)
+        if await loop.run_in_executor(None, sha256, path) == self._running[path].sha256:
+            return None
+        return await loop.run_in_executor(None, self._load, path)
+
+    async def _replace(self, path: Path, running: _Running) -> None:
+        before = self._running[path]
         running.model.start()
         self._take(path, running)
         self._report(f"{path.name}: version {running.version} answers now")
         await before.model.drain()
         await before.model.stop()
-        await loop.run_in_executor(None, serve.delete, before.application)
+        if before.sink.version != running.sink.version:  # else the gauges are those of both
+            before.sink.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._delete, before.application)
         before.files.close()
 
     def _take(self, path: Path, running: _Running) -> None:
         self._running[path] = running
+        self._workers[path] = running.places.workers
         self.models[path.stem] = Served(running.version, running.model)
 
     def _load(self, path: Path) -> _Running:
         self._report(f"loading {path.name}")
-        self._started += 1
-        application = f"{path.stem}@{self._started}"
+        found = sha256(path)  # first: a file that is renamed after this is taken at the next signal
         with ExitStack() as files:
             contents, folder = files.enter_context(unpacked(path))
-            found, rules = sha256(path), read_rules(contents.config)
-            bound = bind(DEPLOYMENT, str(folder), contents, rules, divide_machine(self._workers))
-            try:
-                handle = serve.run(bound, name=application, route_prefix=None)
-            except RuntimeError:
-                reason = find_reason(application)
-                serve.delete(application)
-                raise ConfigError(f"{path} does not load: {reason}") from None
+            rules, places = read_rules(contents.config), self._find_places(path, contents.config)
+            bound = bind(DEPLOYMENT, str(folder), contents, rules, places.resources)
+            self._started += 1
+            application = f"{path.stem}@{self._started}"
             sink = ModelSink(self._metrics, path.stem, contents.version)
-            model = RayModel(application, DEPLOYMENT, handle, rules, sink)
-            model.count(handle.counted.remote().result())
-            return _Running(application, model, contents.version, found, files.pop_all())
+            try:
+                model = self._start(application, bound, places, rules, sink)
+            except Exception as error:
+                if not self._is_over.is_set():  # else it ends with Ray
+                    self._delete(application)
+                if isinstance(error, ConfigError):
+                    raise ConfigError(f"{path} does not load: {error}") from None
+                raise
+            return _Running(application, model, sink, contents.version, found, places, files.pop_all())
+
+    def _start(self, application: str, bound: Any, places: Places, rules: BatchRules, sink: ModelSink) -> RayModel:
+        target = serve.RunTarget(bound, application, route_prefix=None)
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        wait_for_start(application, places.workers, self._is_over)
+        model = RayModel(application, DEPLOYMENT, handle, rules, sink)
+        model.count(handle.counted.remote().result())
+        return model
+
+    def _find_places(self, path: Path, config: Mapping[str, Any]) -> Places:
+        """Return the places of an archive beside all that runs, its former self too."""
+        others = sum(workers for other, workers in self._workers.items() if other != path)
+        running = [one.places for one in self._running.values()]
+        return divide(ray.cluster_resources(), count_workers(config)[1], others, running)
+
+    def _delete(self, application: str) -> None:
+        try:
+            serve.delete(application)
+        except (RayError, RayServeException, TimeoutError) as error:
+            self._report(f"the replicas of {application} may go on: {first_line(error)}")

@@ -102,4 +102,7 @@ class RayModel:
             deployment = serve.status().applications[self._application].deployments[self._deployment]
         except (RayError, RayServeException, KeyError, TimeoutError):
             return False
+        except Exception:  # an end of the watch would pass for health
+            logger.exception("camserve: the replicas of %s cannot be seen", self._application)
+            return False
         return bool(deployment.replica_states.get("RUNNING", 0))

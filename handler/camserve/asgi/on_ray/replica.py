@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import tempfile
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from camserve.operate.unpack_once import unpack_once  # travels by value too
 
 # What travels is of plain types: a class of this module would travel with every request.
 PlainRow = tuple[dict[str, object], dict[str, str], str]  # fields, headers, request id
@@ -89,10 +89,8 @@ class Replica:
     def _unpack(self, place: str) -> Path:
         if Path(place).is_dir():
             return Path(place)
-        self._files = tempfile.TemporaryDirectory(prefix="camserve-")  # goes with this process
-        with zipfile.ZipFile(place) as archive:
-            archive.extractall(self._files.name)
-        return Path(self._files.name)
+        with open(place, "rb") as archive:
+            return unpack_once(archive)
 
     async def answer(self, row: PlainRow) -> Answered:
         """Return the answer to a row."""

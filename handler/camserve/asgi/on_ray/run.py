@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,13 +21,15 @@ def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -
 
     At SIGHUP changed archives are taken.
     """
+    metrics, has_hung_up = Metrics(), threading.Event()
+    # Not SIG_IGN, which Ray's processes would inherit.
+    signal.signal(signal.SIGHUP, lambda _number, _frame: has_hung_up.set())
     for path in archives:
         read_contents(path)  # what is no archive is refused before Ray starts
-    metrics = Metrics()
     report("starting Ray")
     with own_serve(len(os.sched_getaffinity(0))):
         from camserve.asgi.on_ray.fleet import Fleet  # needs Ray
 
         with closing(Fleet(archives, metrics, report)) as fleet:
-            listen(fleet.models, metrics, port, folder, report, fleet.change)
+            listen(fleet.models, metrics, port, folder, report, fleet.change, has_hung_up)
     return 0

@@ -61,11 +61,12 @@ def baseline_of(path: Path) -> tuple[Version, Baseline]:
         return Version(contents.name, contents.version), read_baseline(read_member(archive, name))
 
 
-def check_names(paths: Sequence[Path], report: Progress) -> None:
-    """Refuse archives that are served together and would answer, and be counted, under one name and version.
+def check_names(paths: Sequence[Path], report: Progress) -> list[Path]:
+    """Return archives that are served together, each once: no two share an address, or a name and version.
 
     ``report`` gets a line for an archive that its file does not name. ConfigError: one is no archive, or two are alike.
     """
+    each = _by_address(paths)
     known: dict[Version, Path] = {}
     for path in dict.fromkeys(path.resolve() for path in paths):
         with open_mar(path) as archive:
@@ -79,6 +80,16 @@ def check_names(paths: Sequence[Path], report: Progress) -> None:
         known[version] = path
         if version.model != path.stem:
             report(f"{path.name}: its address is {path.stem}, and its answers and counters say {version.model}")
+    return each
+
+
+def _by_address(paths: Sequence[Path]) -> list[Path]:
+    known: dict[str, Path] = {}
+    for path in paths:
+        other = known.setdefault(path.stem, path)
+        if other.resolve() != path.resolve():
+            raise ConfigError(f"{other} and {path} would both answer at {path.stem}: rename one of the files")
+    return list(known.values())
 
 
 @contextmanager
