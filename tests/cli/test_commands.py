@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import camserve
 from camserve.build.locate import find_file
@@ -179,3 +180,13 @@ def test_the_commands_build_inspect_and_explain(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main(["archive", "--name", "pets"])
     assert stopped.value.code == 2
+
+
+def test_a_token_may_begin_like_an_option(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    asked = ["explain", str(tmp_path / "a.png"), "--url", "http://127.0.0.1:9/predictions/pets"]
+    assert main([*asked, "--token", "-lWN7KLwT8d_x"]) == 1
+    assert "127.0.0.1:9" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*asked, "--token", "--json"])
+    assert "--token: expected one argument" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from camserve.cli.command import build_parser, chosen_command, missing_extra
+from camserve.cli.command import build_parser, chosen_command, join_tokens, missing_extra
 from camserve.cli.terminal import INTERRUPTED, RED, paint
 from camserve.errors import CamserveError, first_line, printable
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = chosen_command(arguments)
     try:
-        args = build_parser(name).parse_args(arguments)
+        args = build_parser(name).parse_args(join_tokens(arguments))
         return int(args.run(args))
     except KeyboardInterrupt:
         print("camserve: stopped by Ctrl-C", file=sys.stderr)

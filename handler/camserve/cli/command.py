@@ -7,6 +7,7 @@ A subcommand is a module of this folder: its docstring describes it, ``EXAMPLE``
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -47,9 +48,23 @@ COMMANDS = {
 }
 
 
+TOKEN_WITH_DASH = r"-[A-Za-z0-9][A-Za-z0-9_-]{6,}"  # no option is as long with one dash
+
+
 def chosen_command(arguments: Sequence[str]) -> str:
     """Return the name of the subcommand on a command line, or an empty text."""
     return next((argument for argument in arguments if not argument.startswith("-")), "")
+
+
+def join_tokens(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with ``--token -abc…`` as ``--token=-abc…``: one token in 64 begins like an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--token" and re.fullmatch(TOKEN_WITH_DASH, argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def build_parser(*chosen: str) -> argparse.ArgumentParser:
