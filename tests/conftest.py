@@ -81,7 +81,7 @@ def photo(name):
 @pytest.fixture
 def one_process(monkeypatch):
     """Leave the packed archive's own process out of a build: tests/build/test_archive.py tests it, and it takes 5 s."""
-    monkeypatch.setattr("camserve.build.archive.replay", lambda *_: None)
+    monkeypatch.setattr("camserve.build.archive.replay", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")
