@@ -19,21 +19,19 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.bench.load import Client, draw_arrivals
 from camserve.build.archive import build_archive
 from camserve.build.mar.unpack import read_contents
-from camserve.build.recipe import Recipe
 from camserve.cli.terminal import say
-from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports
 from camserve.settings import RuntimeSpec
 from queueing import Batch, Result, Scenario, measured_service, simulate
+from written_network import write_network
 
 COMMAND = [sys.executable, "-c", "import sys; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"]
 OK = 200
@@ -180,19 +178,8 @@ def measure(archive: Path, folder: Path, seconds: float, turns: int, load: float
 
 def make_sleepy(folder: Path) -> Path:
     """Return an archive whose network sleeps, so that what else the machine does hardly counts."""
-    (folder / "net.py").write_text(SLEEPY, encoding="utf-8")
-    scope: dict[str, type[torch.nn.Module]] = {}
-    exec(SLEEPY, scope)
-    torch.save(scope["Net"]().state_dict(), folder / "net.pt")
-    (folder / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
-    recipe = Recipe(
-        name="sleepy",
-        weights=str(folder / "net.pt"),
-        factory="Net",
-        model_file=str(folder / "net.py"),
-        labels=str(folder / "labels.txt"),
-        preprocess=InputSpec(resize=64, crop=64),
-        layer="features",
+    recipe = replace(
+        write_network(folder, "sleepy", SLEEPY),
         runtime=RuntimeSpec(threads=1),
         serving={"minWorkers": 2, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 20},
     )

@@ -12,13 +12,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
-from camserve.build.recipe import Recipe, load_recipe
+from camserve.build.recipe import load_recipe
 from camserve.errors import CamserveError
-from camserve.input_spec import InputSpec
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
 from camserve.values import Progress
@@ -34,6 +31,7 @@ from stress_scenarios import (
     kill_workers,
     swap_versions,
 )
+from written_network import write_network
 
 STRESSED_RECIPE = Path("config/models/imagenet.yaml")
 STOCK_PYTHON = Path(".venv-stock/bin/python")  # which scripts/check-stock makes
@@ -83,28 +81,11 @@ def run_scenarios(scale: float, report: Progress) -> list[StressRow]:
             done(flood_queue(traffic, size(2_000)))
             done(kill_workers(traffic, size(400)))
             done(swap_versions(traffic, size(2_000), second.name))
-        leaky = build_archive(_leaky(folder / "leaky"), folder / "leaky" / "store", report)
+        (folder / "leaky").mkdir()
+        leaky = build_archive(write_network(folder / "leaky", "leaky", LEAKY), folder / "leaky" / "store", report)
         with Server([leaky], folder / "leaky" / "server", free_ports(19280)) as server:
             done(find_planted_leak(StressLoad(server, "leaky", photo), 1_000))
     return rows
-
-
-def _leaky(folder: Path) -> Recipe:
-    folder.mkdir()
-    (folder / "net.py").write_text(LEAKY, encoding="utf-8")
-    scope: dict[str, type[torch.nn.Module]] = {}
-    exec(LEAKY, scope)
-    torch.save(scope["Net"]().state_dict(), folder / "net.pt")
-    (folder / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
-    return Recipe(
-        name="leaky",
-        weights=str(folder / "net.pt"),
-        factory="Net",
-        model_file=str(folder / "net.py"),
-        labels=str(folder / "labels.txt"),
-        preprocess=InputSpec(resize=64, crop=64),
-        layer="features",
-    )
 
 
 def run_hostile(scale: float, python: Path, report: Progress) -> list[AttackRow]:
