@@ -99,8 +99,9 @@ class _Replica:
 
 
 class _Run:
-    def __init__(self, scenario: Scenario, service: Service, seed: int) -> None:
+    def __init__(self, scenario: Scenario, service: Service, seed: int, instants: Sequence[float]) -> None:
         self.scenario, self.service, self.source = scenario, service, random.Random(seed)
+        self._instants = instants
         self.now, self.result = 0.0, Result()
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._queue: deque[float] = deque()
@@ -111,7 +112,10 @@ class _Run:
         heapq.heappush(self._events, (self.now + seconds, self.source.getrandbits(62), call))
 
     def run(self) -> Result:
-        self._arrive_later()
+        for instant in self._instants:
+            self.after(instant, self._arrive)
+        if not self._instants:
+            self._arrive_later()
         if self.scenario.most:
             self.after(self.scenario.look, self._scale)
         if self.scenario.failures:
@@ -125,10 +129,13 @@ class _Run:
     def _arrive_later(self) -> None:
         seconds = self.source.expovariate(self.scenario.rate)
         if self.now + seconds < self.scenario.seconds:
-            self.after(seconds, self._arrive)
+            self.after(seconds, self._arrive_as_drawn)
+
+    def _arrive_as_drawn(self) -> None:
+        self._arrive_later()
+        self._arrive()
 
     def _arrive(self) -> None:
-        self._arrive_later()
         self._queue.append(self.now)
         self.hand_out()
         if len(self._queue) > self.scenario.waiting:
@@ -182,9 +189,9 @@ class _Run:
         self.after(self._until_failure(), self._fail)
 
 
-def simulate(scenario: Scenario, service: Service, seed: int = 0) -> Result:
-    """Return what becomes of the requests of a scenario."""
-    return _Run(scenario, service, seed).run()
+def simulate(scenario: Scenario, service: Service, seed: int = 0, instants: Sequence[float] = ()) -> Result:
+    """Return what becomes of the requests of a scenario, which arrive at these instants, if any are given."""
+    return _Run(scenario, service, seed, instants).run()
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,7 @@
 """Compare a simulation with two measured replicas under Ray Serve, or simulate scenarios that nobody measured.
 
 Each turn measures requests at random instants: their latencies, and when which batch took how long; and, before and
-after, what a lone request takes beside its batch. The simulation gets the batches and not the latencies.
+after, what a lone request takes beside its batch. The simulation gets the instants and the batches, not the latencies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from written_network import write_network
 
 COMMAND = [sys.executable, "-c", "import sys; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"]
 OK = 200
-REPEATS = 20  # of a simulation, with other instants
+REPEATS = 20  # of a simulation, with other batches drawn
 LONE = 20  # requests one after the other
 PATIENCE = 120.0  # seconds for an answer
 SLEEPY = """
@@ -119,15 +119,16 @@ def find_batches(answers: Sequence[Answered]) -> list[Batch]:
     return [Batch(min(ended) - sum(stages), len(ended), sum(stages)) for stages, ended in rows.items()]
 
 
-def predict(
-    rate: float, seconds: float, rules: BatchRules, batches: Sequence[Batch], lone: Sequence[Answered]
-) -> Result:
+def predict(instants: Sequence[float], rules: BatchRules, batches: Sequence[Batch], lone: Sequence[Answered]) -> Result:
     """Return the simulated answers of two replicas, each with the time of a lone request beside its batch."""
     beside = [max(0.0, answer.seconds - rules.delay - sum(answer.stages)) for answer in lone]
-    scenario, service = Scenario(rate, seconds, 2, rules.size, rules.delay, rules.waiting), measured_service(batches)
+    scenario, service = (
+        Scenario(0.0, instants[-1], 2, rules.size, rules.delay, rules.waiting),
+        measured_service(batches),
+    )
     source, latencies = random.Random(1), list[float]()
     for seed in range(REPEATS):
-        latencies += [taken + source.choice(beside) for taken in simulate(scenario, service, seed).latencies]
+        latencies += [taken + source.choice(beside) for taken in simulate(scenario, service, seed, instants).latencies]
     return Result(latencies)
 
 
@@ -141,13 +142,14 @@ def compare(
     print(
         "| requests/s | p50 measured | simulated | p99 measured | simulated | error of p99 |\n|---|---|---|---|---|---|"
     )
-    for _ in range(turns):
+    for turn in range(turns):
         rate = load * asyncio.run(find_rate(client, photos, seconds / 4))
         lone = asyncio.run(ask_alone(client, photos))
-        answers = asyncio.run(ask_at(client, photos, draw_arrivals(rate, seconds)))
+        instants = draw_arrivals(rate, seconds, turn)
+        answers = asyncio.run(ask_at(client, photos, instants))
         lone += asyncio.run(ask_alone(client, photos))
         real = [answer.seconds for answer in answers if answer.status == OK]
-        found = predict(rate, seconds, rules, find_batches(answers), lone)
+        found = predict(instants, rules, find_batches(answers), lone)
         p50, p99 = (statistics.quantiles(real, n=100)[at] for at in (49, 98))
         errors.append(found.percentile(99) / p99 - 1)
         cells = [f"{1000 * value:.0f} ms" for value in (p50, found.percentile(50), p99, found.percentile(99))]

@@ -52,3 +52,10 @@ def test_a_slow_minute_is_slow_in_the_simulation_too():
     assert {service(1, random.Random(seed), 30.0) for seed in range(20)} == {1.0}
     assert {service(1, random.Random(seed), 90.0) for seed in range(20)} == {5.0}
     assert service(1, random.Random(0), 1000.0) == 5.0
+
+
+def test_given_instants_are_those_at_which_requests_arrive():
+    """The third of three meets a replica that works: with one replica and no batches it waits for both before it."""
+    scenario = Scenario(rate=0, seconds=0, replicas=1, batch_size=1, delay=0)
+    found = simulate(scenario, TENTH, instants=[1.0, 1.05, 1.06])
+    assert found.latencies == pytest.approx([0.1, 0.15, 0.24])

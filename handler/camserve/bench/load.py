@@ -134,9 +134,9 @@ def run_fixed_rate(client: Client, photos: Sequence[bytes], rate: float, seconds
     return asyncio.run(_run_fixed_rate(client, photos, draw_arrivals(rate, seconds)))
 
 
-def draw_arrivals(rate: float, seconds: float) -> list[float]:
-    """Return the instants of a Poisson process, always the same, within so many seconds."""
-    source = random.Random(0)
+def draw_arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
+    """Return the instants of a Poisson process, the same for a seed, within so many seconds."""
+    source = random.Random(seed)
     instants = [source.expovariate(rate)]
     while instants[-1] < seconds:
         instants.append(instants[-1] + source.expovariate(rate))
