@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from camserve.bench.contenders import CAMSERVE, CAMSERVE_BF16, CAMSERVE_OPENVINO, CAMSERVE_OPENVINO_BF16, NAIVE, STOCK
+from camserve.bench.contenders import (
+    CAMSERVE,
+    CAMSERVE_BF16,
+    CAMSERVE_INT8,
+    CAMSERVE_OPENVINO,
+    CAMSERVE_OPENVINO_BF16,
+    NAIVE,
+    STOCK,
+)
 from camserve.bench.load import Reply
 from camserve.errors import ConfigError
 
@@ -26,15 +34,21 @@ class Workload:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+NO_MAP = {"X-Camserve-Explain": "false"}
 EXPLAINED = Workload("camserve, explained", CAMSERVE)
-PLAIN = Workload("camserve, plain", CAMSERVE, {"X-Camserve-Explain": "false"})
+PLAIN = Workload("camserve, plain", CAMSERVE, NO_MAP)
 PICTURE = Workload("camserve, overlay picture", CAMSERVE, {"Accept": "image/jpeg", "X-Camserve-Size": PICTURE_SIDE})
 STOCK_PLAIN = Workload("image_classifier, plain", STOCK)
 NAIVE_EXPLAINED = Workload("pytorch-grad-cam, explained", NAIVE)
 COMPILED = Workload("camserve openvino, explained", CAMSERVE_OPENVINO)
 HALVED = Workload("camserve bf16, explained", CAMSERVE_BF16)
 COMPILED_HALVED = Workload("camserve openvino bf16, explained", CAMSERVE_OPENVINO_BF16)
-WORKLOADS = (EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, COMPILED_HALVED, PLAIN, NAIVE_EXPLAINED, PICTURE)
+QUANTISED = Workload("camserve openvino int8, explained", CAMSERVE_INT8)
+QUANTISED_PLAIN = Workload("camserve openvino int8, plain", CAMSERVE_INT8, NO_MAP)
+WORKLOADS = (
+    *(EXPLAINED, STOCK_PLAIN, COMPILED, HALVED, COMPILED_HALVED, QUANTISED, QUANTISED_PLAIN, PLAIN),
+    *(NAIVE_EXPLAINED, PICTURE),
+)
 COMPARED = (EXPLAINED, PLAIN, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)  # of one precision: they must predict the same
 ALONE = (EXPLAINED, PLAIN, COMPILED, HALVED, STOCK_PLAIN)
 LOADED = (EXPLAINED, COMPILED, STOCK_PLAIN, NAIVE_EXPLAINED)
@@ -43,7 +57,9 @@ RATIOS = (
     (COMPILED, STOCK_PLAIN),
     (HALVED, STOCK_PLAIN),
     (COMPILED_HALVED, STOCK_PLAIN),
+    (QUANTISED, STOCK_PLAIN),
     (EXPLAINED, PLAIN),
+    (QUANTISED, QUANTISED_PLAIN),
     (EXPLAINED, NAIVE_EXPLAINED),
     (PICTURE, EXPLAINED),
 )
