@@ -21,7 +21,7 @@ from camserve.client.photos import Photo, read_photo
 from camserve.client.replies import read_reply
 from camserve.errors import CamserveError, ConfigError, unknown_choice
 from camserve.intake.decode import check_decoders
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.settings import OWN_LIMITS, RuntimeSpec
 from camserve.values import Progress, RawRequest
 
@@ -102,7 +102,7 @@ class Explainer:
         return self._pipeline.settings.map_source().name
 
     def describe(self) -> dict[str, Any]:
-        """Return the model card, as a server shows it."""
+        """Return the model description, as a server shows it."""
         return describe_model(self._pipeline.model, self._pipeline.heads, self._pipeline.settings)
 
     def _answer(self, photos: Sequence[Photo], options: dict[str, object]) -> list[Answer | CamserveError]:

@@ -20,7 +20,7 @@ from camserve.monitor.audit import Audit
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import OutputSpec
 from camserve.serving.batch import Classifier
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.serving.pipeline import Pipeline
 from camserve.settings import AuditSpec
 from camserve.values import Layer, RawRequest

@@ -15,7 +15,7 @@ from camserve.monitor.audit import Audit
 from camserve.monitor.baseline import Provenance, read_baseline
 from camserve.monitor.counters import Counters
 from camserve.monitor.signals import OF_QUANTITIES, SIGNALS
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.settings import AuditSpec
 from camserve.values import RawRequest
 from monitoring_parts import TableSink, collect

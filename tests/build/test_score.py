@@ -9,7 +9,7 @@ import pytest
 from camserve.build.mar.unpack import open_archive
 from camserve.errors import ConfigError
 from camserve.monitor.audit import Audit
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.settings import AuditSpec
 from monitoring_parts import collect
 from output_archives import ask, build_outputs, gradcam_by_hand, network_of, pixels_of

@@ -12,13 +12,13 @@ from camserve.build.recipe import load_recipe
 from camserve.cli import main
 from camserve.client.answers import read_answer
 from camserve.errors import ConfigError
-from camserve.evaluate.card import make_card
 from camserve.evaluate.choice import choose_variant
+from camserve.evaluate.evidence_card import make_evidence_card
 from camserve.evaluate.measures import THRESHOLDS
 from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures, Variant
 from camserve.evaluate.summary import summarise
 from camserve.measures import Evaluated, MethodMeasure
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.values import RawRequest
 from input_archives import build_means
 
@@ -56,7 +56,7 @@ def test_the_best_of_the_better_ones_wins_with_figures_of_photos_that_did_not_ch
     assert best.variant == Variant("layercam")
     assert best.defaults == {"method": "layercam", "box_threshold": "0.3"}
     assert best.held_out.photos == COUNT // 2
-    card = make_card(
+    card = make_evidence_card(
         best.held_out, EvaluationPlan(VARIANTS), "energy", {"eigencam": BLIND}, "2026-11-30", "abc", best.reason
     )
     assert card.figures["energy"]["layercam"][0] == pytest.approx(0.6, abs=0.1)
@@ -66,7 +66,7 @@ def test_the_best_of_the_better_ones_wins_with_figures_of_photos_that_did_not_ch
 
 def test_a_card_says_of_each_map_whether_it_beats_the_floors():
     summary = summarise(rows_of({"gradcam": 0.201, "layercam": 0.1, "eigencam": 0.5}))
-    card = make_card(summary, EvaluationPlan(VARIANTS), "energy", {}, "2026-11-30", "abc")
+    card = make_evidence_card(summary, EvaluationPlan(VARIANTS), "energy", {}, "2026-11-30", "abc")
     assert card.verdicts["gradcam"].endswith("; not for sure another than centre, which knows nothing")
     assert card.verdicts["layercam"].endswith("; worse than centre, which knows nothing")
     assert card.verdicts["eigencam"].endswith("; better than centre, which knows nothing")
@@ -79,14 +79,14 @@ def test_a_card_says_of_each_map_whether_it_beats_the_floors():
 def test_a_card_says_how_it_was_measured():
     summary = summarise(rows_of({"gradcam": 0.2}))
     plan = EvaluationPlan(VARIANTS, target="predicted", steps=9, seed=4)
-    card = make_card(summary, plan, "energy", {}, "2026-11-30", "abc")
+    card = make_evidence_card(summary, plan, "energy", {}, "2026-11-30", "abc")
     assert (card.target, card.steps, card.seed) == ("predicted", 9, 4)
     assert card.verdicts["gradcam"].endswith("; maps of the predicted class, right or wrong")
     assert card.verdict == f"gradcam: {card.verdicts['gradcam']}"
-    assert make_card(summary, plan, "energy", {}, "2026-11-30", "abc", "gradcam stays").verdict == (
+    assert make_evidence_card(summary, plan, "energy", {}, "2026-11-30", "abc", "gradcam stays").verdict == (
         "gradcam stays; maps of the predicted class, right or wrong"
     )
-    card = make_card(summary, EvaluationPlan(VARIANTS), "energy", {}, "2026-11-30", "abc")
+    card = make_evidence_card(summary, EvaluationPlan(VARIANTS), "energy", {}, "2026-11-30", "abc")
     assert card.target == "label"
     assert "predicted" not in card.verdict
 

@@ -25,7 +25,7 @@ from camserve.fast.split import Split, check_halves, example, split
 from camserve.files import sha256
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.serving.load import load_archive, load_classifier, load_pipeline
 from camserve.serving.seal import write_seal
 from camserve.serving.selftest import SELFTEST_FILE

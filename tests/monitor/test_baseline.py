@@ -25,7 +25,7 @@ from camserve.monitor.baseline import Bins, Provenance, load_baseline, read_base
 from camserve.monitor.binning import Binning
 from camserve.monitor.signals import OF_QUANTITIES, SIGNALS
 from camserve.monitor.views import Predictions
-from camserve.serving.card import describe_model
+from camserve.serving.description import describe_model
 from camserve.values import RawRequest
 from monitoring_parts import PHOTOS, collect, random_rows
 from synthetic_photos import photo, write_photos

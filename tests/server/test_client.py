@@ -47,7 +47,7 @@ def test_a_photo_is_explained(client, coffee):
     assert runner_up.contrast.index == answer.predictions[1].index
 
 
-def test_a_prediction_alone_and_the_model_card(client, coffee):
+def test_a_prediction_alone_and_the_model_description(client, coffee):
     assert client.predict(coffee, top_k=2).explanations == ()
     assert len(client.predict(coffee, top_k=2).predictions) == 2
     card = client.describe()

@@ -106,7 +106,7 @@ def test_a_batch_of_all_kinds_is_answered_whole(envelope, post, text, coffee):
     assert [running["pid"] for running in envelope[1].workers("pets")] == [worker["pid"]]
 
 
-def test_the_management_side_still_gets_the_model_card(envelope):
+def test_the_management_side_still_gets_the_model_description(envelope):
     side = envelope[1].management
     answer = requests.get(f"{side.url}/models/pets?customized=true", headers=side.headers, timeout=60)
     assert "methods" in answer.json()[0]["customizedMetadata"]

@@ -134,7 +134,7 @@ def test_one_batch_may_mix_every_route(post, rpc, server, coffee, text, expected
     assert [worker["pid"] for worker in server.workers("imagenet")] == pids
 
 
-def test_the_describe_call_returns_the_model_card(server):
+def test_the_describe_call_returns_the_model_description(server):
     side = server.management
     answer = requests.get(f"{side.url}/models/imagenet?customized=true", headers=side.headers, timeout=60)
     card = answer.json()[0]["customizedMetadata"]

@@ -165,7 +165,7 @@ def test_a_compressed_form_gets_advice(ask):
     assert "Content-Encoding" in error(answer)["message"]
 
 
-def test_only_torchserves_own_describe_call_gets_the_model_card(ask, colours):
+def test_only_torchserves_own_describe_call_gets_the_model_description(ask, colours):
     asked = {"describe": "True", "Host": "x", "content-length": "0"}  # as the management side sends it
     card, *answers, last = ask(
         ({}, asked),

@@ -14,12 +14,12 @@ from camserve.answer.render.palette import PALETTE_OF
 from camserve.viewer.page import FOLDER, SCRIPTS, render_page
 from test_docs import WARNINGS
 
-MOST_BYTES = 60_000  # without a model card
+MOST_BYTES = 60_000  # without a model description
 MOST_LINES, MOST_CHARACTERS = 250, 120
 HOSTILE = "</script><script>alert(1)</script><!--<script>@STYLE@\u2028\ud800"
 
 
-def card(**changes):
+def description(**changes):
     return {"labels": ["cat", "dog"], "heads": {"a": {"task": "multiclass", "labels": ["cat"]}}, **changes}
 
 
@@ -37,7 +37,7 @@ def digest(text):
 
 
 def test_the_policy_names_the_script_and_the_style_of_the_page_and_nothing_from_elsewhere():
-    page = render_page(card())
+    page = render_page(description())
     (script,) = re.findall('<script type="module">(.*?)</script>', html_of(page), re.DOTALL)
     (style,) = re.findall("<style>(.*?)</style>", html_of(page), re.DOTALL)
     assert page.policy.split("; ") == [
@@ -66,9 +66,9 @@ def test_the_page_asks_for_no_other_file_and_is_small():
 
 
 def test_a_label_cannot_end_the_element_that_holds_it():
-    page = render_page(card(labels=[HOSTILE]))
-    assert facts_of(page)["card"]["labels"] == [HOSTILE]
-    assert html_of(page).count("<script") == html_of(render_page(card())).count("<script")
+    page = render_page(description(labels=[HOSTILE]))
+    assert facts_of(page)["description"]["labels"] == [HOSTILE]
+    assert html_of(page).count("<script") == html_of(render_page(description())).count("<script")
     assert html_of(page).count("<style>") == 1
 
 
@@ -77,20 +77,20 @@ def test_without_a_card_the_page_holds_nothing_of_a_model():
 
 
 def test_a_list_of_labels_that_is_too_long_is_left_out():
-    page = render_page(card(labels=["x" * 100_000]), limit=100_000)
+    page = render_page(description(labels=["x" * 100_000]), limit=100_000)
     assert len(page.body) < 100_000
-    assert facts_of(page)["card"]["labels"] == []
-    assert facts_of(page)["card"]["heads"] == {"a": {"task": "multiclass", "labels": []}}
+    assert facts_of(page)["description"]["labels"] == []
+    assert facts_of(page)["description"]["heads"] == {"a": {"task": "multiclass", "labels": []}}
 
 
 def test_samples_are_left_out_where_the_page_would_be_too_long():
     sample = "data:image/jpeg;base64," + "A" * 100_000
-    assert facts_of(render_page(card(), samples=[sample]))["samples"] == [sample]
-    assert facts_of(render_page(card(), limit=100_000, samples=[sample]))["samples"] == []
+    assert facts_of(render_page(description(), samples=[sample]))["samples"] == [sample]
+    assert facts_of(render_page(description(), limit=100_000, samples=[sample]))["samples"] == []
 
 
 def test_the_palettes_are_those_of_drawn_pictures():
-    assert facts_of(render_page(card()))["palettes"] == {
+    assert facts_of(render_page(description()))["palettes"] == {
         name: {"anchors": palette.anchors, "lowest": palette.lowest} for name, palette in PALETTE_OF.items()
     }
 

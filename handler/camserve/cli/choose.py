@@ -17,8 +17,8 @@ from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import load_recipe, write_recipe
 from camserve.cli.evaluate import add_plan_options, plan_of
 from camserve.cli.terminal import say
-from camserve.evaluate.card import keep_card, make_card
 from camserve.evaluate.choice import VariantChoice, choose_variant
+from camserve.evaluate.evidence_card import keep_evidence_card, make_evidence_card
 from camserve.evaluate.measures import MEASURES
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.plan import EvaluationPlan, PhotoMeasures
@@ -84,7 +84,7 @@ def _write(
         say(f"wrote {args.save_recipe}")
     if args.write_card:
         made = date.today().isoformat(), hash_photos(photos)
-        card = make_card(choice.held_out, plan, by, settings.measures.methods, *made, choice.reason)
-        keep_card(args.archive, card, rows, choice.defaults, say)
+        card = make_evidence_card(choice.held_out, plan, by, settings.measures.methods, *made, choice.reason)
+        keep_evidence_card(args.archive, card, rows, choice.defaults, say)
         if settings.monitoring.baseline is not None and choice.variant.method != settings.defaults.method:
             say(f"its baseline is of {settings.defaults.method}: measure it again with camserve baseline")

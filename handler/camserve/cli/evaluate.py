@@ -17,7 +17,7 @@ from camserve.build.mar.unpack import open_archive
 from camserve.build.write_file import write_text
 from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
-from camserve.evaluate.card import keep_card, make_card
+from camserve.evaluate.evidence_card import keep_evidence_card, make_evidence_card
 from camserve.evaluate.measures import GROUPS, MEASURES, NAMED, USUAL_GROUPS
 from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import read_photos
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     if args.write_card:
         by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)  # there are some
         made = date.today().isoformat(), hash_photos(photos)
-        card = make_card(summary, plan, by, pipeline.settings.measures.methods, *made)
-        keep_card(args.archive, card, rows, {}, say)
+        card = make_evidence_card(summary, plan, by, pipeline.settings.measures.methods, *made)
+        keep_evidence_card(args.archive, card, rows, {}, say)
     return 0
 
 

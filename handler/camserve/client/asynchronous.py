@@ -23,9 +23,9 @@ from camserve.client.protocol import (
     Step,
     address_of,
     ask_about,
-    ask_card,
+    ask_description,
     exchange,
-    read_card,
+    read_description,
 )
 from camserve.client.replies import read_reply
 from camserve.errors import CamserveError
@@ -87,8 +87,8 @@ class AsyncClient:
                 task.cancel()
 
     async def describe(self) -> dict[str, Any]:
-        """Return the model card: labels, layers, methods, input, defaults, limits."""
-        return read_card(await self._ask(ask_card(self.address)))
+        """Return the model description: labels, layers, methods, input, defaults, limits."""
+        return read_description(await self._ask(ask_description(self.address)))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -24,9 +24,9 @@ from camserve.client.protocol import (
     Step,
     address_of,
     ask_about,
-    ask_card,
+    ask_description,
     exchange,
-    read_card,
+    read_description,
 )
 from camserve.client.replies import read_reply
 from camserve.errors import CamserveError, ConfigError, ServerUnreachable, first_line
@@ -96,8 +96,8 @@ class Client:
                     future.cancel()
 
     def describe(self) -> dict[str, Any]:
-        """Return the model card: labels, layers, methods, input, defaults, limits."""
-        return read_card(self._ask(ask_card(self.address)))
+        """Return the model description: labels, layers, methods, input, defaults, limits."""
+        return read_description(self._ask(ask_description(self.address)))
 
     def close(self) -> None:
         """Close the connections."""

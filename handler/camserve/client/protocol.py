@@ -19,7 +19,7 @@ from camserve.errors import ConfigError, ServerUnreachable, UnexpectedAnswer, fi
 from camserve.strict import require
 
 INVALID_KEY = "InvalidKeyException"  # TorchServe's type of a refusal for want of a token, status 400
-FACTS = 'id="facts">'  # before the model card in the page for browsers
+FACTS = 'id="facts">'  # before the model description in the page for browsers
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ def ask_about(address: str, photo: bytes, options: Mapping[str, object]) -> Ques
     return Question("POST", address, {"Accept": "application/json"}, body, photo)
 
 
-def ask_card(address: str) -> Question:
-    """Return the question for the model card, which the page for browsers holds."""
+def ask_description(address: str) -> Question:
+    """Return the question for the model description, which the page for browsers holds."""
     return Question("GET", address, {"Accept": "text/html"})
 
 
@@ -150,14 +150,17 @@ def address_of(url: str, model: str, version: str | None) -> str:
     return "/".join(parts)
 
 
-def read_card(response: httpx.Response) -> dict[str, Any]:
-    """Return the model card in the page for browsers. RequestError: a refusal. UnexpectedAnswer: there is no page."""
+def read_description(response: httpx.Response) -> dict[str, Any]:
+    """Return the model description in the page for browsers.
+
+    RequestError: a refusal. UnexpectedAnswer: there is no page.
+    """
     if response.status_code != HTTPStatus.OK:
         raise refusal_of(response.status_code, _block_of(response))
     facts = parse_block(response.text.partition(FACTS)[2].partition("</script>")[0].encode())
-    if "card" not in facts:
+    if "description" not in facts:
         raise UnexpectedAnswer("the server gives no page for the model: is its token right, and the model camserve's?")
-    return dict(facts["card"])
+    return dict(facts["description"])
 
 
 def _block_of(response: httpx.Response) -> dict[str, Any]:

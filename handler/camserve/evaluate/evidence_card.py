@@ -21,7 +21,7 @@ PREDICTED = "; maps of the predicted class, right or wrong"
 BLIND = "; hardly depends on the classifier's weights"
 
 
-def make_card(
+def make_evidence_card(
     summary: Summary,
     plan: EvaluationPlan,
     by: str,
@@ -48,7 +48,7 @@ def make_card(
     return Evaluated(date, data, summary.photos, round(summary.accuracy, 4), *how, words, by, verdicts, None, figures)
 
 
-def keep_card(
+def keep_evidence_card(
     archive: Path, card: Evaluated, rows: Sequence[PhotoMeasures], defaults: Mapping[str, str], report: Progress
 ) -> None:
     """Write a card, the limit of LOW_CONFIDENCE that the rows show, and defaults into an archive; report what it is."""

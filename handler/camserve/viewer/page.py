@@ -1,4 +1,4 @@
-"""From the files of ``page/`` and a model card to one HTML page that needs no other file."""
+"""From the files of ``page/`` and a model description to one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ class Page:
         return {**HEADERS, "Content-Security-Policy": f"{self.policy}; frame-ancestors 'none'"}
 
 
-def render_page(card: Mapping[str, object] | None, limit: float = math.inf, samples: Sequence[str] = ()) -> Page:
-    """Return the page of the model that ``card`` describes, of at most ``limit`` bytes.
+def render_page(description: Mapping[str, object] | None, limit: float = math.inf, samples: Sequence[str] = ()) -> Page:
+    """Return the page of the model that ``description`` describes, of at most ``limit`` bytes.
 
     ``samples`` are data URIs of photos to try. Where the page is longer than ``limit``, labels and samples are left
-    out. A card of None: a page without a model, which asks for a token and reads the card with it.
+    out. A description of None: a page without a model, which asks for a token and reads the description with it.
     """
-    if card is None:
+    if description is None:
         return _fill(None)
-    page = _fill(_facts(card, samples))
-    return page if len(page.body) <= limit else _fill(_facts(_without_labels(card), ()))
+    page = _fill(_facts(description, samples))
+    return page if len(page.body) <= limit else _fill(_facts(_without_labels(description), ()))
 
 
-def _facts(card: Mapping[str, object], samples: Sequence[str]) -> dict[str, object]:
+def _facts(description: Mapping[str, object], samples: Sequence[str]) -> dict[str, object]:
     palettes = {name: dataclasses.asdict(palette) for name, palette in PALETTE_OF.items()}
-    return {"card": card, "palettes": palettes, "samples": list(samples)}
+    return {"description": description, "palettes": palettes, "samples": list(samples)}
 
 
-def _without_labels(card: Mapping[str, object]) -> dict[str, object]:
-    heads = card.get("heads")
+def _without_labels(description: Mapping[str, object]) -> dict[str, object]:
+    heads = description.get("heads")
     return {
-        **card,
+        **description,
         "labels": [],
         **(
             {"heads": {name: {**head, "labels": []} for name, head in heads.items()}} if isinstance(heads, dict) else {}

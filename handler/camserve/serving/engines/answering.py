@@ -18,8 +18,8 @@ from camserve.errors import ConfigError, RequestError
 from camserve.monitor import Recorder, live_recorders
 from camserve.monitor.series import Sink
 from camserve.monitor.signals import NAMES, OF_QUANTITIES
-from camserve.serving.card import describe_model
 from camserve.serving.cores import count_threads
+from camserve.serving.description import describe_model
 from camserve.serving.engines.envelope import Envelope
 from camserve.serving.engines.kserve import open_body
 from camserve.serving.engines.rows import SentRow, read_row
@@ -51,7 +51,7 @@ class ReceivedRow:
     fields: Mapping[str, object]  # of a form; any other body stands under "body"
     headers: Mapping[str, str]  # lower-case names; "explain" and "url_path" say what the route said
     request_id: str
-    wants_card: bool = False  # the model card, and no answer
+    wants_description: bool = False  # the model description, and no answer
 
 
 class Answering:
@@ -71,15 +71,15 @@ class Answering:
             responses.append(joined if isinstance(joined, Response) else refuse(joined, row.request_id))
         return responses
 
-    def card(self) -> dict[str, object]:
-        """Return the model card."""
+    def description(self) -> dict[str, object]:
+        """Return the model description."""
         pipeline = self.pipeline
         seconds, baseline = pipeline.pace.seconds, pipeline.monitor.baseline
         return describe_model(pipeline.model, pipeline.heads, pipeline.settings, seconds, baseline, pipeline.slowed)
 
     def _open(self, number: int, row: ReceivedRow) -> Envelope:
-        if row.wants_card:  # its join is guarded where it is called
-            return Envelope((), lambda _: Response(HTTPStatus.OK, JSON_TYPE, write_json(self.card())))
+        if row.wants_description:  # its join is guarded where it is called
+            return Envelope((), lambda _: Response(HTTPStatus.OK, JSON_TYPE, write_json(self.description())))
         page = attempt(self._page) if wants_page(row) else None
         if isinstance(page, Response):
             shown = page
@@ -112,7 +112,7 @@ class Answering:
     def _page(self) -> Response | None:
         """Return the page for browsers, or nothing where it is longer than an answer may be."""
         limit = self.pipeline.settings.limits.max_response_bytes
-        page = render_page(self.card(), limit, self.pipeline.shown_samples)
+        page = render_page(self.description(), limit, self.pipeline.shown_samples)
         return Response(HTTPStatus.OK, HTML_TYPE, page.body, page.headers) if len(page.body) <= limit else None
 
 

@@ -74,7 +74,7 @@ def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
 
 
 def is_describe_call(row: Mapping[str, object], headers: Mapping[str, str]) -> bool:
-    """Whether this is the management side asking for the model card, and no client that sends its header.
+    """Whether this is the management side asking for the model description, and no client that sends its header.
 
     TorchServe gives every request of a client a body, a content type or the header ``explain``.
     """

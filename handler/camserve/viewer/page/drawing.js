@@ -56,7 +56,7 @@ function drawChoices(book) {
   const named = others.map(({ index, label }) => [String(index), label]);
   setChoices($("rival"), named, String(state.rival));
   $("contrast").hidden = !others.length;
-  const methods = Object.keys(facts.card.methods).filter((name) => name !== state.method);
+  const methods = Object.keys(facts.description.methods).filter((name) => name !== state.method);
   const pairs = [
     ["", "nothing"],
     ...named.filter(([index]) => state.question !== "contrast" || Number(index) !== state.rival)

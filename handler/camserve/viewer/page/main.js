@@ -64,30 +64,30 @@ async function useToken(event) {
 
 function openModel(found) {
   facts = found;
-  const { card, palettes } = facts;
-  const defaults = card.defaults;
-  document.title = `${card.model.name} · camserve`;
-  $("model").textContent = `${card.model.name} ${card.model.version}`;
+  const { description, palettes } = facts;
+  const defaults = description.defaults;
+  document.title = `${description.model.name} · camserve`;
+  $("model").textContent = `${description.model.name} ${description.model.version}`;
   Object.assign(state, { method: defaults.method.split(",")[0], context: defaults.context, head: "" });
-  card.shown = Math.min(card.limits.max_top_k, CLASSES_ASKED);
-  setChoices($("method"), Object.entries(card.methods).map(([name]) => [name, name]), state.method);
-  setChoices($("layer"), card.layers.map(({ name }, at) => [at ? name : "", name]), "");
-  setChoices($("head"), Object.keys(card.heads ?? {}).map((name, at) => [at ? name : "", name]), "");
+  description.shown = Math.min(description.limits.max_top_k, CLASSES_ASKED);
+  setChoices($("method"), Object.entries(description.methods).map(([name]) => [name, name]), state.method);
+  setChoices($("layer"), description.layers.map(({ name }, at) => [at ? name : "", name]), "");
+  setChoices($("head"), Object.keys(description.heads ?? {}).map((name, at) => [at ? name : "", name]), "");
   const ofEvidence = ["diverging", "against"]; // chosen by what a map shows
   const offered = Object.keys(palettes).filter((name) => !ofEvidence.includes(name));
   setChoices($("palette"), offered.map((name) => [name, name]), defaults.palette);
-  $("layer-choice").hidden = card.layers.length < 2;
-  $("head-choice").hidden = !card.heads;
-  $("context-row").hidden = !card.takes_context;
+  $("layer-choice").hidden = description.layers.length < 2;
+  $("head-choice").hidden = !description.heads;
+  $("context-row").hidden = !description.takes_context;
   $("context").value = defaults.context;
-  $("most-bytes").textContent = `, at most ${(card.limits.max_bytes / 1e6).toFixed(1)} MB each`;
+  $("most-bytes").textContent = `, at most ${(description.limits.max_bytes / 1e6).toFixed(1)} MB each`;
   $("choices").hidden = false;
   showSamples(facts.samples, addPhotos);
   showMethod();
 }
 
 function showMethod() {
-  const { source, passes } = facts.card.methods[state.method];
+  const { source, passes } = facts.description.methods[state.method];
   $("method").title = `${source}; cost: ${passes}`;
 }
 
@@ -175,7 +175,7 @@ function wire() {
   $("stage").addEventListener("pointerdown", movePointer);
   $("stage").addEventListener("pointerleave", () => leftMap() && showValue(undefined, leftMap()));
   $("find").addEventListener("input", (event) =>
-    showFound(cardHead().labels, event.target.value, (index) => { closeOpened(); choose(index); }));
+    showFound(describedHead().labels, event.target.value, (index) => { closeOpened(); choose(index); }));
   document.addEventListener("keydown", (event) => event.key === "Escape" && closeOpened());
   $("save-picture").addEventListener("click", savePicture);
   $("save-json").addEventListener("click", saveJson);

@@ -77,7 +77,7 @@ async function readFacts() {
 }
 
 // Return the options that ask about `targets` in a view.
-function optionsOf(view, targets, card) {
+function optionsOf(view, targets, description) {
   return {
     explain: "true",
     format: "grid",
@@ -87,7 +87,7 @@ function optionsOf(view, targets, card) {
     contrast: view.contrast === null ? "none" : `index:${view.contrast}`,
     evidence: view.evidence,
     method: view.method,
-    top_k: String(card.shown),
+    top_k: String(description.shown),
     ...(view.layer ? { layer: view.layer } : {}),
     ...(view.head ? { head: view.head } : {}),
     ...(view.context ? { context: view.context } : {}),

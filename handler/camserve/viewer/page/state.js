@@ -1,7 +1,7 @@
 // The state of the page, and the questions that it needs answered.
 const CLASSES_ASKED = 5;
 
-let facts = null; // the model card and the palettes
+let facts = null; // the model description and the palettes
 let requestsUnderWay = 0;
 const state = {
   photos: [],
@@ -19,13 +19,13 @@ const state = {
   split: 0.5,
 };
 
-const cardHead = () => facts.card.heads?.[state.head] ?? facts.card;
-const isQuantity = () => cardHead().task === "regression";
+const describedHead = () => facts.description.heads?.[state.head] ?? facts.description;
+const isQuantity = () => describedHead().task === "regression";
 
 // Return how many classes one request asks about.
 function countAsked() {
-  const { max_targets, max_maps } = facts.card.limits;
-  return Math.min(CLASSES_ASKED, max_targets, max_maps, cardHead().labels.length || CLASSES_ASKED);
+  const { max_targets, max_maps } = facts.description.limits;
+  return Math.min(CLASSES_ASKED, max_targets, max_maps, describedHead().labels.length || CLASSES_ASKED);
 }
 
 function firstTargets() {
@@ -50,7 +50,7 @@ function comparedMap() {
 }
 
 function checkSize(file) {
-  const most = facts.card.limits.max_bytes;
+  const most = facts.description.limits.max_bytes;
   if (file.size <= most) return;
   const [has, takes] = [file.size, most].map((bytes) => (bytes / 1e6).toFixed(1));
   throw new Refusal(`This photo has ${has} MB, and the server takes ${takes} MB. Make it smaller and try again.`);
@@ -58,7 +58,7 @@ function checkSize(file) {
 
 async function ask(photo, view, index) {
   checkSize(photo.file);
-  const options = optionsOf(view, index === null ? firstTargets() : `index:${index}`, facts.card);
+  const options = optionsOf(view, index === null ? firstTargets() : `index:${index}`, facts.description);
   $("working").hidden = !++requestsUnderWay;
   try {
     const answer = await askAbout(photo.file, options, (text) => photo === state.photo && showRefusal(text));
