@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from camserve.asgi.batches import BatchRules
+from camserve.asgi.gather import Gatherer
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
 from camserve.build.mar.unpack import Contents
 from camserve.errors import ConfigError
@@ -31,7 +32,7 @@ def bind(name: str, place: str, contents: Contents, rules: BatchRules, resources
     from ray import serve
 
     plan = ReplicaPlan(place, contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout)
-    for part in (Replica, unpack_once):
+    for part in (Replica, Gatherer, unpack_once):
         ray.cloudpickle.register_pickle_by_value(sys.modules[part.__module__])
     return serve.deployment(Replica, name=name, **make_options(contents.config, rules, resources)).bind(plan)
 

@@ -5,16 +5,14 @@ Nothing of camserve may be imported here before the archive's folder is on the p
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from camserve.operate.unpack_once import unpack_once  # travels by value too
+from camserve.asgi.gather import Gatherer  # travels by value too, as the next
+from camserve.operate.unpack_once import unpack_once
 
 # What travels is of plain types: a class of this module would travel with every request.
 PlainRow = tuple[dict[str, object], dict[str, str], str]  # fields, headers, request id
@@ -66,8 +64,6 @@ class Replica:
         """Load an archive. ConfigError: one line says what is wrong."""
         folder = self._unpack(plan.place)
         sys.path.insert(0, str(folder))
-        from ray import serve
-
         from camserve.monitor.counters import Counters
         from camserve.serving.engines.answering import Answering, ReceivedRow, load_worker, recorders_into
         from camserve.serving.load import device_of
@@ -82,9 +78,8 @@ class Replica:
         pipeline.monitor.report_to(*recorders)
         self._answering, self._received = Answering(pipeline), ReceivedRow
         self._timeout = plan.timeout
-        self._began: float | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="camserve-batches")
-        self._gathered = serve.batch(max_batch_size=plan.batch_size, batch_wait_timeout_s=plan.delay)(self._answer)
+        # Not by serve.batch, which closes batches while another is answered: under load they hold few rows.
+        self._gatherer = Gatherer(self._answer_here, plan.batch_size, plan.delay)
 
     def _unpack(self, place: str) -> Path:
         if Path(place).is_dir():
@@ -94,24 +89,16 @@ class Replica:
 
     async def answer(self, row: PlainRow) -> Answered:
         """Return the answer to a row."""
-        answered: Answered = await self._gathered(row)
-        return answered
+        return await self._gatherer.answer(row)
 
     async def counted(self) -> Counted:
         """Return what was counted since the last answer: after a start, every series at 0."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._tally.fetch)
+        return await self._gatherer.beside(self._tally.fetch)
 
     async def check_health(self) -> None:
         """RuntimeError: a batch has been under way for longer than the response timeout; Ray starts another replica."""
-        if self._began is not None and time.monotonic() - self._began > self._timeout:
+        if self._gatherer.seconds > self._timeout:
             raise RuntimeError(f"camserve: a batch has been under way for more than {self._timeout:.0f} s")
-
-    async def _answer(self, rows: list[PlainRow]) -> list[Answered]:
-        self._began = time.monotonic()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer_here, rows)
-        finally:
-            self._began = None
 
     def _answer_here(self, rows: list[PlainRow]) -> list[Answered]:
         responses = self._answering.answer([self._received(*row) for row in rows])
