@@ -129,8 +129,8 @@ def load_worker(
     Its batches get the time that suits this machine. ConfigError: one line says what is wrong.
     """
     guard_logs()
-    keep_heap()
     pipeline = load_archive(folder, _settings(config), name, version, device)
+    keep_heap()
     _set_pace(pipeline, batch_size, float(config.get("responseTimeout", RESPONSE_TIMEOUT)))
     trim_heap()
     return pipeline
