@@ -18,6 +18,7 @@ from camserve.bulk.archive import ArchiveAsker
 from camserve.bulk.reading import read_ahead
 from camserve.bulk.shards import encode_shard
 from camserve.bulk.sources import list_photos
+from camserve.serving.heap import keep_heap
 from camserve.values import RawRequest
 
 OPTIONS = {"explain": "true", "format": "grid"}
@@ -42,6 +43,7 @@ def main() -> None:
     photos = list_photos([args.photos], {})[:PICTURES]
     shares = []
     with open_archive(args.archive) as engine, open_archive(args.archive) as asked:
+        keep_heap()  # as a worker does
         ask, size = ArchiveAsker(asked, OPTIONS), engine.runner.rows_at_once
         requests = [RawRequest(Path(photo.path).read_bytes(), OPTIONS, request_id=photo.path) for photo in photos]
         parts = [requests[start : start + size] for start in range(0, len(requests), size)]
