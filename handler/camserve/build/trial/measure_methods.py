@@ -17,6 +17,7 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
+from camserve.build.probe.attended import name_attended
 from camserve.build.trial.rank_correlation import rank_correlation
 from camserve.errors import ConfigError
 from camserve.measures import Measures, MethodMeasure
@@ -169,7 +170,8 @@ def _check(name: str, settings: Settings, classifier: Classifier, photo: _Photo)
             try:
                 METHODS[name].run(output, Objectives.of_top_classes(output.scores))
             except ConfigError as error:
-                raise ConfigError(f"methods: {error}; leave {name} out") from None
+                named = name_attended(classifier.network, settings.input.shape) if name == "attention" else ""
+                raise ConfigError(f"methods: {error}{named}; or leave {name} out") from None
 
 
 def _dtypes(network: nn.Module) -> Iterator[torch.dtype]:
