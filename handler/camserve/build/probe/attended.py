@@ -6,12 +6,11 @@ import torch
 
 from camserve.attribution.attention_record import AttentionGradients, is_square
 from camserve.attribution.capture import Capture
-from camserve.attribution.explain import ENOUGH
 from camserve.attribution.layer_output import LayerOutput
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
 from camserve.build.probe.search import Search
-from camserve.build.probe.share import share_through
+from camserve.build.probe.share import ENOUGH, share_through
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork, device_of_network
 from camserve.values import InputShape, Layer
