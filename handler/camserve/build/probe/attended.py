@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from camserve.attribution.attention_record import AttentionGradients, is_square
 from camserve.attribution.capture import Capture
@@ -18,14 +19,15 @@ from camserve.values import InputShape, Layer
 MOST_TRIED = 40  # layers, each of which costs a pass
 
 
-def name_attended(network: ScoringNetwork, shape: InputShape) -> str:
+def name_attended(network: nn.Module, shape: InputShape) -> str:
     """Return the words that name such a layer; "": none is found."""
     found = find_attended(network, shape)
     return "" if found is None else f", 'layer: {found}' as the last of them"
 
 
-def find_attended(network: ScoringNetwork, shape: InputShape, seed: int = 0) -> str | None:
+def find_attended(network: nn.Module, shape: InputShape, seed: int = 0) -> str | None:
     """Return the last layer that all evidence passes and behind which attention can be traced; None: none is found."""
+    network = ScoringNetwork(network)
     placed = Search(network, shape, seed).placed()
     pixels = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed)).to(device_of_network(network))
     if not placed or not _attends(network, placed[-1], pixels):
