@@ -93,7 +93,7 @@ def measure_all(folder: Path, keep: Path, backbone: Path | None) -> None:
     keep.mkdir(parents=True, exist_ok=True)
     boxed, photos = read_boxed_photos(folder / PHOTOS), read_photos(folder / PHOTOS)
     parts = {
-        name: Part(_archive(keep, recipe), boxed.labelled, boxed.is_small, AIRLINER)
+        name: Part(archive_of(keep, recipe), boxed.labelled, boxed.is_small, AIRLINER)
         for name, recipe in recipes(folder).items()
     }
     for name, part in parts.items():
@@ -110,7 +110,7 @@ def measure_all(folder: Path, keep: Path, backbone: Path | None) -> None:
         say(f"attacks on {name}: {sum(1 for _ in measure_attacks(parts[name], keep, say))} photos")
 
 
-def _archive(keep: Path, recipe: Recipe) -> Path:
+def archive_of(keep: Path, recipe: Recipe) -> Path:
     archive = keep / f"{recipe.name}.mar"
     return archive if archive.exists() else build_archive(recipe, keep, say, fresh_process=False)
 

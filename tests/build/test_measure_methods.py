@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from camserve.build.mar.unpack import open_archive, read_contents
-from camserve.build.trial.measure_methods import _absent, _correlate, _describe, _redraw
+from camserve.build.trial.measure_methods import _absent, _correlate, _describe, redraw_classifier
 from camserve.cli import main
 from camserve.measures import Measures, MethodMeasure
 from camserve.values import Explanation, RawRequest
@@ -97,10 +97,10 @@ def test_only_the_last_layer_is_drawn_and_without_a_row_for_each_class_nothing_i
     network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3))
     before = [weight.clone() for weight in network.parameters()]
     with torch.no_grad():
-        assert _redraw(network, 3)
+        assert redraw_classifier(network, 3)
         changed = [not torch.equal(one, other) for one, other in zip(before, network.parameters())]
         assert changed == [False, False, False, False, True, False]
-        assert not _redraw(network, 7)
+        assert not redraw_classifier(network, 7)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from camserve.build.probe.share import share_through
+from camserve.build.probe.share import corners_of, share_through
 from camserve.build.probe.target import find_target
+from camserve.build.recipe import Recipe
+from camserve.build.trial.examine import examine
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
 from camserve.output_spec import OutputSpec
@@ -70,6 +72,14 @@ class Detached(Odd):
         return self.fc(self.pool(self.features(pixels).detach()).flatten(1))
 
 
+class Grainy(Odd):
+    """Beside its features it reads how much neighbouring pixels differ, which is much in noise and little in photos."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        grain = pixels.diff(dim=3).square().mean(dim=(1, 2, 3))
+        return super().forward(pixels) + grain[:, None] * torch.arange(CLASSES)
+
+
 def target_of(network, output=None):
     return find_target(ScoringNetwork(settle(network), output or OutputSpec()), torch.cat([pictures(), -pictures()]))
 
@@ -116,6 +126,25 @@ def test_the_share_is_that_of_the_variance():
     expected = max(0.0, 1 - float(rest.square().sum() / whole.square().sum()))
     assert share_through(network, [Layer("two.features", grid=(8, 8))], pixels) == pytest.approx(expected, abs=1e-5)
     assert share_through(network, [Layer("one", grid=(1, 1)), Layer("two", grid=(1, 1))], pixels) == 1
+
+
+def test_the_share_is_measured_on_corners_of_photos_and_not_beside_noise() -> None:
+    network = ScoringNetwork(settle(Grainy()))
+    noise = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    slopes = torch.linspace(-2, 2, SIDE)
+    photo = torch.stack([slopes[None] * slopes[:, None], slopes.expand(SIDE, SIDE), slopes.expand(SIDE, SIDE).T])[None]
+    pixels = torch.cat([noise, photo])
+    assert find_target(network, pixels).layers[0].share < 0.5
+    examined = examine(network, Recipe("net", "net.pt"), pixels, [None], lambda line: None)
+    assert examined.target.layers[0].share > 0.95
+
+
+def test_corners_are_those_of_the_first_pictures() -> None:
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
+    corners = corners_of(torch.stack([rows, columns])[None].repeat(3, 1, 1, 1))
+    assert corners.shape == (8, 2, 6, 9)
+    ends = [[float(end) for axis in one for end in axis.aminmax()] for one in corners[:4]]
+    assert ends == [pytest.approx(end) for end in ([0, 3, 0, 5], [0, 3, 3, 8], [2, 5, 0, 5], [2, 5, 3, 8])]
 
 
 def test_what_passes_a_skip_connection_is_part_of_the_target():

@@ -1,5 +1,6 @@
 """A whole evaluation, of an archive whose maps are where red is."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.evaluate.measures import GROUPS
+from camserve.evaluate.page import render_page
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.plan import EvaluationPlan, Variant
 from camserve.evaluate.run import evaluate
@@ -220,6 +222,23 @@ def test_the_command_prints_a_table_and_writes_json_and_one_page(means, data, tm
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert main(["evaluate", str(means), "--data", str(data), "--measures", "places"]) == 1
     assert "--measures 'places' is not one of: place" in capsys.readouterr().err
+
+
+def test_photos_are_sorted_by_a_measure_that_the_first_map_has(means, data):
+    with open_archive(means) as pipeline:
+        photos = read_photos(data, pipeline.heads[0].labels, print)
+        rows = rows_of(pipeline, data, dataclasses.replace(PLAN, groups=frozenset({"place", "shape"})))
+        for row in rows:
+            if row.variant == "gradcam":
+                del row.values["energy"]
+        page = render_page(summarise(rows), pipeline, photos, PLAN.variants[0], "title")
+        assert "Best by complexity" in page
+        assert page.count("data:image/jpeg;base64,") == 2 * COUNT
+        for row in rows:
+            if row.variant == "gradcam":
+                row.values.clear()
+        page = render_page(summarise(rows), pipeline, photos, PLAN.variants[0], "title")
+    assert "Best by" not in page
 
 
 def test_without_boxes_and_masks_measures_of_place_are_refused_before_the_run(means, data, capsys):

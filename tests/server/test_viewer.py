@@ -284,6 +284,87 @@ def test_a_warning_says_what_to_do(coffee_shown, expect):
     assert page.locator("#strength-bar").evaluate("bar => bar.value") == pytest.approx(percent / 100, abs=0.006)
 
 
+def ask_for_channels(page, words):
+    page.locator("#channels-asked").fill(words)
+    page.keyboard.press("Enter")
+
+
+def contrast_of(page, selector):
+    """Return the contrast of an element's text with the page behind it (WCAG 2)."""
+    colours = page.locator(selector).evaluate(
+        "one => [getComputedStyle(one).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    shares = [[int(part) / 255 for part in re.findall("[0-9]+", colour)[:3]] for colour in colours]
+    linear = [[one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in rgb] for rgb in shares]
+    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_map_of_some_channels_is_that_of_the_server(visit, url, coffee, expect, scheme):
+    page, _ = visit(url, color_scheme=scheme)
+    add(page, "coffee.png", coffee)
+    expect(page.locator("#caption")).to_contain_text("Why")
+    assert contrast_of(page, "#channels-forms") > 4.5
+    first, second, *_ = ask(url, coffee, channels="top:5")["explanations"][0]["of_channels"]["channels"]
+    numbers = f"{first},{second}"
+    for words, written in (
+        ("top:5", "top:5"),
+        ("weights:0.. inf", "weights:0..inf"),
+        (f"{first}, {second}", numbers),
+    ):
+        ask_for_channels(page, words)
+        (explanation,) = ask(url, coffee, channels=written)["explanations"]
+        share = f"{explanation['of_channels']['share'] * 100:.1f} % of the evidence"
+        expect(page.locator("#caption")).to_contain_text(f"gradcam \u00b7 channels {written} ({share})")
+        assert float(page.locator("#ticks span").last.inner_text()) == pytest.approx(explanation["scale"], rel=0.01)
+    page.locator("#compare").select_option(label="all channels")
+    expect(page.locator("#swipe-row label")).to_contain_text(f"gradcam, channels {numbers} (")
+    page.locator("#show-curl").click()
+    expect(page.locator("#command")).to_contain_text(f"--form-string 'channels={numbers}'")
+    ask_for_channels(page, "all")
+    expect(page.locator("#caption")).not_to_contain_text("channels")
+    expect(page.locator("#swipe-row")).to_be_hidden()
+
+
+def test_the_activation_of_a_channel_is_no_reason_for_a_class(coffee_shown, url, coffee, expect):
+    page, _ = coffee_shown
+    ask_for_channels(page, "activation:17")
+    expect(page.locator("#warnings")).to_contain_text("channel 17 is nowhere above zero in this picture")
+    expect(page.locator("#warnings")).not_to_contain_text("class")
+    (strongest,) = ask(url, coffee, channels="top:1")["explanations"][0]["of_channels"]["channels"]
+    ask_for_channels(page, f"activation:{strongest}")
+    expect(page.locator("#caption")).to_contain_text(f"Where channel {strongest} is active, whatever the class")
+    expect(page.locator("#caption")).not_to_contain_text("gradcam")
+    expect(page.locator("#under-pointer")).to_have_text("in units of activation")
+
+
+def test_a_channel_of_the_table_is_shown_by_a_click(coffee_shown, expect):
+    page, _ = coffee_shown
+    page.locator("#channels-part summary").click()
+    strongest = page.locator("#channels button").first
+    channel = strongest.inner_text()
+    strongest.click()
+    expect(page.locator("#caption")).to_contain_text(f"channels {channel} (")
+    expect(page.locator("#channels-asked")).to_have_value(channel)
+
+
+def test_channels_that_cannot_be_read_are_refused_and_photos_are_still_predicted(coffee_shown, url, coffee, expect):
+    page, _ = coffee_shown
+    ask_for_channels(page, "topmost")
+    expect(page.locator("#refused")).to_contain_text(ask(url, coffee, channels="topmost")["error"]["message"])
+    add(page, "chelsea.png", photo("chelsea"))
+    expect(page.locator("#classes label").first).to_contain_text("tiger cat")
+    ask_for_channels(page, "99999")
+    expect(page.locator("#refused")).to_contain_text("has channels 0 to")
+    ask_for_channels(page, "0")
+    expect(page.locator("#refused")).to_be_hidden()
+    page.locator("#method").select_option("eigencam")
+    expect(page.locator("#refused")).to_contain_text("eigencam gives channels no weights")
+    ask_for_channels(page, "")
+    expect(page.locator("#caption")).to_contain_text("eigencam")
+
+
 def test_a_broken_file_is_refused_beside_the_photo_and_the_rest_goes_on(visit, url, coffee, expect):
     page, _ = visit(url)
     add(page, "broken.png", coffee[:5_000])
@@ -424,7 +505,17 @@ def test_all_is_reached_with_the_keyboard(visit, url, coffee, expect):
     reach(page, "choose")
     press_for_files(page).set_files([{"name": "coffee.png", "mimeType": "image/png", "buffer": coffee}])
     expect(page.locator("#caption")).to_contain_text("espresso")
-    for wanted in ("find", "rival", "compare", "opacity", "palette", "grey", "save-picture", "show-python"):
+    for wanted in (
+        "find",
+        "rival",
+        "compare",
+        "channels-asked",
+        "opacity",
+        "palette",
+        "grey",
+        "save-picture",
+        "show-python",
+    ):
         reach(page, wanted)
     page.keyboard.press("Enter")
     expect(page.locator("#command")).to_contain_text("import httpx")

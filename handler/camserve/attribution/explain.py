@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 TOP_CHANNELS = 10
 SATURATED = 0.9999  # a probability above which it no longer tells scores apart
-ENOUGH = 0.95  # of the scores' variance that passes the layers; below, a map says that it is of a part
+HALF = 0.5  # of the scores' variance that passes the layers; below, a map says that it is of the smaller part
 
 
 def explain(outputs: Mapping[str, LayerOutput], requests: Sequence[MapRequest]) -> list[Explanation]:
@@ -192,7 +192,7 @@ def _warnings(request: MapRequest, normalised: Map, details: dict[str, object], 
     probability = request.target.prediction.probability
     if probability is not None and probability > SATURATED:
         warnings.append(SATURATED_SOFTMAX)
-    if request.source.share < ENOUGH:
+    if request.source.share < HALF:
         warnings.append(warn_partial_evidence(request.source.share))
     weighs_all = method.weighted and request.channels is None
     if weighs_all and (double := _double_negative(details.get("signs"))) > request.measure.much_double_negative:

@@ -84,7 +84,8 @@ def _plot(measure: str, figures: Mapping[str, Figure]) -> str:
 
 
 def _examples(summary: Summary, pipeline: Pipeline, photos: Sequence[LabelledPhoto], usual: Variant) -> list[str]:
-    measure = next((name for name in ORDER if name in summary.figures), None)
+    columns = {name: summary.columns[name].get(usual.name) for name in ORDER if name in summary.columns}
+    measure = next((name for name, values in columns.items() if values), None)
     if measure is None:
         return []
     values = summary.columns[measure][usual.name]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from camserve.attribution.explain import ENOUGH
 from camserve.build.choose_methods import choose_methods, say_methods, suitable_method
 from camserve.build.probe import check_layer
+from camserve.build.probe.share import ENOUGH, corners_of
 from camserve.build.probe.target import Target, find_target, measure_share
 from camserve.build.recipe import Recipe
 from camserve.build.trial.contract import check_rows, takes_channels_last
 from camserve.build.trial.output import Meaning, find_meanings
+from camserve.build.trial.samples import NOISE
 from camserve.input_spec import InputSpec
 from camserve.network.output import ScoringNetwork
 from camserve.settings import Defaults, ModelSpec, RuntimeSpec, Settings
@@ -74,10 +75,9 @@ def examine(
 def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> Target:
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
-    found = find_target(network, pixels) if "auto" in names else Target(())
-    named = {
-        name: measure_share(network, check_layer(network, name, shape), pixels) for name in names if name != "auto"
-    }
+    shown = corners_of(pixels[NOISE:])
+    found = find_target(network, pixels, shown) if "auto" in names else Target(())
+    named = {name: measure_share(network, check_layer(network, name, shape), shown) for name in names if name != "auto"}
     layers = tuple(layer for name in names for layer in (found.layers if name == "auto" else (named[name],)))
     for layer in layers:
         part = "" if layer.share >= ENOUGH else f"; {layer.share:.0%} of what makes scores differ passes it"

@@ -17,6 +17,7 @@ from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.map_request import MapRequest
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
+from camserve.build.probe.attended import name_attended
 from camserve.build.trial.rank_correlation import rank_correlation
 from camserve.errors import ConfigError
 from camserve.measures import Measures, MethodMeasure
@@ -92,7 +93,7 @@ def _absent(row: RowScores) -> list[int]:
 def _draw_classifier(load: Loader, settings: Settings, served: Classifier) -> Classifier | None:
     """Return the network with random weights in its last layer; None: no parameter has a row for each class."""
     network = load()
-    if not _redraw(network, len(served.heads[0].labels)):
+    if not redraw_classifier(network, len(served.heads[0].labels)):
         return None
     # What follows a layer may depend on a context: a closed form would hold for one alone.
     layers = settings.layers if settings.score is None else ()
@@ -102,7 +103,8 @@ def _draw_classifier(load: Loader, settings: Settings, served: Classifier) -> Cl
     )
 
 
-def _redraw(network: nn.Module, count: int) -> bool:
+def redraw_classifier(network: nn.Module, count: int) -> bool:
+    """Draw the weights of the last layer with ``count`` rows at random; False: there is none."""
     logits = (1, 2) if count == 2 else (count,)  # one logit may stand for two classes
     last = [weight for weight in network.parameters() if weight.ndim > 1 and weight.shape[0] in logits]
     if not last:
@@ -169,7 +171,8 @@ def _check(name: str, settings: Settings, classifier: Classifier, photo: _Photo)
             try:
                 METHODS[name].run(output, Objectives.of_top_classes(output.scores))
             except ConfigError as error:
-                raise ConfigError(f"methods: {error}; leave {name} out") from None
+                named = name_attended(classifier.network, settings.input.shape) if name == "attention" else ""
+                raise ConfigError(f"methods: {error}{named}; or leave {name} out") from None
 
 
 def _dtypes(network: nn.Module) -> Iterator[torch.dtype]:

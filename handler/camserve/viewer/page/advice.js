@@ -31,8 +31,11 @@ const NOTHING = {
   signed: ["The map is zero everywhere: nothing at this layer changes the score.", "Look at another layer or method."],
 };
 
-function writeWarning({ code, message }, evidence) {
-  const [meaning, advice] = (code === "NO_POSITIVE_EVIDENCE" && NOTHING[evidence]) || (ADVICE[code] ?? [message, ""]);
+// What is empty of chosen channels is not empty of all: the server's words say so.
+function writeWarning({ code, message }, map) {
+  const isBlank = code === "NO_POSITIVE_EVIDENCE";
+  const known = isBlank && map.of_channels ? null : (isBlank && NOTHING[map.evidence]) || ADVICE[code];
+  const [meaning, advice] = known ?? [message, ""];
   return Object.assign(writeNote([meaning, advice]), { title: message });
 }
 

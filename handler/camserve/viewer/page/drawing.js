@@ -46,7 +46,8 @@ function drawPicture(photo, book, left, right) {
 function sideNames(left, right) {
   const isSameClass = left.target.index === right.target.index;
   return [left, right].map((map) => {
-    const name = isSameClass ? map.method : isolate(map.target.label);
+    const made = [map.method, writeChannels(map)].filter(Boolean).join(", ");
+    const name = isSameClass ? made : isolate(map.target.label);
     return map.status === "ok" ? `${name}, up to ${writeValue(map.scale, map)}` : `${name}: ${STATUS[map.status]}`;
   });
 }
@@ -62,6 +63,7 @@ function drawChoices(book) {
     ...named.filter(([index]) => state.question !== "contrast" || Number(index) !== state.rival)
       .map(([index, label]) => [`class:${index}`, label]),
     ...methods.map((name) => [`method:${name}`, name]),
+    ...(state.channels ? [["channels:", "all channels"]] : []),
   ];
   setChoices($("compare"), pairs, state.compare);
 }
@@ -72,9 +74,9 @@ function drawAnswer(photo, book, left) {
   showClasses(book.predictions, state.target, { book, choose, preview });
   drawChoices(book);
   showStrength(left?.map, left ? strengthOf(book, left.map) : null);
-  showWarnings([...(left?.map.warnings ?? []), ...book.warnings], left?.map.evidence);
+  showWarnings([...(left?.map.warnings ?? []), ...book.warnings], left?.map);
   if (photo.picture?.isBlank) $("warnings").append(writeNote(NOT_SHOWN));
-  showChannels(left?.map);
+  showChannels(left?.map, chooseChannels);
   for (const button of $("exports").children) button.disabled = !left;
   if (left) keepCommand();
 }

@@ -21,7 +21,7 @@ async function predictAll(photos) {
   }
   for (const photo of photos) {
     try {
-      await need(photo, viewNow({ evidence: "for", contrast: null }), null);
+      await need(photo, firstView(), null);
     } catch (refusal) {
       photo.refusal = refusal;
     }
@@ -31,6 +31,13 @@ async function predictAll(photos) {
 
 function choose(index) {
   Object.assign(state, { target: index, hovered: null });
+  refresh();
+}
+
+function chooseChannels(text) {
+  const asked = text.replaceAll(" ", "");
+  state.channels = asked === "all" ? "" : asked;
+  $("channels-asked").value = state.channels;
   refresh();
 }
 
@@ -138,6 +145,7 @@ function wireChoices() {
   onChange("layer", (value) => { state.layer = value; });
   onChange("head", (value) => Object.assign(state, { head: value, target: null, rival: null, compare: "" }));
   onChange("context", (value) => Object.assign(state, { context: value, target: null, rival: null, compare: "" }));
+  $("channels-asked").addEventListener("change", (event) => chooseChannels(event.target.value));
   onChange("compare", (value) => { state.compare = value; });
   onChange("rival", (value) => {
     Object.assign(state, { rival: Number(value), question: "contrast" });

@@ -13,8 +13,8 @@ function bookOf(photo, { head, context }) {
   return photo.books.get(key);
 }
 
-const mapKey = ({ method, layer, evidence, contrast }, index) =>
-  JSON.stringify([method, layer, evidence, contrast, index]);
+const mapKey = ({ method, layer, channels, evidence, contrast }, index) =>
+  JSON.stringify([method, layer, channels, evidence, contrast, index]);
 
 // Keep the maps of an answer, and classes that are new.
 function keepAnswer(book, view, answer, options) {
@@ -32,10 +32,13 @@ function keepAnswer(book, view, answer, options) {
   });
 }
 
-// Return a map's strength, or its scale over the largest of its method and layer, 0 to 1; null: neither is known.
+const isAlike = (one, other) =>
+  one.method === other.method && one.layer === other.layer && one.of_channels?.asked === other.of_channels?.asked;
+
+// Return a map's strength, or its scale over the largest of its kind, 0 to 1; null: neither is known.
 function strengthOf(book, map) {
   if (typeof map.strength === "number") return map.strength;
-  const alike = [...book.maps.values()].filter(({ method, layer }) => method === map.method && layer === map.layer);
+  const alike = [...book.maps.values()].filter((other) => isAlike(map, other));
   const strongest = Math.max(...alike.map(({ scale }) => scale), 0);
   return alike.length > 1 && strongest > 0 ? map.scale / strongest : null;
 }

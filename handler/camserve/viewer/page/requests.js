@@ -89,6 +89,7 @@ function optionsOf(view, targets, description) {
     method: view.method,
     top_k: String(description.shown),
     ...(view.layer ? { layer: view.layer } : {}),
+    ...(view.channels ? { channels: view.channels } : {}),
     ...(view.head ? { head: view.head } : {}),
     ...(view.context ? { context: view.context } : {}),
   };

@@ -2,8 +2,12 @@
 
 const OWN_UNIT = "the method's own unit";
 
+// Return the channel whose activation a map shows; undefined: it shows evidence.
+const activeChannel = (map) => map.of_channels?.asked.match(/^activation:(.*)/)?.[1];
+
 // Return the unit of a map's values.
 function unitOf(map) {
+  if (activeChannel(map)) return "units of activation";
   if ("value" in map.target) return map.target.unit ?? "the value's unit";
   if (typeof map.balance?.share_of_score !== "number") return OWN_UNIT;
   return map.contrast ? "points of score difference" : "points of score";
@@ -15,7 +19,15 @@ function writeValue(value, map) {
   return `${writeNumber(value)} ${unit === OWN_UNIT ? `in ${unit}` : unit}`;
 }
 
+// Return of which channels a map is, and what share of the evidence these carry; "": of all.
+function writeChannels({ of_channels: chosen }) {
+  if (!chosen) return "";
+  const named = chosen.asked.length > 24 ? chosen.count : chosen.asked;
+  return `channels ${named}${chosen.share === null ? "" : ` (${writePercent(chosen.share)} of the evidence)`}`;
+}
+
 function writeQuestion(map) {
+  if (activeChannel(map)) return `Where channel ${activeChannel(map)} is active, whatever the class`;
   const [label, rival] = [isolate(map.target.label), map.contrast && isolate(map.contrast.label)];
   const meaning = `(${writeMeaning(map.target)})`;
   if (rival) return `Why ${label} ${meaning} rather than ${rival}: red speaks for ${label}, blue for ${rival}`;
@@ -23,7 +35,10 @@ function writeQuestion(map) {
   return `Why ${label} ${meaning}`;
 }
 
-const writeCaption = (map) => `${writeQuestion(map)} · ${map.method} · ${isolate(map.layer)}`;
+function writeCaption(map) {
+  const made = activeChannel(map) ? [] : [map.method, writeChannels(map)];
+  return [writeQuestion(map), ...made, isolate(map.layer)].filter(Boolean).join(" · ");
+}
 
 const STATUS = {
   blank: "There is no evidence of this kind: the map is empty.",
@@ -36,7 +51,8 @@ function writeStrength(map, strength) {
   if (map.status !== "ok") return STATUS[map.status] ?? "";
   if (!map.grid) return "The answer was too long: its map was left out.";
   const peak = writeValue(map.scale, map);
-  if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
+  const others = map.of_channels ? "channels" : "classes";
+  if (strength === null) return `Its largest value is ${peak}. Look at other ${others} to see whether that is much.`;
   const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
   const percent = `${Math.round(strength * 100)} %`;
   const ofMaps = strength < 1 ? `${percent} of the strongest map of this photo` : "the strongest map of this photo";
@@ -71,13 +87,20 @@ function showLegend(layer) {
   $("ticks").replaceChildren(...legendTicks(layer.map).map((text) => element("span", { textContent: text })));
 }
 
-function showWarnings(warnings, evidence) {
+function showWarnings(warnings, map) {
   const codes = new Set();
   const once = warnings.filter(({ code }) => !codes.has(code) && codes.add(code));
-  $("warnings").replaceChildren(...once.map((warning) => writeWarning(warning, evidence)));
+  $("warnings").replaceChildren(...once.map((warning) => writeWarning(warning, map)));
 }
 
-function showChannels(map) {
+function channelButton(channel, choose) {
+  const title = `a map of channel ${channel} alone`;
+  const button = element("button", { type: "button", textContent: String(channel), title });
+  button.addEventListener("click", () => choose(String(channel)));
+  return button;
+}
+
+function showChannels(map, choose) {
   const rows = map?.channels ?? [];
   $("channels-part").hidden = rows.length === 0;
   $("channels").replaceChildren(
@@ -85,8 +108,8 @@ function showChannels(map) {
       element(
         "tr",
         {},
-        ...[String(channel), writeNumber(contribution), writePercent(share)].map((text) =>
-          element("td", { textContent: text }),
+        ...[channelButton(channel, choose), writeNumber(contribution), writePercent(share)].map((shown) =>
+          element("td", {}, shown),
         ),
       ),
     ),

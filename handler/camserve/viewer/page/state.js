@@ -10,12 +10,13 @@ const state = {
   head: "",
   context: "",
   method: "",
+  channels: "", // of which a map is made, in the option's words; "": of all
   layer: "",
   question: "for",
   target: null,
   rival: null,
   hovered: null,
-  compare: "", // "class:INDEX" or "method:NAME"
+  compare: "", // "class:INDEX", "method:NAME" or "channels:"
   split: 0.5,
 };
 
@@ -35,17 +36,21 @@ function firstTargets() {
 
 // Return what one map is about, but for its class.
 function viewNow(changes = {}) {
-  const { head, context, method, layer, question, rival } = state;
+  const { head, context, method, layer, channels, question, rival } = state;
   const contrast = question === "contrast" ? rival : null;
   const evidence = question === "for" || question === "against" ? question : "signed";
-  return { head, context, method, layer, contrast, evidence, ...changes };
+  return { head, context, method, layer, channels, contrast, evidence, ...changes };
 }
+
+// Return what the first answer about a photo is about: its predictions shall not hang on a reader's words.
+const firstView = () => viewNow({ evidence: "for", contrast: null, channels: "" });
 
 // Return [view, class] of the map to compare with; null: none.
 function comparedMap() {
   const at = state.compare.indexOf(":");
   const [kind, value] = [state.compare.slice(0, at), state.compare.slice(at + 1)];
   if (kind === "class") return [viewNow(), Number(value)];
+  if (kind === "channels") return [viewNow({ channels: "" }), state.target];
   return kind === "method" ? [viewNow({ method: value }), state.target] : null;
 }
 
@@ -83,13 +88,14 @@ function chooseDefaults(photo) {
   state.target ??= predictions[0].index;
   const others = predictions.map(({ index }) => index).filter((index) => index !== state.target);
   if (!others.includes(state.rival)) state.rival = others[0] ?? null;
-  if (state.compare === `class:${state.target}` || state.compare === `method:${state.method}`) state.compare = "";
+  const same = [`class:${state.target}`, `method:${state.method}`, ...(state.channels ? [] : ["channels:"])];
+  if (same.includes(state.compare)) state.compare = "";
 }
 
 async function loadMaps(photo) {
   photo.picture ??= await decodePhoto(photo.file, STAGE_SIDE);
   if (photo === state.photo) draw();
-  await need(photo, viewNow({ evidence: "for", contrast: null }), null);
+  await need(photo, firstView(), null);
   photo.picture = fitPhoto(photo.picture, bookOf(photo, state).input, STAGE_SIDE);
   if (photo !== state.photo) return;
   chooseDefaults(photo);
