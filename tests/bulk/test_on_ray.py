@@ -1,6 +1,7 @@
 """camserve explain --engine ray: the rows of local, whatever ends on the way."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -8,16 +9,18 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
-from camserve.bulk.on_ray import Made, Places, check_seen, find_places
+from camserve.bulk.on_ray import Made, check_seen, find_places
 from camserve.bulk.rows import RunStopped
 from camserve.bulk.run import read_run
 from camserve.bulk.shards import Tally
+from camserve.bulk.silence import Places, describe_room
 from camserve.cli import main
 from camserve.drift.run_records import read_shard
 from camserve.operate.ray_here import SETTINGS
@@ -43,6 +46,7 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'ca
         ([{"CPU": 4.0, "memory": 2.0 * GIB}], None, None, 9, Places(1, 4, 0)),
         ([{**NODE, "GPU": 2.0}], None, None, 9, Places(2, 2, 1)),
         ([{**NODE, "GPU": 1.0}], None, 4, 9, Places(4, 1, 0.25)),
+        ([{"CPU": 64.0, "memory": 64.0 * GIB}, {**NODE, "GPU": 1.0}], None, None, 9, Places(1, 4, 1)),  # it had 64
         ([{}], None, None, 9, Places(1, 1, 0)),  # a cluster that grows when it is asked
     ],
 )
@@ -171,25 +175,29 @@ def test_an_ended_run_leaves_whole_shards_and_goes_on(pets, photos, number):
     assert each_once()
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
-    """A Ray that was there before, and its address."""
+TOKENS = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test"}
+HEAD = "import ray; ray.__version__ = {version!r} or ray.__version__; from ray.scripts.scripts import main; main()"
+
+
+@contextmanager
+def running_cluster(monkeypatch, *options, version=""):
+    """Run a Ray that was there before, perhaps as another version names itself; yield its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    for name, value in {**SETTINGS, "RAY_AUTH_TOKEN": "a-token-of-this-test"}.items():
+    for name, value in {**SETTINGS, **TOKENS}.items():
         monkeypatch.setenv(name, value)
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of its sockets must be short
     monkeypatch.setenv("TMPDIR", str(folder))
-    options = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1", "--num-cpus", "2"]
-    options += ["--include-dashboard", "false", "--object-store-memory", "100000000", "--temp-dir", str(folder)]
-    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options, "--block"]
+    usual = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
+    usual += ["--include-dashboard", "false", "--object-store-memory", "100000000", "--temp-dir", str(folder)]
+    command = [sys.executable, "-c", HEAD.format(version=version), "start", *usual, *options, "--block"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as head:
         try:
             assert any("Ray runtime started" in line for line in head.stdout)
             monkeypatch.setenv("RAY_ADDRESS", address)
             yield head
         finally:
-            below = psutil.Process(head.pid).children(recursive=True)
+            below = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
             head.terminate()
             psutil.wait_procs(below, timeout=30)
             shutil.rmtree(folder, ignore_errors=True)
@@ -197,12 +205,87 @@ def cluster(tmp_path, monkeypatch):
 
 @needs_ray
 @pytest.mark.server
-def test_a_cluster_makes_shards_and_goes_on_afterwards(pets, photos, cluster):
-    command = explain_by("ray", pets, "photos", "--out", "run", "--shard-size", "2")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert len(list(read_run(Path("run")))) == 6
-    assert cluster.poll() is None
+def test_a_cluster_makes_shards_and_goes_on_afterwards(pets, photos, monkeypatch):
+    """On one core, of which two workers are told."""
+    with running_cluster(monkeypatch, "--num-cpus", "1", "--num-gpus", "1") as cluster:
+        command = explain_by("ray", pets, "photos", "--out", "run", "--shard-size", "2")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert len(list(read_run(Path("run")))) == 6
+        assert cluster.poll() is None
+    said = "a worker asks for 1 core and 0.5 of a GPU, and Ray has 1 CPU and 1 GPU on 1 machine"
+    assert done.stderr.splitlines()[0] == f"not all of 2 workers run at once: {said}"
+
+
+def test_a_cluster_that_is_not_there_is_said_in_one_line(pets, photos, monkeypatch):
+    """Ray tried for minutes, in lines of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    done = subprocess.run(
+        explain_by("ray", pets, "photos", "--out", "run"), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "camserve: RAY_ADDRESS: nothing answers at 127.0.0.1:9: the connection is refused: start the server, or name "
+        "the port that it listens on; without RAY_ADDRESS this machine does the work\n"
+    )
+
+
+@needs_ray
+@pytest.mark.server
+def test_a_cluster_of_another_version_or_token_is_said_in_one_line(pets, photos, monkeypatch):
+    command = explain_by("ray", pets, "photos", "--out", "run")
+    with running_cluster(monkeypatch, "--num-cpus", "1", version="2.0.1"):
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token")
+        stranger = subprocess.run(command, capture_output=True, text=True, check=False)
+    (line,), (refused,) = other.stderr.splitlines(), stranger.stderr.splitlines()
+    assert re.fullmatch(r"camserve: the cluster at \S+ has Ray 2\.0\.1 and Python .* run it with the cluster's", line)
+    assert refused.endswith(" wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN")
+    assert (other.returncode, stranger.returncode) == (1, 1)
+
+
+@needs_ray
+@pytest.mark.server
+@pytest.mark.parametrize("way", ["killed", "ended"])
+def test_a_cluster_that_is_lost_ends_the_run_in_words_of_its_own(pets, photos, monkeypatch, way):
+    """Ray ended the command after a minute, in a line of its own or in none."""
+    shards = Path("run/shards")
+    with (
+        running_cluster(monkeypatch, "--num-cpus", "1") as cluster,
+        subprocess.Popen(many(photos, pets), stderr=subprocess.PIPE, text=True) as process,
+    ):
+        wait_for(lambda: len(list(shards.glob("*.parquet"))) > 1, process)
+        if way == "killed":
+            for one in [*psutil.Process(cluster.pid).children(recursive=True), cluster]:
+                one.kill()
+        else:
+            cluster.terminate()
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, said
+    retried = "a worker was ended; its shard goes to another"
+    (line,) = [line for line in said.splitlines() if not line.startswith(("not all of", retried))]
+    assert re.match("camserve: (the cluster is lost: |Ray ended this process without a word)", line)
+    assert line.endswith("the same command goes on")
+
+
+@needs_ray
+@pytest.mark.server
+def test_a_cluster_without_room_ends_the_run(pets, photos, monkeypatch):
+    """Five minutes are one second here."""
+    command = explain_by("ray", pets, "photos", "--out", "run")
+    command[2] = f"import camserve.bulk.silence as silence; silence.ROOM_SECONDS = 1; {command[2]}"
+    with running_cluster(monkeypatch, "--num-cpus", "0"):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    room = "a worker asks for 1 core, and Ray has 0 CPUs on 1 machine"
+    assert done.stderr.splitlines()[-1] == f"camserve: no room for a worker of pets.mar: {room}: start larger machines"
+
+
+def test_what_there_is_room_for_is_said_in_words():
+    nodes = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0}]
+    assert describe_room(Places(2, 2, 0.5), nodes) == (
+        "a worker asks for 2 cores and 0.5 of a GPU, and Ray has 12 CPUs and 2 GPUs on 2 machines"
+    )
 
 
 @needs_ray

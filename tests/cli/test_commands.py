@@ -182,6 +182,24 @@ def test_the_commands_build_inspect_and_explain(tmp_path, capsys, monkeypatch):
     assert stopped.value.code == 2
 
 
+@pytest.mark.usefixtures("one_process")
+def test_out_of_archive_is_a_folder_or_the_archive_itself(tmp_path, capsys, monkeypatch):
+    """It made a folder called pets.mar."""
+    recipe = str(write_pets(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(["archive", recipe, "--out", "out/pets.mar"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith("wrote out/pets.mar (")
+    assert Path("out/pets.mar").is_file()
+    assert main(["archive", recipe, "--out", "out/dogs.mar"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "camserve: --out out/dogs.mar would be an archive of pets: write --out out/pets.mar\n"
+    )
+    Path("store").write_text("a file")
+    assert main(["archive", recipe, "--out", "store"]) == 1
+    assert capsys.readouterr().err == "camserve: --out store is a file: name the folder of pets.mar\n"
+
+
 def test_a_token_may_begin_like_an_option(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     asked = ["explain", str(tmp_path / "a.png"), "--url", "http://127.0.0.1:9/predictions/pets"]

@@ -1,12 +1,19 @@
 """A worker takes its share of the cores that it may use, and no more threads than OMP_NUM_THREADS says."""
 
 import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
+import camserve
 from camserve.build.mar.pack import settings_block
+from camserve.bulk import workers as bulk_workers
 from camserve.input_spec import InputSpec
-from camserve.serving.cores import count_threads
+from camserve.serving import cores
+from camserve.serving.cores import count_cores, count_threads
 from camserve.serving.engines.answering import _settings
 from camserve.settings import ModelSpec, RuntimeSpec, Settings
 from camserve.values import Layer
@@ -41,10 +48,32 @@ def sixteen_cores(monkeypatch):
 def test_threads_are_counted(workers, said, quota, threads, tmp_path, monkeypatch):
     if said is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
-    cpu_max = tmp_path / "cpu.max"
+    write_quota(quota, tmp_path, monkeypatch)
+    assert count_threads(workers) == threads
+
+
+def write_quota(quota, folder, monkeypatch):
+    """Let a container have a limit, in the words of its cpu.max; None: no such file."""
+    monkeypatch.setattr(cores, "CPU_MAX", folder / "cpu.max")
     if quota is not None:
-        cpu_max.write_text(quota)
-    assert count_threads(workers, cpu_max) == threads
+        (folder / "cpu.max").write_text(quota)
+
+
+@pytest.mark.parametrize(
+    ("quota", "count"), [("250000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 16), (None, 16)]
+)
+def test_a_run_starts_as_many_workers_as_its_container_has_cores(quota, count, tmp_path, monkeypatch):
+    write_quota(quota, tmp_path, monkeypatch)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # says nothing of workers
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1 << 40))
+    assert (count_cores(), bulk_workers.count_workers(settings_of(RuntimeSpec()))) == (count, count)
+
+
+def test_cores_are_counted_in_one_place():
+    """Ray, configure and runs over many pictures took all cores of a machine for those of their container."""
+    package = Path(camserve.__file__).parent
+    counting = re.compile("sched_getaffinity|process_cpu_count")
+    assert [path.name for path in package.rglob("*.py") if counting.search(path.read_text())] == ["cores.py"]
 
 
 def test_a_worker_asks_for_so_many_and_an_archive_that_names_its_threads_has_them(monkeypatch):
@@ -54,5 +83,9 @@ def test_a_worker_asks_for_so_many_and_an_archive_that_names_its_threads_has_the
     assert _settings({"camserve": block_of(RuntimeSpec(threads=5))}).runtime.threads == 5
 
 
+def settings_of(runtime):
+    return Settings(ModelSpec("any:factory"), InputSpec(), (Layer("features"),), runtime=runtime)
+
+
 def block_of(runtime):
-    return settings_block(Settings(ModelSpec("any:factory"), InputSpec(), (Layer("features"),), runtime=runtime))
+    return settings_block(settings_of(runtime))

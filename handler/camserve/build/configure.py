@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from camserve.measures import Measures
 from camserve.network.factory import load_transform
 from camserve.network.load import load_network
 from camserve.serving.batch import check_contexts
+from camserve.serving.cores import count_cores
 from camserve.serving.load import load_archive, load_classifier, load_pipeline
 from camserve.serving.pipeline import Pipeline
 from camserve.serving.seal import check_seal, write_seal
@@ -65,7 +65,7 @@ def configure_archive(source: Path, out: Path, pairs: Pairs, report: Progress) -
         config["camserve"]["seal"] = write_seal(folder, load_settings(config["camserve"]))
         write_config(config, folder)
         packed = zip_archive(folder, Path(name) / "packed.mar")
-        replay(packed, len(os.sched_getaffinity(0)), advice="; nothing was written")
+        replay(packed, count_cores(), advice="; nothing was written")
         report(f"it loads in a process of its own; {SELFTESTED[settings.selftest]}")
         place_archive(packed, out)
     return changes

@@ -19,14 +19,14 @@ from camserve.bulk.reading import UNREADABLE, read_ahead
 from camserve.bulk.remote import is_remote
 from camserve.bulk.rows import Ask, Row, RunStopped
 from camserve.bulk.shards import Shard, Tally, encode_shard, keep_shard
+from camserve.bulk.silence import SECONDS_BETWEEN_LOOKS, Places, Silence, describe_room, living_nodes
 from camserve.bulk.sources import Photo
-from camserve.bulk.workers import BYTES_OF_A_WORKER, RESTARTS, count_cores, load_asker
+from camserve.bulk.workers import BYTES_OF_A_WORKER, RESTARTS, load_asker
 from camserve.errors import CamserveError, ConfigError, first_line
 from camserve.operate.ray_here import any_ray, share
 from camserve.operate.unpack_once import unpack_once
+from camserve.serving.cores import count_cores
 from camserve.values import Progress
-
-SECONDS_OF_SILENCE = 60.0  # after which is said that nothing has come yet
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,6 @@ class Made(NamedTuple):
     machine: str
 
 
-class Places(NamedTuple):
-    """How many tasks run at once, and what each takes."""
-
-    workers: int
-    cores: int
-    gpus: float
-
-
 def run_on_ray(
     shards: Sequence[Shard], archive: Path, options: Mapping[str, str], grid: str, workers: int | None, report: Progress
 ) -> Iterator[Tally]:
@@ -68,12 +60,19 @@ def run_on_ray(
     with any_ray(count_cores(), log_to_driver=False):
         import ray
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = living_nodes()
         places = find_places(nodes, read_contents(archive).settings.runtime.threads, workers, len(shards))
+        if places.workers * places.cores > sum(node.get("CPU", 0.0) for node in nodes):
+            report(f"not all of {places.workers} workers run at once: {describe_room(places, nodes)}")
         work = Work([ray.put(archive.read_bytes())], options, grid, places.cores, str(Path.cwd()), __version__)
         # Retries are counted and reported here. max_calls: Ray would start a process for each task on a GPU.
         task = ray.remote(num_cpus=places.cores, num_gpus=places.gpus, max_retries=0, max_calls=0)(make_shard)
-        for shard, made in _run_tasks(shards, lambda shard: task.remote(shard.photos, work), places.workers, report):
+        silence = Silence(archive.name, places, report)
+
+        def start(shard: Shard) -> Any:
+            return task.remote(shard.photos, work)
+
+        for shard, made in _run_tasks(shards, start, places.workers, silence, report):
             check_seen(made)
             keep_shard(shard.path, made.content)
             yield made.tally
@@ -82,8 +81,9 @@ def run_on_ray(
 def find_places(nodes: Sequence[Mapping[str, float]], threads: int | None, workers: int | None, shards: int) -> Places:
     """Return how a run is spread over machines, given by their resources; ``threads`` is what an archive names.
 
-    What a task takes fits on the largest machine, so that each runs at some time.
+    What a task takes fits on the largest machine that it can run on, so that each runs at some time.
     """
+    nodes = [node for node in nodes if node.get("GPU")] or nodes
     cores, gpus, memory = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU", "memory"))
     if workers is None:
         by_cores = min(cores // (threads or 1), memory // BYTES_OF_A_WORKER)
@@ -93,16 +93,18 @@ def find_places(nodes: Sequence[Mapping[str, float]], threads: int | None, worke
     return Places(workers, max(1, int(min(cores // workers, most))), min(1.0, share(gpus, workers)))
 
 
-def _run_tasks(shards: Sequence[Shard], start: Any, workers: int, report: Progress) -> Iterator[tuple[Shard, Made]]:
+def _run_tasks(
+    shards: Sequence[Shard], start: Any, workers: int, silence: Silence, report: Progress
+) -> Iterator[tuple[Shard, Made]]:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     waiting, ended = iter(shards), Counter[Path]()
     running = {start(shard): shard for shard in islice(waiting, 2 * workers)}  # a worker finds its next task at once
     while running:
-        done, _ = ray.wait(list(running), timeout=SECONDS_OF_SILENCE)
+        done, _ = ray.wait(list(running), timeout=SECONDS_BETWEEN_LOOKS)
         if not done:
-            report(f"no shard for a while; {ray.available_resources().get('CPU', 0):.0f} cores of Ray are free")
+            silence.look()
             continue
         shard = running.pop(done[0])
         try:
@@ -116,6 +118,7 @@ def _run_tasks(shards: Sequence[Shard], start: Any, workers: int, report: Progre
             report("a worker was ended; its shard goes to another")
             running[start(shard)] = shard
             continue
+        silence.end()
         if isinstance(made, str):
             raise RunStopped(made)
         running.update((start(shard), shard) for shard in islice(waiting, 1))

@@ -19,6 +19,7 @@ from camserve.bulk.sources import Photo, list_photos
 from camserve.drift.run_records import ANSWERS, SHARDS
 from camserve.errors import ConfigError
 from camserve.files import sha256
+from camserve.serving.cores import count_cores
 from camserve.values import Progress
 
 if TYPE_CHECKING:  # pyarrow is of an extra
@@ -152,7 +153,7 @@ def _write_shards(
     job: Job, spec: RunSpec, shards: Sequence[Shard], grid: str, see: Callable[[Row], None], say: Progress
 ) -> Iterator[Tally]:
     from camserve.bulk.shards import write_shard
-    from camserve.bulk.workers import Work, count_cores, count_workers, run_workers
+    from camserve.bulk.workers import Work, count_workers, run_workers
 
     if not shards:
         return

@@ -20,6 +20,7 @@ from camserve.bulk.reading import read_ahead
 from camserve.bulk.rows import Ask, RunStopped
 from camserve.bulk.shards import Shard, Tally, write_shard
 from camserve.errors import CamserveError
+from camserve.serving.cores import count_cores
 from camserve.settings import Settings
 from camserve.values import Progress
 
@@ -51,11 +52,6 @@ def count_workers(settings: Settings) -> int:
         return 1
     by_cores = count_cores() // (settings.runtime.threads or 1)
     return max(1, min(by_cores, psutil.virtual_memory().available // BYTES_OF_A_WORKER))
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def run_workers(shards: Sequence[Shard], work: Work, workers: int, report: Progress) -> Iterator[Tally]:

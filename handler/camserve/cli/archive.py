@@ -26,6 +26,7 @@ from camserve.build.recipe import Recipe, load_recipe, write_recipe
 from camserve.build.sources import describe_source, is_recipe
 from camserve.cli.recipe_options import add_recipe_options, given_keys
 from camserve.cli.terminal import say
+from camserve.errors import ConfigError
 from camserve.strict import read
 
 EXAMPLE = """examples:
@@ -41,7 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_recipe_options(parser)
     parser.add_argument("--save-recipe", type=Path, metavar="FILE.yaml", help="write what was built as a recipe")
-    parser.add_argument("--out", type=Path, default=Path("model_store"), help="folder of the archive (model_store)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("model_store"), help="folder of the archive, or FOLDER/NAME.mar (model_store)"
+    )
     parser.add_argument("--baseline", type=Path, metavar="DIR", help="photos to measure a baseline over")
     parser.add_argument("--baseline-labels", type=Path, metavar="FILE.csv", help="their classes: see camserve baseline")
 
@@ -58,14 +61,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(recipe: Recipe, args: argparse.Namespace) -> None:
+    out = _folder(args.out, recipe.name)
     if args.baseline is None:
-        build_archive(recipe, args.out, say)
+        build_archive(recipe, out, say)
         return
     with tempfile.TemporaryDirectory(prefix="camserve-archive-") as folder:
         built = build_archive(recipe, Path(folder), say)
         baseline = measure_baseline(built, args.baseline, args.baseline_labels, date.today().isoformat(), say)
-        add_baseline(built, args.out / built.name, baseline.write())
-    say(f"wrote {args.out / built.name} with a baseline of {baseline.provenance.images} photos")
+        add_baseline(built, out / built.name, baseline.write())
+    say(f"wrote {out / built.name} with a baseline of {baseline.provenance.images} photos")
+
+
+def _folder(out: Path, name: str) -> Path:
+    """Return the folder for NAME.mar, which ``out`` is or names. ConfigError: it is another file."""
+    if out.is_dir():
+        return out
+    if out.suffix == ".mar":
+        if out.stem != name:
+            raise ConfigError(f"--out {out} would be an archive of {name}: write --out {out.parent / name}.mar")
+        return out.parent
+    if out.exists():
+        raise ConfigError(f"--out {out} is a file: name the folder of {name}.mar")
+    return out
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

@@ -1,4 +1,4 @@
-"""How many cores a worker has, and how many of them torch takes."""
+"""How many cores a process has, and how many of them torch takes in a worker."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in each period, or "max"
 
 
-def count_threads(workers: int, cpu_max: Path = CPU_MAX) -> int:
+def count_cores() -> int:
+    """Return how many whole cores this process may use: of its affinity, within its container's limit."""
+    return max(1, min([len(os.sched_getaffinity(0)), *_quota()]))
+
+
+def count_threads(workers: int) -> int:
     """Return the share of one of so many workers in the cores that they may use, at most ``OMP_NUM_THREADS``."""
-    cores = min([len(os.sched_getaffinity(0)), *_quota(cpu_max)])
-    return max(1, min([cores // max(1, workers), *_said()]))
+    return max(1, min([count_cores() // max(1, workers), *_said()]))
 
 
-def _quota(cpu_max: Path) -> list[int]:
+def _quota() -> list[int]:
     with suppress(OSError, ValueError):  # no cgroup v2, or no limit
-        quota, period = map(int, cpu_max.read_text(encoding="ascii").split())
+        quota, period = map(int, CPU_MAX.read_text(encoding="ascii").split())
         return [quota // period]
     return []
 
@@ -33,6 +35,8 @@ def _said() -> list[int]:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute in the calling thread alone."""
+    import torch  # here: workers count cores before they import it
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
