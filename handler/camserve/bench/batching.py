@@ -172,7 +172,11 @@ def make_batching_report(
     chosen = Table(
         f"The choice: the most answers a second within a p99 of {limit:.0f} ms, {said}",
         HEAD,
-        [(_describe_none(points, limit), *[""] * (len(HEAD) - 1)) if best is None else _row(best.setting, [best], limit)],
+        [
+            (_describe_none(points, limit), *[""] * (len(HEAD) - 1))
+            if best is None
+            else _row(best.setting, [best], limit)
+        ],
     )
     measured = Table(f"{contents.name}, explained: each setting at its best within a p99 of {limit:.0f} ms", HEAD, rows)
     return BenchReport("batching", command, machine, [chosen, measured], [], list(points))

@@ -16,16 +16,19 @@ import psutil
 from camserve.bench.load import Client, run_closed_loop
 from camserve.bench.pairs import summarise
 from camserve.bench.photos import encode_jpegs
-from camserve.bench.profiled_handler import OWN, PROFILE
 from camserve.bench.repack import repack
 from camserve.bench.report import BenchReport, Table, format_spread
 from camserve.bench.workloads import CONNECTIONS, PHOTOS, WARM_UP_LOAD_SECONDS
-from camserve.build.mar.pack import ENTRY
+from camserve.build.changes import change_config
+from camserve.build.mar.file import MANIFEST
+from camserve.build.mar.pack import write_config
+from camserve.build.mar.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
 from camserve.values import Progress
 
+HANDLER, PROFILE = "profiled_handler.py", "profile.json"  # beside this file, and what it writes in a worker's folder
 TOTAL, FRONTEND, WORKER = "all", "TorchServe's Java", "the worker"
 # What a person reads of each step of the ledger, in the order in which a batch meets them.
 STEPS = {
@@ -67,6 +70,13 @@ class Turn:
         return self.worker - self.steps[NETWORK]
 
 
+def bench_profile(
+    archives: Sequence[Path], rounds: int, seconds: float, command: str, machine: Mapping[str, str], report: Progress
+) -> BenchReport:
+    """Return the profile of archives, each served by one worker. ConfigError: as for ``measure_profiles``."""
+    return make_profile_report(measure_profiles(archives, rounds, seconds, report), command, machine)
+
+
 def measure_profiles(archives: Sequence[Path], rounds: int, seconds: float, report: Progress) -> dict[str, list[Turn]]:
     """Serve archives side by side and load them in turns. ConfigError: one does not start, or refuses photos."""
     photos = encode_jpegs(PHOTOS)
@@ -92,9 +102,17 @@ def measure_profiles(archives: Sequence[Path], rounds: int, seconds: float, repo
 
 
 def _with_profile(archive: Path, folder: Path) -> Path:
-    """Return a copy of an archive in ``folder`` whose handler is that of a profiled worker."""
-    handler = Path(__file__).with_name("profiled_handler.py")
-    return repack(archive, folder, lambda unpacked: copyfile(handler, unpacked / f"{ENTRY}.py"))
+    """Return a copy of an archive in ``folder`` with one worker, whose handler is that of a profiled one."""
+    config = change_config(read_contents(archive).config, [("minWorkers", "1"), ("maxWorkers", "1")])
+
+    def change(unpacked: Path) -> None:
+        write_config(config, unpacked)
+        copyfile(Path(__file__).with_name(HANDLER), unpacked / HANDLER)
+        manifest = json.loads((unpacked / MANIFEST).read_text(encoding="utf-8"))
+        manifest["model"]["handler"] = HANDLER
+        (unpacked / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+    return repack(archive, folder, change)
 
 
 def _load(server: Server, photos: Sequence[bytes], seconds: float) -> None:
@@ -113,7 +131,7 @@ def _measure(server: Server, photos: Sequence[bytes], seconds: float) -> Turn:
     answers = (after["answers"] - before["answers"]) / 1000  # per millisecond
     spent = {step: (after["seconds"][step] - before["seconds"].get(step, 0.0)) / answers for step in after["seconds"]}
     java = java_after.user + java_after.system - java_before.user - java_before.system
-    return Turn(java / answers, {step: ms for step, ms in spent.items() if step != OWN})
+    return Turn(java / answers, spent)
 
 
 def _read(server: Server) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from camserve.serving.engines.answering import Answering
 from camserve.serving.engines.torchserve import TorchServeHandler
 from camserve.serving.pipeline import Pipeline
 
-PROFILE = "profile.json"  # in the folder of the unpacked archive
+PROFILE = "profile.json"  # in the folder of the unpacked archive; `camserve bench --profile` reads it there
 OUTSIDE, OWN = "send", "profile"  # steps: outside all others, and what the profile itself takes
 
 
@@ -106,6 +106,7 @@ def handle(data: Sequence[Mapping[str, object]] | None, context: Any) -> list[by
         bodies = _handler.handle(data, context)
     with _ledger.step(OWN):
         _ledger.answers += len(bodies)
-        written = json.dumps({"answers": _ledger.answers, "seconds": _ledger.seconds})
+        seconds = {name: spent for name, spent in _ledger.seconds.items() if name != OWN}
+        written = json.dumps({"answers": _ledger.answers, "seconds": seconds})
         (Path(context.system_properties["model_dir"]) / PROFILE).write_text(written, encoding="utf-8")
     return bodies

@@ -111,7 +111,7 @@ class Pipeline:
         ]
 
     def _draw_all(self, outcomes: Sequence[Answer | RequestError]) -> list[Answer | Response | RequestError]:
-        """Return what is sent of each row; threads, which cost more than an answer without pictures, draw the others."""
+        """Return what is sent of each row; threads cost more than an answer without pictures does."""
         is_drawn = any(isinstance(row, Answer) and takes_time(row.request.options) for row in outcomes)
         draw = self._draw_row
         return self._in_threads(draw, outcomes) if is_drawn else [draw(row) for row in outcomes]
