@@ -86,7 +86,8 @@ def measure_batching(
     archive: Path, settings: Sequence[BatchingSetting], connections: Sequence[int], seconds: float, report: Progress
 ) -> list[LoadPoint]:
     """Serve an archive under every setting, one server after the other. ConfigError: one does not start."""
-    photos, points = encode_jpegs(PHOTOS), []
+    photos = encode_jpegs(PHOTOS)
+    points: list[LoadPoint] = []
     for setting in settings:
         report(f"{', '.join(f'{key}={value}' for key, value in setting.pairs)}")
         with tempfile.TemporaryDirectory(prefix="camserve-batching-") as name:

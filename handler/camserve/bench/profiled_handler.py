@@ -11,11 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-from ts import service
-from ts.protocol import otf_message_handler
 
 from camserve.attribution.capture import Capture
 from camserve.monitor import Monitor
@@ -66,9 +64,10 @@ class Ledger:
 
 def watch(ledger: Ledger) -> None:
     """Charge the steps of TorchServe's worker and of camserve that run in the thread which takes the batches."""
+    service: Any = import_module("ts.service")
     places = (
         (sys.modules["__main__"], "retrieve_msg", "wait"),
-        (otf_message_handler, "_retrieve_inference_msg", "receive"),
+        (import_module("ts.protocol.otf_message_handler"), "_retrieve_inference_msg", "receive"),
         (service.Service, "predict", "protocol"),
         (service, "create_predict_response", "encode"),
         (Answering, "answer", "rows"),
@@ -80,7 +79,7 @@ def watch(ledger: Ledger) -> None:
     )
     for place, name, step in places:
         ledger.charge_calls(place, name, step)
-    Monitor.stage = _charged_stage(ledger, Monitor.stage)  # type: ignore[method-assign, assignment]
+    Monitor.stage = _charged_stage(ledger, Monitor.stage)  # type: ignore[method-assign]
 
 
 def _charged_stage(ledger: Ledger, stage: Callable[..., AbstractContextManager[None]]) -> Callable[..., Any]:
