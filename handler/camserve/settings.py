@@ -25,7 +25,7 @@ ENVELOPES = ("plain", "cloudevents")
 LAYOUTS = ("NCHW", "NHWC", "NLC")
 MOST_BYTES = 2_000_000_000  # TorchServe counts them in 32 bits
 # The least and the most of each number, in the order of the dataclasses.
-RUNTIME_RANGES = {"threads": (1, 1024)}
+RUNTIME_RANGES = {"threads": (1, 1024), "latency_ms": (1, 600_000)}
 LIMIT_RANGES = {
     "max_bytes": (1, MOST_BYTES),
     "max_pixels": (1, 1_000_000_000),
@@ -78,6 +78,7 @@ class RuntimeSpec:
     precision: str = "fp32"  # fp32, bf16; fp16 of mode eager; int8 of mode openvino, before the target layer
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
+    latency_ms: Optional[int] = None  # p99 of answers that `camserve bench --batching` keeps to; null: twice the least
 
     def __post_init__(self) -> None:
         require_choice(self.mode, MODES, "runtime.mode")

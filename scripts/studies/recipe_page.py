@@ -69,7 +69,14 @@ EXAMPLES: Mapping[str, Mapping[str, Any]] = {
         "std": [64.0],
         "transform": "preparing:right_half",
     },
-    "runtime": {"mode": "openvino", "fast": False, "precision": "bf16", "channels_last": False, "threads": 2},
+    "runtime": {
+        "mode": "openvino",
+        "fast": False,
+        "precision": "bf16",
+        "channels_last": False,
+        "threads": 2,
+        "latency_ms": 300,
+    },
     "quantise": {"photos": "photos", "top1_agreement": 0.97, "map_correlation": 0.98},
     "defaults": {
         "explain": "probability<0.6",

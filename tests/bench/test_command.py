@@ -29,6 +29,18 @@ def test_an_unknown_model_is_answered_with_the_nearest(capsys):
     assert "'resnet5'; did you mean 'resnet50'?" in capsys.readouterr().err
 
 
+def test_an_archive_to_measure_must_be_named_and_be_there(capsys):
+    for words, said in (
+        (["--profile"], "--profile measures an archive of yours: name one"),
+        (["--batching"], "--batching measures an archive of yours: name one"),
+        (["--batching", "a.mar", "b.mar"], "--batching measures one archive, not 2"),
+        (["--batching", "a.mar"], "cannot read a.mar: No such file"),
+        (["--profile", "a.mar"], "cannot read a.mar: No such file"),
+    ):
+        assert main(["bench", *words]) == 1, words
+        assert said in capsys.readouterr().err, words
+
+
 def test_wrong_usage(capsys):
     for words in (["--engine", "--pairs", "0"], ["--engine", "--batches", "1,x"], ["--engine", "--server"], []):
         with pytest.raises(SystemExit) as caught:
@@ -40,6 +52,11 @@ def test_the_report_names_the_command_without_the_files_that_it_wrote(capsys, mo
     commands = []
     report = BenchReport("engine", "", {}, [], [], [])
     monkeypatch.setitem(bench.BENCHMARKS, "engine", lambda args: commands.append(bench.command_of(args)) or report)
+    monkeypatch.setitem(bench.BENCHMARKS, "batching", bench.BENCHMARKS["engine"])
     main(["bench", "--engine", "--quick", "--models", "vgg16", "--batches", "1,4", "--pairs", "15"])
-    assert commands == ["camserve bench --engine --quick --models vgg16 --batches 1,4"]
+    main(["bench", "--batching", "a b.mar", "--write"])
+    assert commands == [
+        "camserve bench --engine --quick --models vgg16 --batches 1,4",
+        "camserve bench --batching --write 'a b.mar'",
+    ]
     assert "camserve bench: engine" in capsys.readouterr().out

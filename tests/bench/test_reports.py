@@ -6,7 +6,6 @@ import xml.etree.ElementTree as Tree
 
 import torch
 
-from camserve.bench.batching import BatchingResult, list_settings, make_batching_report
 from camserve.bench.engine import TOO_SLOW, EngineCell
 from camserve.bench.engine_report import make_engine_report
 from camserve.bench.pairs import Spread
@@ -112,13 +111,3 @@ def test_the_server_report_has_all_tables_and_pictures(tmp_path):
     assert ("pytorch-grad-cam, explained", "1.00", "not measured", "not measured", "2") in report.tables[3].rows
     for path in write_docs(report, tmp_path)[1:]:
         Tree.parse(path)
-
-
-def test_batching_tries_every_size_and_every_delay_once_and_reports_all():
-    tried = list_settings()
-    assert len(tried) == len(set(tried)) == 7
-    assert {size for size, _ in tried} == {1, 4, 8, 16}
-    assert {delay for _, delay in tried} == {1, 5, 10, 20}
-    results = [BatchingResult(size, delay, 20.5, 400.4, 800.0, 99.9, 61.2) for size, delay in tried]
-    text = make_batching_report(results, "resnet50", "camserve bench --batching", {}).text()
-    assert "| 8         | 10               | 20.50            | 400    | 800    | 100" in text

@@ -7,6 +7,7 @@ import pytest
 
 import hostile
 from camserve.errors import Overloaded
+from camserve.intake.containers import has_many_scans
 from camserve.intake.decode import LIGHT, decoding, memory
 from camserve.intake.gate import MemoryGate
 from camserve.intake.opened import USUAL, open_picture
@@ -82,3 +83,27 @@ def test_a_large_picture_waits_only_so_long_and_a_small_one_is_not_refused(encod
             pass
         with decoding(small, USUAL, time.monotonic() - 1) as picture:
             assert picture.width == 30
+
+
+@pytest.mark.parametrize(
+    ("frame", "channels", "in_first_scan", "holds"),
+    [
+        (0xC0, 3, 3, False),
+        (0xC1, 1, 1, False),
+        (0xC0, 3, 1, True),
+        (0xC2, 3, 3, True),
+        (0xC2, 1, 1, True),
+        (0xCA, 1, 1, True),
+    ],
+)
+def test_the_first_scan_says_whether_a_jpegs_coefficients_are_held(frame, channels, in_first_scan, holds):
+    """As libjpeg decides it, which has not seen the others yet; a file may end after one."""
+    size = bytes([8, 0, 16, 0, 16, channels, *bytes(3 * channels)])
+    scan = bytes([in_first_scan, *bytes(2 * in_first_scan + 3)])
+    segments = ((frame, size), (0xDA, scan))
+    parts = [bytes([0xFF, marker]) + (len(part) + 2).to_bytes(2, "big") + part for marker, part in segments]
+    data = b"\xff\xd8" + b"".join(parts)
+    assert has_many_scans("JPEG", data) == holds
+    assert not has_many_scans("PNG", data)
+    for end in range(len(data)):  # a file may end anywhere
+        assert has_many_scans("JPEG", data[:end]) in (False, holds)

@@ -242,6 +242,26 @@ def test_asking_for_a_picture_or_an_explanation_route_overrides_explain_false():
     assert parse({"explain": "false"}, headers={"accept": "image/png"}).explain is True
 
 
+def test_requests_without_options_share_theirs_where_route_and_picture_are_the_same():
+    schema = OptionSchema(replace(SETTINGS, defaults=Defaults(compat="torchserve")), SCHEMA.heads)
+    asked = {
+        "nothing": RawRequest(),
+        "route": RawRequest(must_explain=True),
+        "picture": RawRequest(headers={"accept": "image/png"}),
+        "both": RawRequest(must_explain=True, headers={"accept": "image/png"}),
+    }
+    found = {name: schema.options(raw) for name, raw in asked.items()}
+    assert [(options.compat, options.explain, options.picture) for options in found.values()] == [
+        ("torchserve", False, None),
+        (None, True, None),
+        (None, True, "PNG"),
+        (None, True, "PNG"),
+    ]
+    assert all(schema.options(raw) is found[name] for name, raw in asked.items())
+    assert schema.options(RawRequest(fields={"top_k": "2"})).top_k == 2
+    assert schema.options(RawRequest()).top_k == 5
+
+
 def test_the_names_offered_are_those_of_the_tables():
     assert set(DRAWN_FORMATS) == set(DRAWERS)
     assert {*PALETTES, "diverging", "against"} == set(PALETTE_OF)

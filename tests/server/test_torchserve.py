@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -42,6 +43,10 @@ def test_the_server_answers_what_the_archive_answers_alone(post, pipeline, coffe
         assert served.headers["content-type"] == "application/json"
         (alone,) = pipeline.answer([RawRequest(photo, options)])
         assert comparable(served.content) == comparable(alone.body)
+
+
+def test_java_spends_little_on_compiling_and_collecting(server):
+    assert {"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"} <= set(psutil.Process(server.pid).cmdline())
 
 
 def test_coffee_is_espresso_and_the_map_lies_on_the_cup(post, coffee):

@@ -22,9 +22,18 @@ from camserve.warning_codes import NO_TIME_TO_DRAW
 PICTURE_KIND = "JPEG"  # of pictures inside JSON
 
 
+def takes_time(options: Options) -> bool:
+    """Whether ``draw_answer`` has more to do for these options than to look at them."""
+    return options.compat is not None or _draws(options)
+
+
+def _draws(options: Options) -> bool:
+    return bool(options.picture or set(options.formats) & set(DRAWN_FORMATS))
+
+
 def drawn_side(options: Options, width: int, height: int, most: int) -> int:
     """Return the longest side in pixels of what is drawn on a picture; 0: nothing is. ``most`` is the limit."""
-    if not options.picture and not set(options.formats) & set(DRAWN_FORMATS):
+    if not _draws(options):
         return 0
     return options.size or min(most, max(width, height))
 

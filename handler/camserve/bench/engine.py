@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import time
@@ -13,6 +14,7 @@ import torch
 
 from camserve.bench.memory import measure_cuda_peak, measure_fresh_peak
 from camserve.bench.networks import SIDE, Subject, build_classifier, make_subject, settle_statistics
+from camserve.bench.onnx_runtime import ONNX_RUNTIME, onnx_runtime_work
 from camserve.bench.openvino import ALONE, openvino_works
 from camserve.bench.pairs import Effort, Spread, Work, summarise, summarise_ratios, time_in_turns
 from camserve.bench.peers import make_peers
@@ -151,16 +153,28 @@ def measure_peers(subject: Subject, plan: EnginePlan, side: int) -> Iterator[Eng
 
 
 def measure_openvino(subject: Subject, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
-    """Measure what answers cost beside OpenVINO's plain prediction with the whole network."""
+    """Measure what answers cost beside OpenVINO's plain prediction with the whole network, and ONNX Runtime's."""
+    photos = load_pixels(COMPARED_BATCH, side, plan.device)
     try:
-        works = openvino_works(subject, load_pixels(COMPARED_BATCH, side, plan.device), side)
+        works = openvino_works(subject, photos, side)
     except CompilationUnavailable as error:
         yield EngineCell("openvino", subject.name, COMPARED_BATCH, ALONE, reason=str(error))
         return
+    try:
+        if subject.dtype != torch.float32:
+            raise CompilationUnavailable("not measured: it is compared in fp32 alone")
+        works[ONNX_RUNTIME] = onnx_runtime_work(_plain_copy(subject), photos)
+    except CompilationUnavailable as error:
+        yield EngineCell("openvino", subject.name, COMPARED_BATCH, ONNX_RUNTIME, reason=str(error))
     times = time_in_turns(works, plan.effort)
     base = summarise(times[ALONE])
     for name in list(works)[1:]:
         yield EngineCell("openvino", subject.name, COMPARED_BATCH, name, summarise_ratios(times, name, ALONE), base)
+
+
+def _plain_copy(subject: Subject) -> torch.nn.Module:
+    """Return the network itself, on its own, with its weights unpacked."""
+    return copy.deepcopy(subject.network.classifier).float().eval()
 
 
 def measure_memory(subject: Subject, device: torch.device) -> EngineCell:

@@ -20,6 +20,7 @@ from camserve.attribution.normalise import Map, normalise_maps
 from camserve.attribution.objectives import Objectives
 from camserve.bench.photos import load_pixels
 from camserve.build.probe import find_layer
+from camserve.errors import ConfigError, nearest, quote
 from camserve.fast.prepare import Prepared, prepare
 from camserve.labels import Labels
 from camserve.network.output import ScoringNetwork
@@ -144,6 +145,18 @@ def separate_photos(network: nn.Module) -> nn.Module:
     last.weight[: len(distinct)] = distinct
     last.bias[: len(distinct)] = -distinct @ middle
     return network
+
+
+def choose_models(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the named models, which commas divide. ConfigError: torchvision has none of that name."""
+    from torchvision import models
+
+    chosen = tuple(names.split(",")) if names else default
+    known = models.list_models(module=models)
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--models: torchvision has no classifier {quote(name)}{nearest(name, known)}")
+    return chosen
 
 
 def photo_shape(side: int) -> InputShape:

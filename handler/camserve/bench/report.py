@@ -31,6 +31,7 @@ PACKAGES = (
     "grad-cam",
     "torchcam",
     "openvino",
+    "onnxruntime",
 )
 NOT_MEASURED = "not measured"
 

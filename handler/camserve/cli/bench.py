@@ -17,27 +17,32 @@ from typing import Any
 
 import torch
 
-from camserve.bench import batching, engine, served
+from camserve.bench import engine, served
+from camserve.bench.batching import bench_batching
 from camserve.bench.contenders import Parts, build_archives
 from camserve.bench.engine_report import make_engine_report
-from camserve.bench.networks import MODELS
+from camserve.bench.networks import MODELS, choose_models
 from camserve.bench.pairs import QUICK_EFFORT, Effort
+from camserve.bench.profile import bench_profile
+from camserve.bench.repack import check_archives
 from camserve.bench.report import BenchReport, Table, describe_machine, write_docs, write_report_json
 from camserve.bench.served_report import make_server_report
 from camserve.bench.shortcuts import make_gains_report, measure_gains
 from camserve.cli.terminal import count, say
-from camserve.errors import ConfigError, nearest, quote
 from camserve.settings import PRECISIONS, RuntimeSpec
 
 EXAMPLE = """examples:
   camserve bench --engine --quick
   camserve bench --engine --models resnet50,vit_b_16 --batches 1,8 --pairs 30 --json out/engine.json
   camserve bench --server --delay 10 --docs
+  camserve bench --profile model_store/imagenet.mar
+  camserve bench --batching model_store/imagenet.mar --write
 """
 NOT_ON_A_GPU = Table("On a GPU", ("explained / plain",), [("not measured: no CUDA device",)])
 DOCS = Path("docs/bench")
 QUICK_SECONDS = 300.0
-TURN, QUICK_TURN = 15.0, 6.0  # seconds of one load with --batching
+TURN, QUICK_TURN = 15.0, 4.0  # seconds of one load with --batching and --profile
+ROUNDS, QUICK_ROUNDS = 7, 3  # of --profile
 QUICK_MODELS = MODELS[:1]  # of which a quick run measures memory and other libraries
 CLASSES, QUICK_CLASSES = (1, 3, 5), (1, 5)
 DEFAULTS: dict[str, Any] = {
@@ -60,7 +65,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--gpu", action="store_true", help="the same on a CUDA device")
     which.add_argument("--server", action="store_true", help="beside TorchServe's image_classifier and a naive handler")
     which.add_argument("--shortcuts", action="store_true", help="without each shortcut and with it; on a GPU if any")
-    which.add_argument("--batching", action="store_true", help="camserve alone, under several batchSize, maxBatchDelay")
+    which.add_argument("--profile", action="store_true", help="where the processor's time of a served answer goes")
+    which.add_argument(
+        "--batching", action="store_true", help="the batchSize, maxBatchDelay, workers and threads that answer most"
+    )
+    parser.add_argument(
+        "archives", nargs="*", type=Path, metavar="N.mar", help="one with --batching, one or more with --profile"
+    )
+    parser.add_argument("--write", action="store_true", help="with --batching: write the best setting into the archive")
     parser.add_argument("--models", help=f"of torchvision ({','.join(MODELS)}; with --server {MODELS[0]})")
     parser.add_argument("--batches", type=counts, help="photos a batch, as a library (1,8,32)")
     parser.add_argument("--pairs", type=count, help="least runs of each kind, as a library (%(default)s)")
@@ -70,7 +82,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--delay", type=count, metavar="MS", help="maxBatchDelay with --server (%(default)s)")
     parser.add_argument("--batch-size", type=count, help="batchSize with --server (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="5 minutes as a library, 8 with --server")
+    parser.add_argument(
+        "--quick", action="store_true", help="5 minutes as a library, 8 with --server, on two cores 10 with --batching"
+    )
     parser.add_argument(
         "--cpu-time", action="store_true", help="as a library: seconds of the processor, on a machine that others use"
     )
@@ -99,7 +113,7 @@ def bench_engine(args: argparse.Namespace) -> BenchReport:
     if args.gpu and not torch.cuda.is_available():
         return BenchReport(name, command_of(args), describe_machine(torch.device("cpu")), [NOT_ON_A_GPU], [], [])
     device = torch.device("cuda" if args.gpu else "cpu")
-    models = models_of(args.models, MODELS)
+    models = choose_models(args.models, MODELS)
     effort = effort_of(args)
     deadline = time.monotonic() + QUICK_SECONDS if args.quick else float("inf")
     where = describe_machine(device)
@@ -115,14 +129,14 @@ def bench_shortcuts(args: argparse.Namespace) -> BenchReport:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     effort = effort_of(args)
     runtime = RuntimeSpec(precision=args.precision)
-    models = models_of(args.models, QUICK_MODELS if args.quick else MODELS)
+    models = choose_models(args.models, QUICK_MODELS if args.quick else MODELS)
     gains = list(measure_gains(models, args.batches, effort, runtime, device, say))
     return make_gains_report(gains, command_of(args), describe_machine(device))
 
 
 def bench_server(args: argparse.Namespace) -> BenchReport:
     """Measure on a real TorchServe. ConfigError: the handlers' predictions differ, or a server does not start."""
-    (model,) = models_of(args.models, MODELS[:1])[:1]
+    (model,) = choose_models(args.models, MODELS[:1])[:1]
     workers = {"minWorkers": 1, "maxWorkers": 1, "responseTimeout": 120}
     serving = {**workers, "batchSize": args.batch_size, "maxBatchDelay": args.delay}
     where = {**describe_machine(torch.device("cpu")), **{name: str(value) for name, value in serving.items()}}
@@ -135,12 +149,15 @@ def bench_server(args: argparse.Namespace) -> BenchReport:
     return make_server_report(findings, model, command_of(args), where)
 
 
-def bench_batching(args: argparse.Namespace) -> BenchReport:
-    """Measure our own archive on a real TorchServe under several settings of its queue."""
-    (model,) = models_of(args.models, MODELS[:1])[:1]
+def bench_archives(args: argparse.Namespace) -> BenchReport:
+    """Measure archives of a person's own on real TorchServes. ConfigError: one is missing, or does not start."""
+    check_archives(args.archives, "--profile" if args.profile else "--batching", only_one=args.batching)
+    turn = QUICK_TURN if args.quick else TURN
     where = describe_machine(torch.device("cpu"))
-    found = batching.measure_batching(model, QUICK_TURN if args.quick else TURN, say)
-    return batching.make_batching_report(found, model, command_of(args), where)
+    if args.profile:
+        rounds = QUICK_ROUNDS if args.quick else ROUNDS
+        return bench_profile(args.archives, rounds, turn, command_of(args), where, say)
+    return bench_batching(args.archives[0], turn, command_of(args), where, args.write, say)
 
 
 def effort_of(args: argparse.Namespace) -> Effort:
@@ -153,33 +170,24 @@ def counts(text: str) -> tuple[int, ...]:
     return tuple(count(part) for part in text.split(","))
 
 
-def models_of(names: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the requested models. ConfigError: torchvision has none of that name."""
-    from torchvision import models
-
-    chosen = tuple(names.split(",")) if names else default
-    known = models.list_models(module=models)
-    for name in chosen:
-        if name not in known:
-            raise ConfigError(f"--models: torchvision has no classifier {quote(name)}{nearest(name, known)}")
-    return chosen
-
-
 def command_of(args: argparse.Namespace) -> str:
     """Return the command line that measures the same again."""
     words = ["camserve", "bench"]
-    words += [f"--{name.replace('_', '-')}" for name in (*BENCHMARKS, "quick", "cpu_time") if getattr(args, name)]
+    words += [
+        f"--{name.replace('_', '-')}" for name in (*BENCHMARKS, "quick", "cpu_time", "write") if getattr(args, name)
+    ]
     for name, usual in DEFAULTS.items():
         given = getattr(args, name)
         if given != usual:
             words += [f"--{name.replace('_', '-')}", ",".join(map(str, given)) if name == "batches" else str(given)]
-    return shlex.join(words)
+    return shlex.join([*words, *map(str, args.archives)])
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], BenchReport]] = {
     "engine": bench_engine,
     "gpu": bench_engine,
     "server": bench_server,
-    "batching": bench_batching,
+    "profile": bench_archives,
+    "batching": bench_archives,
     "shortcuts": bench_shortcuts,
 }

@@ -27,6 +27,8 @@ MAX_TAG_BYTES = 4  # that tags name, for each byte of a block: a few broken ones
 TIFF_PLACES = (273, 279, 324, 325)  # tags: offsets and lengths of strips and of tiles
 TIFF_TABLES = (34665, 34853, 40965)  # tags that lead to more tags: EXIF, GPS, interoperability
 START_OF_SCAN, END_OF_IMAGE = 0xDA, b"\xff\xd9"
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)  # frames of a JPEG, which say its size and its channels
+FRAMES = (0xC0, 0xC1, 0xC3, 0xC5, 0xC7, 0xC9, 0xCB, 0xCD, 0xCF)
 WITHOUT_LENGTH = (b"\xff\x01", b"\xff\xd8", END_OF_IMAGE)
 
 
@@ -107,8 +109,19 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def has_many_scans(kind: str, data: bytes) -> bool:
-    """Whether a picture is a JPEG of several scans, whose decoder holds every coefficient until the last."""
-    return kind == "JPEG" and sum(marker == START_OF_SCAN for marker, _, _ in jpeg_segments(data)) > 1
+    """Whether a picture is a JPEG whose decoder holds every coefficient until its last scan.
+
+    libjpeg decides it at the first scan: it is progressive, or has not all channels.
+    """
+    channels = 0
+    for marker, start, _ in jpeg_segments(data) if kind == "JPEG" else ():
+        if marker in PROGRESSIVE:
+            return True
+        if marker in FRAMES:
+            channels = data[start + 5] if start + 5 < len(data) else 0
+        if marker == START_OF_SCAN:
+            return start < len(data) and data[start] < channels
+    return False
 
 
 def _count(walk: Callable[[bytes], Iterator[object]], data: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from camserve.choices import COMPARABLE, COMPATS, EVIDENCE, TORCHSERVE, WEIGHING
@@ -24,10 +25,23 @@ class OptionSchema(Offer):
         Where an option is given several times, the body wins over headers, and headers over the path.
         """
         own = {**read_path(raw.path), **read_headers(raw.headers), **raw.fields}
-        schema = replace(self, head=find_head(own["head"], self)) if "head" in own else self
         picture = read_accept(raw.headers.get("accept", ""))
+        if own:
+            return self._read(own, picture, raw.must_explain)
+        key = picture, raw.must_explain
+        if key not in self._usual:
+            self._usual[key] = self._read(own, picture, raw.must_explain)
+        return self._usual[key]
+
+    @cached_property
+    def _usual(self) -> dict[tuple[str | None, bool], Options]:
+        """The options of requests that give none, by the picture and the route that they ask for."""
+        return {}
+
+    def _read(self, own: Mapping[str, object], picture: str | None, must_explain: bool) -> Options:
+        schema = replace(self, head=find_head(own["head"], self)) if "head" in own else self
         defaults = schema.defaults
-        if own or raw.must_explain or picture:
+        if own or must_explain or picture:
             defaults["compat"] = _unless_plain(str(defaults["compat"]))
         parsed: dict[str, Any] = {}
         for name, value in {**defaults, **own}.items():
@@ -38,9 +52,9 @@ class OptionSchema(Offer):
         if "evidence" not in own and _is_against_activation(options):
             options = replace(options, evidence=EVIDENCE[0])  # "against" was the archive's default
         if options.compat == TORCHSERVE:
-            _check_plain(own, options, raw)
+            _check_plain(own, options, must_explain)
             return replace(options, explain=False)
-        if raw.must_explain or options.picture:
+        if must_explain or options.picture:
             options = replace(options, explain=True)
         self._check_total(options)
         return options
@@ -83,10 +97,10 @@ def _unless_plain(compat: str) -> str:
     return COMPATS[0] if compat == TORCHSERVE else compat
 
 
-def _check_plain(own: Mapping[str, object], options: Options, raw: RawRequest) -> None:
+def _check_plain(own: Mapping[str, object], options: Options, must_explain: bool) -> None:
     """Refuse what the answer of TorchServe's image_classifier has no room for."""
     beside = sorted(set(own) - {"compat", "top_k"})
-    if beside or options.picture or raw.must_explain:
+    if beside or options.picture or must_explain:
         asked = ", ".join(quote(name) for name in beside) or "an explanation"
         raise BadOption(f"option 'compat': {TORCHSERVE} answers label and probability alone: leave out {asked}")
 

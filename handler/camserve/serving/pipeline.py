@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from camserve.answer.draw import draw_answer, drawn_side
+from camserve.answer.draw import draw_answer, drawn_side, takes_time
 from camserve.answer.respond import ModelName, refuse, respond
 from camserve.errors import Overloaded, RequestError
 from camserve.intake.accept import KeptSide, accept, open_to_accept
@@ -54,7 +54,7 @@ class Pipeline:
         arrival = time.monotonic()
         self.monitor.begin()
         with self.monitor.stage("decode"):
-            plans = refuse_excess(self._in_threads(lambda row: attempt(self._plan, row), rows), self.settings.limits)
+            plans = refuse_excess([attempt(self._plan, row) for row in rows], self.settings.limits)
         responses: dict[int, Response] = {}
         for place, group in enumerate(in_groups(plans, self._at_once)):
             chosen = [plans[number] for number in group]
@@ -68,7 +68,7 @@ class Pipeline:
     def decode(self, rows: Sequence[RawRequest]) -> list[Request | RequestError]:
         """Return every row decoded, or refused, for ``complete``; may run beside the network's work on others."""
         arrival = time.monotonic()
-        plans = self._in_threads(lambda row: attempt(self._plan, row), rows)
+        plans = [attempt(self._plan, row) for row in rows]
         return self._in_threads(lambda number: self._accepted(plans[number], number, arrival), range(len(plans)))
 
     def complete(self, rows: Sequence[RawRequest], accepted: Sequence[Request | RequestError]) -> list[Response]:
@@ -100,7 +100,7 @@ class Pipeline:
         answers = iter(attempt_rows(self.runner.run, [row for row in accepted if isinstance(row, Request)]))
         outcomes = [next(answers) if isinstance(row, Request) else row for row in accepted]
         with self.monitor.stage("render"):
-            drawn = self._in_threads(lambda row: attempt(self._draw, row) if isinstance(row, Answer) else row, outcomes)
+            drawn = self._draw_all(outcomes)
         written = [attempt(self._write, row) if isinstance(row, Answer) else row for row in drawn]
         ends = [last if isinstance(last, RequestError) else first for first, last in zip(outcomes, written)]
         self.pace.took(time.monotonic() - start, sum(isinstance(row, Request) for row in accepted))
@@ -110,8 +110,20 @@ class Pipeline:
             for row, outcome in zip(rows, written)
         ]
 
+    def _draw_all(self, outcomes: Sequence[Answer | RequestError]) -> list[Answer | Response | RequestError]:
+        """Return what is sent of each row; threads cost more than an answer without pictures does."""
+        is_drawn = any(isinstance(row, Answer) and takes_time(row.request.options) for row in outcomes)
+        draw = self._draw_row
+        return self._in_threads(draw, outcomes) if is_drawn else [draw(row) for row in outcomes]
+
+    def _draw_row(self, row: Answer | RequestError) -> Answer | Response | RequestError:
+        return attempt(self._draw, row) if isinstance(row, Answer) else row
+
     def _in_threads(self, work: Callable[[Row], Result], rows: Sequence[Row]) -> list[Result]:
-        """Decoders, resizing and encoders release Python's lock, so that rows need not wait for one another."""
+        """Decoders, resizing and encoders release Python's lock, so that rows need not wait for one another.
+
+        What is written in Python does not: reading a header takes longer in a thread.
+        """
         return [work(row) for row in rows] if len(rows) == 1 else list(self._threads.map(work, rows))
 
     def _plan(self, row: RawRequest) -> Plan:

@@ -1,0 +1,86 @@
+"""Choosing batchSize, maxBatchDelay, workers and threads from what was measured."""
+
+import dataclasses
+import math
+
+import pytest
+
+from camserve.bench.batching import (
+    BatchingSetting,
+    LoadPoint,
+    choose_best,
+    find_limit,
+    list_settings,
+    make_batching_report,
+    write_best,
+)
+from camserve.build.changes import change_config
+from camserve.build.mar.unpack import read_contents
+from camserve.errors import ConfigError
+from camserve.settings import load_settings
+
+ONE, TWO = BatchingSetting(8, 10, 1, 2), BatchingSetting(4, 5, 2, 1)
+POINTS = (
+    LoadPoint(ONE, 1, 20.0, 50.0),
+    LoadPoint(ONE, 8, 60.0, 140.0),
+    LoadPoint(ONE, 16, 64.0, 300.0),
+    LoadPoint(TWO, 1, 15.0, 60.0),
+    LoadPoint(TWO, 8, 62.0, 90.0),
+    LoadPoint(TWO, 16, 63.0, 210.0),
+)
+
+
+def stating(contents, latency_ms):
+    runtime = dataclasses.replace(contents.settings.runtime, latency_ms=latency_ms)
+    return dataclasses.replace(contents, settings=dataclasses.replace(contents.settings, runtime=runtime))
+
+
+def test_every_size_and_delay_is_tried_with_all_cores_in_one_worker_or_in_several():
+    tried = list_settings(2)
+    assert len(tried) == len(set(tried)) == 14
+    assert {(setting.workers, setting.threads) for setting in tried} == {(1, 2), (2, 1)}
+    for workers in (1, 2):
+        of_workers = [setting for setting in tried if setting.workers == workers]
+        assert {setting.batch_size for setting in of_workers} == {1, 4, 8, 16}
+        assert {setting.delay for setting in of_workers} == {1, 5, 10, 20}
+    assert {(setting.workers, setting.threads) for setting in list_settings(1)} == {(1, 1)}
+    assert {(setting.workers, setting.threads) for setting in list_settings(8)} == {(1, 8), (2, 4), (8, 1)}
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(49.0, None), (50.0, 0), (100.0, 4), (140.0, 4), (210.0, 5), (300.0, 2), (math.inf, 2)]
+)
+def test_the_most_answers_within_the_limit_win(limit, expected):
+    assert choose_best(POINTS, limit) == (None if expected is None else POINTS[expected])
+
+
+def test_without_a_stated_limit_twice_the_least_p99_is_kept_to():
+    assert find_limit(POINTS, None) == 100.0
+    assert find_limit(POINTS, 250) == 250.0
+
+
+def test_the_report_names_the_choice_and_each_setting_at_its_best(imagenet):
+    report = make_batching_report(POINTS, read_contents(imagenet), "camserve bench --batching", {})
+    chosen, measured = report.tables
+    assert "100 ms, twice the least, since runtime.latency_ms states none" in chosen.title
+    assert chosen.rows == [("4", "5", "2", "1", "62.00", "90", "8")]
+    assert measured.rows == [("8", "10", "1", "2", "20.00", "50", "1"), chosen.rows[0]]
+
+
+def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet):
+    contents, before = stating(read_contents(imagenet), 40), imagenet.read_bytes()
+    chosen, measured = make_batching_report(POINTS, contents, "", {}).tables
+    assert "no setting keeps its p99 within 40 ms; the least is 50 ms" in chosen.rows[0][0]
+    assert [row[4:] for row in measured.rows] == [("none within it", "50", ""), ("none within it", "60", "")]
+    with pytest.raises(ConfigError, match=r"the least is 50 ms.*nothing was written"):
+        write_best(imagenet, POINTS, contents, lambda _: None)
+    assert imagenet.read_bytes() == before
+
+
+def test_a_setting_is_written_in_the_keys_of_configure(imagenet):
+    config = change_config(read_contents(imagenet).config, [*TWO.pairs, ("runtime.latency_ms", "120")])
+    found = [config[key] for key in ("batchSize", "maxBatchDelay", "minWorkers", "maxWorkers")]
+    runtime = load_settings(config["camserve"]).runtime
+    assert (found, runtime.threads, runtime.latency_ms) == ([4, 5, 2, 2], 1, 120)
+    with pytest.raises(ConfigError, match="latency_ms"):
+        load_settings(change_config(config, [("runtime.latency_ms", "0")])["camserve"])
