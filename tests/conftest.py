@@ -20,6 +20,7 @@ from PIL import Image
 from scheduling import FilesByServer, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
+SERVERS = Path(__file__).parent / "server"
 
 
 def pytest_configure():
@@ -35,13 +36,24 @@ def pytest_xdist_make_scheduler(config, log):
     return FilesByServer(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Leave the folder of live servers unread where none of its tests is wanted: its imports take seconds."""
+    return True if collection_path == SERVERS and config.option.markexpr == "not server" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Import without the garbage collector, which would visit a million objects again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=by_length)
-
-
-def pytest_collection_finish():
-    """Spare the garbage collector what the imports left, a million objects that it would visit again and again."""
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -96,11 +108,14 @@ def chelsea():
 
 @pytest.fixture(scope="session")
 def imagenet(build_once):
-    """The shipped archive."""
+    """The shipped archive; that it loads in a process of its own is for the live servers to find."""
     from camserve.build.archive import build_archive
     from camserve.build.recipe import load_recipe
 
-    return build_once("imagenet", lambda folder: build_archive(load_recipe(RECIPE), folder, lambda line: None))
+    def build(folder):
+        return build_archive(load_recipe(RECIPE), folder, lambda line: None, fresh_process=False)
+
+    return build_once("imagenet", build)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The house holds: an import goes to a lower floor or stays inside its own folder."""
 
 import ast
+import re
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,7 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 SERVED_MAY_IMPORT = {"torch", "numpy", "PIL", "yaml", "camserve"}
 MOST_LINES = 250
+MARKED = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.server\b", re.MULTILINE)
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "camserve" or path.stem != "__init__")
 
@@ -88,3 +90,10 @@ def test_no_folder_of_tests_is_passed_over(pytestconfig):
     folders = {path.parent for path in Path(__file__).parent.rglob("test_*.py")}
     patterns = pytestconfig.getini("norecursedirs")
     assert [folder.name for folder in folders if any(fnmatch(folder.name, pattern) for pattern in patterns)] == []
+
+
+def test_every_file_of_live_servers_bears_their_marker():
+    """Without it a run of the other tests would pass the file over unseen."""
+    files = {path: path.read_text() for path in (Path(__file__).parent / "server").glob("test_*.py")}
+    assert files
+    assert [path.name for path, text in files.items() if not MARKED.search(text)] == []

@@ -78,10 +78,9 @@ def whole_matrix(weighted, grid, block):
             y = (top * WINDOW + token // WINDOW + down) % rows
             x = (left * WINDOW + token % WINDOW + across) % columns
             places.append(y * width + x if y < height and x < width else None)
-        for at, one in enumerate(places):
-            for to, other in enumerate(places):
-                if one is not None and other is not None:
-                    matrix[one, other] += window[at, to]
+        inside = [token for token, place in enumerate(places) if place is not None]
+        at = torch.tensor([places[token] for token in inside])
+        matrix[at[:, None], at] = window[inside][:, inside]  # a pair of places shares one window
     return matrix
 
 

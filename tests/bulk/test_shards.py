@@ -166,19 +166,19 @@ def test_shards_that_are_there_are_not_made_again(pets, runs, photos):
     assert len(by_path(out)) == 8 == len(list(read_run(out)))
 
 
-def test_a_shard_is_named_by_what_its_answers_rest_on(pets, photos):
-    assert explain(pets, "photos/c.png", "--out", "run", "--save", "parquet", "--palette", "jet") == 0
-    (made,) = stamps(Path("run"))
-    write_photo(photos / "d.png", 9)
+def test_a_shard_is_named_by_what_its_answers_rest_on(pets, runs):
+    write_photo(Path("0.png"), 9)
+    asked = {"target": "cat,dog", "evidence": "signed", "method": "gradcam,layercam"}
 
-    def name(options=(), grid="uint8", source="photos/c.png"):
-        job = Job([source], dict(options), pets, read_contents(pets))
-        (shard,) = divide(list_photos(job.sources, {}), Path("other"), job.spec(), grid, 500)
-        return shard.path.name
+    def names(grid="uint8", sources=("photos", "absent.png"), **options):
+        job = Job(list(sources), {**asked, **options}, pets, read_contents(pets))
+        return {shard.path.name for shard in divide(list_photos(job.sources, {}), Path("other"), job.spec(), grid, 2)}
 
-    assert name() == name({"palette": "jet"}) == made  # the palette is none of it
-    others = {name({"target": "dog"}), name(grid="float16"), name(source="photos/d.png")}
-    assert len({made, *others}) == 4
+    made = set(stamps(runs[1]))
+    assert names() == names(palette="jet") == made  # the palette is none of it
+    others = [names(target="dog"), names("float16"), names(sources=("0.png", "photos", "absent.png"))]
+    assert not made & set().union(*others)
+    assert len(set().union(made, *others)) == 4 * len(made)
 
 
 def many(photos, count):
@@ -251,17 +251,25 @@ def test_a_name_that_is_no_utf8_is_kept():
 
 
 def test_without_pyarrow_one_line_says_what_to_install(photos, pets):
-    script = f"import sys; sys.modules['pyarrow'] = None; {COMMAND[2]}"
-    command = [sys.executable, "-c", script, "explain", "photos/c.png", "--archive", str(pets), "--out", "run"]
-    done = subprocess.run([*command, "--save", "parquet"], capture_output=True, text=True, check=False)
-    assert done.stderr == "camserve: --save parquet needs pyarrow: pip install 'camserve[bulk]'\n"
-    assert done.returncode == 1
-    for source, said in (("paths.parquet", "paths.parquet"), ("s3://lake/photos", "s3://")):
-        other = [source if word == "photos/c.png" else word for word in command]
-        done = subprocess.run(other, capture_output=True, text=True, check=False)
-        assert done.stderr == f"camserve: {said} needs pyarrow: pip install 'camserve[bulk]'\n"
-    done = subprocess.run([*command, "--save", "csv"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run = ["--archive", str(pets), "--out", "run"]
+    commands = [
+        ["explain", "photos/c.png", *run, "--save", "parquet"],
+        ["explain", "paths.parquet", *run],
+        ["explain", "s3://lake/photos", *run],
+        ["explain", "photos/c.png", *run, "--save", "csv"],
+    ]
+    script = (
+        "import sys; sys.modules['pyarrow'] = None; from camserve.cli import main\n"
+        f"print([main(command) for command in {commands}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[1, 1, 1, 0]", done.stderr
+    refusals = [line for line in done.stderr.splitlines() if "pyarrow" in line]
+    assert refusals == [
+        f"camserve: {said} needs pyarrow: pip install 'camserve[bulk]'"
+        for said in ("--save parquet", "paths.parquet", "s3://")
+    ]
+    assert "Traceback" not in done.stderr
 
 
 def test_the_page_names_every_column_and_every_thing_that_is_written():

@@ -135,8 +135,9 @@ def test_a_path_out_of_the_archive_is_refused(unpacked):
 
 
 def test_a_builder_with_the_wrong_normalisation_is_stopped_by_what_is_expected(tmp_path):
+    wrong = replace(load_recipe(RECIPE), preprocess="imagenet", methods=("gradcam",))
     with pytest.raises(ConfigError, match="are preprocess and labels those of the weights"):
-        build_archive(replace(load_recipe(RECIPE), preprocess="imagenet"), tmp_path, lambda line: None)
+        build_archive(wrong, tmp_path, lambda line: None)
 
 
 def test_the_archive_holds_the_answers_of_its_samples(unpacked):

@@ -54,14 +54,23 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     _require(len(names) <= MOST_FILES, f"it holds more than {MOST_FILES} files")
     _require(len(set(names)) == len(names), "a file is in it twice")
     for entry in entries:
-        _require(not OUTSIDE.fullmatch(entry.filename), f"{quote(entry.filename)} would lie outside it")
-        _require(entry.compress_type in METHODS, f"{quote(entry.filename)} is compressed in another way than deflate")
-        _require(not entry.flag_bits & ENCRYPTED, f"{quote(entry.filename)} is encrypted")
-        is_stored = entry.compress_type == zipfile.ZIP_STORED
-        _require(not is_stored or entry.file_size == entry.compress_size, f"{quote(entry.filename)} has two sizes")
+        if fault := _fault_of(entry):
+            raise ValueError(f"{quote(entry.filename)} {fault}")
     _require(sum(entry.compress_size for entry in entries) <= size, "its files overlap")
     unpacked = sum(entry.file_size for entry in entries)
     _require(unpacked <= max(SMALL, MOST_RATIO * size), f"it would unpack to {unpacked / 1e9:.0f} GB")
+
+
+def _fault_of(entry: zipfile.ZipInfo) -> str:
+    """Return what is wrong with an entry; "": nothing is."""
+    if OUTSIDE.fullmatch(entry.filename):
+        return "would lie outside it"
+    if entry.compress_type not in METHODS:
+        return "is compressed in another way than deflate"
+    if entry.flag_bits & ENCRYPTED:
+        return "is encrypted"
+    is_stored = entry.compress_type == zipfile.ZIP_STORED
+    return "has two sizes" if is_stored and entry.file_size != entry.compress_size else ""
 
 
 def _require(holds: bool, message: str) -> None:

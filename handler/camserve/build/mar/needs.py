@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import cache
 from importlib import metadata
 
 from torch import nn
@@ -51,6 +52,7 @@ def _needs_of(module: str) -> set[str]:
     return foreign_modules(name for name in modules if not name.startswith("_"))
 
 
+@cache  # it reads the list of files of every installed package
 def _providers() -> Mapping[str, list[str]]:
     """Return the distributions that hold each top-level module; none on Python 3.9, which cannot tell."""
     found: Mapping[str, list[str]] = getattr(metadata, "packages_distributions", dict)()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -38,24 +35,17 @@ CREATED_ON = "01/01/1980 00:00:00"
 
 
 def pack_archive(name: str, version: str, content: Path, work: Path) -> Path:
-    """Return the path of NAME.mar in ``work``, packed by torch-model-archiver with fixed order and dates.
+    """Return the path of NAME.mar in ``work``: ``content`` with the entry file and torch-model-archiver's manifest."""
+    # Only building needs the archiver; what changes an archive does not.
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging_utils import ModelExportUtils
 
-    ConfigError: the archiver failed.
-    """
-    temporary = work / "tmp"
-    temporary.mkdir()
-    config = shutil.move(str(content / CONFIG), work / CONFIG)
-    command = [sys.executable, "-m", "model_archiver.model_packaging"]
-    command += ["--model-name", name, "--version", version, "--archive-format", "no-archive"]
-    command += ["--handler", str(module_path(ENTRY)), "--config-file", str(config)]
-    command += ["--extra-files", str(content), "--export-path", str(work), "--force"]
-    # The archiver empties TMPDIR/NAME, which two builds at once would share.
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    packed = work / name
-    if done.returncode or not packed.is_dir():
-        raise ConfigError(f"torch-model-archiver failed: {(done.stderr or done.stdout).strip()[-500:]}")
-    return zip_archive(packed, work / f"{name}.mar")
+    entry = module_path(ENTRY)
+    shutil.copy(entry, content)
+    (content / MANIFEST).parent.mkdir()
+    keys = ModelArchiverConfig(model_name=name, handler=entry.name, version=version, config_file=CONFIG)
+    (content / MANIFEST).write_text(ModelExportUtils.generate_manifest_json(keys), encoding="utf-8")
+    return zip_archive(content, work / f"{name}.mar")
 
 
 def add_baseline(source: Path, out: Path, baseline: bytes) -> None:
