@@ -50,7 +50,7 @@ HALVINGS = 30
 HEAD = ("network", "photos", "map", "pointing", "beyond Grad-CAM's", "energy", "beyond Grad-CAM's", "beyond sharpened")
 
 Candidate = Callable[[LayerOutput, Objectives], Tensor]
-Row = tuple[float, float, float, float, float]  # pointing, energy, energy of Grad-CAM as sharp, drawn, absent
+Row = tuple[float, ...]  # pointing, energy, energy of Grad-CAM as sharp, drawn, absent
 
 
 def less_its_mean(output: LayerOutput, objectives: Objectives) -> Tensor:
@@ -65,7 +65,8 @@ def in_directions(output: LayerOutput, objectives: Objectives) -> Tensor:
     rows = terms.flatten(2).transpose(1, 2).double()
     left, sizes, right = torch.linalg.svd(rows - rows.mean(dim=1, keepdim=True), full_matrices=False)
     kept = left[:, :, :DIRECTIONS] * sizes[:, None, :DIRECTIONS] * right[:, :DIRECTIONS].sum(dim=2)[:, None]
-    return kept.sum(dim=2).reshape(len(terms), *terms.shape[2:]).float()
+    maps: Tensor = kept.sum(dim=2).reshape(len(terms), *terms.shape[2:]).float()
+    return maps
 
 
 def product(output: LayerOutput, objectives: Objectives) -> Tensor:
@@ -185,7 +186,7 @@ def _places(signed: np.ndarray, gradcam: np.ndarray, mask: np.ndarray) -> tuple[
 
 def sharpen(signed: np.ndarray, goal: float) -> np.ndarray:
     """Return the positive part of a map (h, w), raised to the power at which its complexity is ``goal``."""
-    grid = np.maximum(signed, 0).astype(float)
+    grid: np.ndarray = np.maximum(signed, 0).astype(float)
     if not grid.any():
         return grid
     low, high = POWERS

@@ -95,6 +95,16 @@ def test_two_negatives_that_make_evidence_are_a_warning(photo):
     assert codes == ["DOUBLE_NEGATIVE"]
 
 
+def test_weights_above_0_alone_make_no_evidence_of_two_negatives(photo):
+    weight = [[1.0, -1.0, -1.0], *np.eye(3)[1:].tolist()]
+    pipeline = build(weight, mean=0.3, methods=["gradcam", "gradcam+"])
+    (explanation,), codes = explain(pipeline, photo, method="gradcam", target="red", details="signs")
+    assert explanation["signs"]["nn"] > 0.3
+    assert "DOUBLE_NEGATIVE" in codes
+    _, codes = explain(pipeline, photo, method="gradcam+", target="red", evidence="signed")
+    assert codes == []
+
+
 @pytest.mark.parametrize(("correlation", "fails"), [(0.92, True), (0.11, False), (None, False)])
 def test_a_method_whose_maps_stay_as_they_are_under_random_weights_is_a_warning(photo, correlation, fails):
     measures = {"methods": {"gradcam": {"random_weights": correlation}}}

@@ -48,7 +48,7 @@ class Method:
     tape: bool = False  # runs the tail again: needs Capture.forward(pixels, tape=True)
     probes: bool = False  # looks at the network once, at its first map
     reruns: bool = False  # runs the network again: many times a plain prediction's cost
-    weighted: bool = False  # channel weight times activation, so that two negatives make evidence
+    weighted: bool = False  # two negatives, Grad-CAM's weight and an activation, make evidence
     complete: bool = False  # sums to the score less its bias where the tail is pooling and one linear layer
     weights: Callable[[LayerOutput, Objectives], Tensor] | None = None  # (T, K), where each channel has one
     gradients: bool = True  # needs gradients of the scores; False: explains networks that let none pass
@@ -73,7 +73,6 @@ METHODS: Mapping[str, Method] = {
         gradcam_plus,
         "Selvaraju et al. 2017, positive weights only",
         "1 tail backward",
-        weighted=True,
         weights=positive_weights,
     ),
     "gradcam-": Method(
