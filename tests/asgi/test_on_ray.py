@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from camserve.asgi.batches import BatchRules
-from camserve.asgi.on_ray.deployment import Places, count_workers, divide, make_options
+from camserve.asgi.on_ray.deployment import Places, count_workers, describe_room, divide, make_options, on_device
 from camserve.asgi.on_ray.replica import Tally
 from camserve.operate.ray_here import share
 
@@ -33,6 +33,21 @@ def test_a_changed_archive_with_more_workers_gets_what_is_free_beside_the_old_on
     assert sum(one.workers * one.resources["num_cpus"] for one in (four, *both)) <= 4
     assert four.resources["num_gpus"] > 0
     assert divide(have, 1, 0, [Places(4, four.resources)]) == before
+
+
+def test_an_archive_of_the_cpu_asks_for_no_gpu():
+    usual = {"num_cpus": 1.0, "num_gpus": 0.5}
+    assert on_device({"deviceType": "cpu"}, usual) == {"num_cpus": 1.0, "num_gpus": 0.0}
+    assert on_device({"deviceType": "gpu"}, usual) == on_device({}, usual) == usual
+
+
+def test_what_workers_ask_for_and_what_there_is_are_said_in_words():
+    have = {"CPU": 4.0, "GPU": 1.0}
+    both = Places(2, {"num_cpus": 3.0, "num_gpus": 0.25})
+    assert describe_room(both, have) == "2 x 3 CPU and 0.25 GPU is asked for, and Ray has 4 CPU and 1 GPU"
+    assert (
+        describe_room(Places(1, {"num_cpus": 5.0, "num_gpus": 0.0}), {}) == "1 x 5 CPU is asked for, and Ray has 0 CPU"
+    )
 
 
 def test_a_tally_adds_amounts_keeps_the_last_value_and_begins_again():

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -161,7 +162,12 @@ def test_an_ended_run_leaves_whole_shards_and_goes_on(pets, photos, number):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         wait_for(lambda: len(list(shards.glob("*.parquet"))) > 2 and tasks_below(process), process)
         workers = tasks_below(process)
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        if number == signal.SIGINT:
+            for _ in range(2):  # people press it twice
+                os.killpg(process.pid, number)
+                time.sleep(0.3)
+        else:
+            process.send_signal(number)
         said = process.communicate(timeout=120)[1]
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
     assert "Traceback" not in said

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from camserve.errors import ConfigError
-from camserve.operate.ray_here import own_ray
+from camserve.operate.ray_here import any_ray, find_silence, own_ray
+
+SAYS = "from camserve.operate.last_word import LastWord; word = LastWord('it is lost'); {then}"
 
 
 class Refusing:
@@ -26,3 +30,40 @@ def test_the_environment_and_the_signals_are_afterwards_as_before(monkeypatch):
         pass
     assert dict(os.environ) == before
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:9", "nothing answers at 127.0.0.1:9: the connection is refused"),
+        ("ray://127.0.0.1:9", "nothing answers at ray://127.0.0.1:9: the connection is refused"),
+        ("127.0.0.1:99999", "nothing answers at 127.0.0.1:99999"),
+        ("no-such-machine.invalid:6379", "no machine is known by this name"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_said_before_ray_tries(address, said, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError) as refused, any_ray(1):
+        pass
+    assert said in str(refused.value)
+    assert str(refused.value).endswith("; without RAY_ADDRESS this machine does the work")
+
+
+def test_what_ray_itself_looks_for_is_left_to_it():
+    assert [find_silence(address) for address in ("auto", "10.0.0.1", "")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("import os; os._exit(1)", "it is lost\n"),
+        ("import os; os.kill(os.getpid(), 9)", "it is lost\n"),
+        ("word.close()", ""),
+    ],
+)
+def test_a_process_that_is_ended_without_a_word_has_one(then, said):
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS.format(then=then)], stderr=subprocess.PIPE, text=True, check=False, timeout=30
+    )
+    assert done.stderr == said

@@ -4,6 +4,7 @@ import base64
 import gzip
 import re
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -92,3 +93,17 @@ def ask_beside_hostile_files(side, good, count):
         answered = [pool.submit(ask, side, method, path, **rest) for _ in range(count)]
     assert {one.result().status_code for one in refused} <= {200, 400, 413, 415, 422}
     return [one.result() for one in answered]
+
+
+def cut_off(process, side, coffee):
+    """Press Ctrl-C twice while slow requests are under way; return the exit status."""
+    slow = {"files": {"data": coffee}, "data": {"method": "guided_gradcam,ablationcam"}}
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, side, "POST", PREDICT, **slow) for _ in range(8)]
+        time.sleep(0.5)
+        for _ in range(2):
+            process.signal(signal.SIGINT)
+            time.sleep(0.3)
+        status = process.end()
+        assert not all(one.exception() is None and one.result().ok for one in asked)  # else nothing was cut off
+    return status

@@ -9,7 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from engine_requests import PNG, PREDICT, ask, ask_beside_hostile_files, bodies_of, code_of, started, without_ids
+from engine_requests import (
+    PNG,
+    PREDICT,
+    ask,
+    ask_beside_hostile_files,
+    bodies_of,
+    code_of,
+    cut_off,
+    started,
+    without_ids,
+)
 
 from camserve.monitor.series import COUNTERS, GAUGES
 from camserve.operate.endpoint import Endpoint
@@ -130,3 +140,11 @@ def test_the_example_of_the_page_calls_the_same_seam(imagenet, tmp_path, coffee,
     # Both answers are as long but for their request's name.
     length = len(answer.content) - len(answer.json()["request_id"]) + len("request-1")
     assert done.stdout.split() == ["200", "application/json", str(length)]
+
+
+def test_a_second_ctrl_c_cuts_off_what_is_under_way_in_one_line(imagenet, tmp_path, next_ports, coffee):
+    """asyncio's traces filled the terminal."""
+    with started("asgi", imagenet, tmp_path, next_ports()) as (process, side):
+        assert cut_off(process, side, coffee) == 128 + signal.SIGINT
+    assert process.lines[-1] == "camserve: stopped by Ctrl-C"
+    assert not [line for line in process.lines if "Traceback" in line or "CancelledError" in line]

@@ -1,8 +1,11 @@
 """camserve serve --engine ray: replicas under Ray Serve, and the answers of one process."""
 
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -24,6 +27,7 @@ from engine_requests import (
     ask_beside_hostile_files,
     bodies_of,
     code_of,
+    cut_off,
     started,
     without_ids,
 )
@@ -269,6 +273,80 @@ def test_a_signal_while_an_archive_loads_leaves_nothing_behind(archive, tmp_path
     assert psutil.wait_procs(below, timeout=5)[1] == []
     assert not folder.exists()
     assert process.lines == ["starting Ray", "loading imagenet.mar"]
+
+
+def test_a_second_ctrl_c_ends_it_in_one_line_and_leaves_nothing_behind(archive, tmp_path, next_ports, coffee):
+    with started("ray", archive, tmp_path, next_ports()) as (process, side):
+        below = process.below
+        folder = folder_of(below)
+        assert cut_off(process, side, coffee) == 128 + signal.SIGINT
+    assert psutil.wait_procs(below, timeout=5)[1] == []
+    assert not folder.exists()
+    assert process.lines[-1] == "camserve: stopped by Ctrl-C"
+    assert not [line for line in process.lines if "Traceback" in line or "CancelledError" in line]
+
+
+def test_ctrl_c_twice_while_an_archive_loads_leaves_nothing_behind(archive, tmp_path, next_ports):
+    """And a cluster's address, which is for explain, is named and passed over."""
+    with supervised(next_ports(), tmp_path, archive, "--engine", "ray", RAY_ADDRESS="127.0.0.1:9") as process:
+        process.until("loading ")
+        below = process.below
+        folder = folder_of(below)
+        for _ in range(2):
+            process.signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert process.end() == 128 + signal.SIGINT
+    assert psutil.wait_procs(below, timeout=5)[1] == []
+    assert not folder.exists()
+    passed_over = "RAY_ADDRESS is passed over: these workers run on this machine alone (docs/engines.md: A cluster)"
+    assert process.lines == [passed_over, "starting Ray", "loading imagenet.mar", "camserve: stopped by Ctrl-C"]
+
+
+PLACED = """
+import sys, threading
+from pathlib import Path
+from camserve.operate.ray_here import own_ray
+with own_ray(2, num_gpus=1):
+    import ray
+    from ray import serve
+    from camserve.asgi.metrics import Metrics
+    from camserve.asgi.on_ray.fleet import Fleet
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "CRITICAL"})
+    Fleet([Path(path) for path in sys.argv[1:]], Metrics(), lambda line: None)
+    print("free GPUs", ray.available_resources()["GPU"])
+"""
+
+
+def test_workers_share_a_gpu_but_for_an_archive_that_is_of_the_cpu(archive, tmp_path):
+    """Ray is told of a GPU that is not there: replicas are placed, and compute on cores."""
+    other = tmp_path / "other.mar"
+
+    def change(name, data):
+        return renumber(name, data, "2.0").replace(b"minWorkers: 2", b"deviceType: cpu\nminWorkers: 2")
+
+    copy_changed(archive, other, change)
+    command = [sys.executable, "-c", PLACED, archive, other]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    # Two of two archives, beside what a change begins: an eighth each, and none for the other archive.
+    assert [line for line in done.stdout.splitlines() if line.startswith("free")] == ["free GPUs 0.75"], done.stderr
+
+
+def test_more_workers_than_cores_share_them(archive, tmp_path, next_ports, coffee):
+    crowded = tmp_path / "imagenet.mar"
+    more = b"minWorkers: 3", b"maxWorkers: 3"
+    copy_changed(
+        archive,
+        crowded,
+        lambda _, data: data.replace(b"minWorkers: 2", more[0]).replace(b"maxWorkers: 2", more[1]),
+    )
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})  # for the command, which inherits it
+    try:
+        with started("ray", crowded, tmp_path / "state", next_ports()) as (process, side):
+            assert ask(side, "POST", PREDICT, data=coffee, headers=PNG).ok
+            assert len(replicas(process)) == 3
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_a_replica_whose_batch_takes_too_long_is_replaced(faulty_archive, tmp_path, next_ports, encoded):

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from engine_requests import PNG, PREDICT, ask, bodies_of, code_of, started, without_ids
+from test_unsafe import copy_changed, renumber
 
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
@@ -30,18 +32,24 @@ def archive(build_once):
     return build_once("one worker", lambda folder: build_archive(recipe, folder, lambda line: None))
 
 
-@pytest.fixture(scope="module")
-def side(archive, tmp_path_factory, next_ports):
-    folder, port = tmp_path_factory.mktemp("application"), next_ports()
+@contextmanager
+def applied(archives, folder, port, status):
+    """Run the application while a block runs, once it has a status; yield where it answers."""
     (folder / "token").write_text(TOKEN)
-    command = [sys.executable, str(HERE / "ray_application.py"), str(archive), str(folder), str(port)]
+    command = [sys.executable, str(HERE / "ray_application.py"), *map(str, archives), str(folder), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert any(line.strip() == "ready" for line in process.stdout)
+            assert any(line.strip() == status for line in process.stdout)
             yield Endpoint(f"http://127.0.0.1:{port}", TOKEN)
         finally:
             process.terminate()
             process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def side(archive, tmp_path_factory, next_ports):
+    with applied([archive], tmp_path_factory.mktemp("application"), next_ports(), "RUNNING") as side:
+        yield side
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +69,22 @@ def test_strangers_and_long_bodies_are_refused_and_numbers_are_there(side, coffe
     assert code_of(ask(side, "POST", PREDICT, data=bytes(7_000_000))) == (413, "too_many_bytes")
     assert ask(side, "GET", "/v2/health/ready").ok
     assert "cam_requests_total{" in ask(side, "GET", "/metrics").text
+
+
+def test_an_archive_that_does_not_load_is_no_end_of_the_others(archive, tmp_path, next_ports, coffee):
+    """The routes waited for every model, so that none answered."""
+    broken = tmp_path / "broken.mar"
+
+    def change(name, data):
+        return b"no weights" if name == "weights.safetensors" else renumber(name, data, "2.0")
+
+    copy_changed(archive, broken, change)
+    with applied([archive, broken], tmp_path, next_ports(), "DEPLOY_FAILED") as side:
+        assert ask(side, "POST", PREDICT, data=coffee, headers=PNG).ok
+        lost = ask(side, "POST", "/predictions/broken", data=coffee, headers=PNG)
+        assert code_of(lost) == (500, "internal_error")
+        ready = {name: ask(side, "GET", f"/v2/models/{name}/ready").status_code for name in ("imagenet", "broken")}
+        assert ready == {"imagenet": 200, "broken": 503}
 
 
 def run_python(script, *arguments, **environment):

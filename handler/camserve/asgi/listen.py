@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -40,7 +42,7 @@ def listen(
 
     ``has_hung_up`` says whether a SIGHUP came before.
 
-    ConfigError: the token there is none.
+    ConfigError: the token there is none. KeyboardInterrupt: a second Ctrl-C cut off what was under way.
     """
     side = Endpoint(f"http://{LOOPBACK}:{port}", _token(folder))
     with socket.create_server((LOOPBACK, port), backlog=2048) as listening:
@@ -63,7 +65,12 @@ def listen(
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)  # uvicorn stops at these, and raises them again once it has
-        uvicorn.Server(config).run(sockets=[listening])
+        # Not asyncio's own words for what a second Ctrl-C, or the end of the time, cuts off.
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])
+        if server.force_exit:  # at a second Ctrl-C
+            raise KeyboardInterrupt
 
 
 def most_body_bytes() -> int:
@@ -93,6 +100,11 @@ def _token(folder: Path) -> str:
     with os.fdopen(file, "w", encoding="utf-8") as written:
         written.write(token := secrets.token_urlsafe(24))
     return token
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    is_cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not is_cancelled and "CancelledError" not in record.getMessage()
 
 
 def _end(_number: int, _frame: object) -> None:

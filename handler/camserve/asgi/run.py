@@ -33,6 +33,7 @@ def _load(path: Path, metrics: Metrics, stack: ExitStack, report: Progress) -> S
         report(f"{path.name}: minWorkers is {workers}; this process is one worker, which uses all cores")
     config: dict[str, Any] = {**contents.config, "minWorkers": 1}
     rules = read_rules(config)
-    pipeline = load_worker(folder, config, contents.name, contents.version, device_of(0), rules.size)
+    device = device_of(None if config.get("deviceType") == "cpu" else 0)
+    pipeline = load_worker(folder, config, contents.name, contents.version, device, rules.size)
     pipeline.monitor.report_to(*recorders_into(ModelSink(metrics, path.stem, contents.version), pipeline))
     return Served(contents.version, Batches(Answering(pipeline), rules))

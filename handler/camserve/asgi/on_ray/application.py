@@ -6,29 +6,39 @@ list with commas. The routes run behind Ray's own HTTP proxies.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from starlette.routing import Router
 
 from camserve.asgi.app import App, Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.listen import TOKEN_FILE, most_body_bytes, read_token
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import bind
+from camserve.asgi.on_ray.deployment import Places, bind, count_workers, describe_room, on_device
 from camserve.asgi.on_ray.model import RayModel
+from camserve.asgi.on_ray.replica import Counted
 from camserve.build.mar.unpack import check_names, read_contents
-from camserve.errors import ConfigError, choose
+from camserve.errors import ConfigError, choose, first_line
 
 ARCHIVES = "CAMSERVE_ARCHIVES"
 USUAL = {"archives": [], "token_folder": "/etc/camserve", "num_cpus": 1.0, "num_gpus": 0.0}
 ROUTES = {"max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.5}}  # most requests wait for a replica
-Models = Mapping[str, tuple[str, BatchRules, Any]]  # version, how requests are gathered, and what Ray makes a handle
+# Version, how requests are gathered, what replicas ask for, and what Ray makes a handle.
+Models = Mapping[str, tuple[str, BatchRules, Places, Any]]
 INGRESS = "routes"
+SECONDS_BETWEEN_LINES = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @serve.ingress()
@@ -36,19 +46,40 @@ class Routes:
     """The routes, in one process for all models, so that /metrics has every number."""
 
     async def __init__(self, models: Models, token_folder: str) -> None:  # type: ignore[misc] # Ray awaits it
-        """Answer for ``models``. ConfigError: the folder holds no token."""
+        """Answer for ``models``, each as soon as a replica of it runs. ConfigError: the folder holds no token."""
         self._token = read_token(Path(token_folder) / TOKEN_FILE)
         self._metrics = Metrics()
         self._models = {}
+        self._first_counts = []  # which nobody else refers to
         application = serve.get_replica_context().app_name
-        for name, (version, gather, handle) in models.items():
+        for name, (version, gather, places, handle) in models.items():
             model = RayModel(application, name, handle, gather, ModelSink(self._metrics, name, version))
-            model.count(await handle.counted.remote())  # every series at 0
+            self._first_counts.append(asyncio.ensure_future(_count_first(name, places, handle, model)))
             self._models[name] = Served(version, model)
 
     def __serve_build_asgi_app__(self) -> Router:  # Ray's name
         """Return the application."""
         return App(self._models, self._token, most_body_bytes(), self._metrics).asgi()
+
+
+async def _count_first(name: str, places: Places, handle: Any, model: RayModel) -> None:
+    """Let every series of a model begin at 0, once a replica runs; until then a line a minute says what is wanting.
+
+    One that never runs is no end of the others.
+    """
+    counted = asyncio.ensure_future(_ask_count(handle))
+    while not (await asyncio.wait([counted], timeout=SECONDS_BETWEEN_LINES))[0]:
+        room = describe_room(places, ray.cluster_resources())
+        logger.warning("camserve: no worker of %s runs yet: %s: add machines, or set num_cpus in args", name, room)
+    try:
+        model.count(counted.result())
+    except (RayError, RayServeException) as error:
+        logger.error("camserve: no worker of %s runs: %s", name, first_line(error))
+
+
+async def _ask_count(handle: Any) -> Counted:
+    counted: Counted = await handle.counted.remote()
+    return counted
 
 
 def build(args: Mapping[str, Any]) -> Any:
@@ -64,7 +95,9 @@ def build(args: Mapping[str, Any]) -> Any:
     for path in check_names(_paths(given["archives"]), print):
         contents = read_contents(path)
         rules = read_rules(contents.config)
-        models[path.stem] = (contents.version, rules, bind(path.stem, str(path), contents, rules, resources))
+        places = Places(count_workers(contents.config)[0], on_device(contents.config, resources))
+        bound = bind(path.stem, str(path), contents, rules, places.resources)
+        models[path.stem] = (contents.version, rules, places, bound)
     return serve.deployment(Routes, name=INGRESS, **ROUTES).bind(models, str(given["token_folder"]))
 
 

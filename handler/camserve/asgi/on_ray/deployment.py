@@ -23,6 +23,7 @@ GROW_SECONDS, SHRINK_SECONDS = 5, 300  # of more, or less, traffic before the nu
 ROOM_SECONDS = 120  # before what waits for cores or a GPU counts as without room: a process may begin slowly
 LOAD_SECONDS = 600
 SECONDS_BETWEEN_LOOKS = 0.2
+KINDS = {"CPU": "num_cpus", "GPU": "num_gpus"}  # Ray's names of what there is, and of what is asked for
 DURING_A_CHANGE = 2  # the replicas of the new archive start beside those of the old one
 
 
@@ -79,19 +80,32 @@ def divide(have: Mapping[str, float], workers: int, others: int, running: Collec
     So that every archive finds room for a change, all together take a part of the machine.
     """
     resources = {}
-    for kind in ("CPU", "GPU"):
-        name = f"num_{kind.lower()}s"
+    for kind, name in KINDS.items():
         free = have.get(kind, 0.0) - sum(places.workers * places.resources[name] for places in running)
         usual = share(have.get(kind, 0.0), DURING_A_CHANGE * (workers + others))
         resources[name] = min(usual, share(max(0.0, free), workers))
     return Places(workers, resources)
 
 
-def wait_for_start(application: str, workers: int, is_over: threading.Event) -> None:
+def on_device(config: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, float]:
+    """Return what a replica asks of Ray: no GPU where the archive's deviceType is cpu."""
+    return {**resources, **({"num_gpus": 0.0} if config.get("deviceType") == "cpu" else {})}
+
+
+def describe_room(places: Places, have: Mapping[str, float]) -> str:
+    """Return what replicas ask for and what a Ray has, in words."""
+    asked = {kind: places.resources[name] for kind, name in KINDS.items() if places.resources[name]}
+    each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items()) or "nothing"
+    there = " and ".join(f"{have.get(kind, 0.0):g} {kind}" for kind in asked or KINDS)
+    return f"{places.workers} x {each} is asked for, and Ray has {there}"
+
+
+def wait_for_start(application: str, places: Places, is_over: threading.Event) -> None:
     """Return when an application's replicas run.
 
     ConfigError: one does not load, there is no room for them, they take too long, or ``is_over`` is set.
     """
+    import ray
     from ray import serve
 
     begun = time.monotonic()
@@ -101,9 +115,10 @@ def wait_for_start(application: str, workers: int, is_over: threading.Event) -> 
         if found.status == "DEPLOY_FAILED":
             raise ConfigError(_find_reason(text))
         if seconds > ROOM_SECONDS and "to be scheduled" in text:
-            raise ConfigError(f"no room for {workers} workers: {ROOM_SECONDS} s have not been enough for Ray to begin")
+            room = describe_room(places, ray.cluster_resources())
+            raise ConfigError(f"no room for its workers after {ROOM_SECONDS} s: {room}: give it fewer minWorkers")
         if seconds > LOAD_SECONDS:
-            raise ConfigError(f"{workers} workers are not ready after {LOAD_SECONDS} s")
+            raise ConfigError(f"{places.workers} workers are not ready after {LOAD_SECONDS} s")
         if is_over.wait(SECONDS_BETWEEN_LOOKS):
             raise ConfigError("the server ends")
 

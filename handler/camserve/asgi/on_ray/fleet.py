@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from camserve.asgi.app import Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import Places, bind, count_workers, divide, wait_for_start
+from camserve.asgi.on_ray.deployment import Places, bind, count_workers, divide, on_device, wait_for_start
 from camserve.asgi.on_ray.model import RayModel
 from camserve.build.mar.unpack import read_contents, unpacked
 from camserve.errors import CamserveError, ConfigError, first_line
@@ -136,7 +136,7 @@ class Fleet:
     def _start(self, application: str, bound: Any, places: Places, rules: BatchRules, sink: ModelSink) -> RayModel:
         target = serve.RunTarget(bound, application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
-        wait_for_start(application, places.workers, self._is_over)
+        wait_for_start(application, places, self._is_over)
         model = RayModel(application, DEPLOYMENT, handle, rules, sink)
         model.count(handle.counted.remote().result())
         return model
@@ -145,7 +145,8 @@ class Fleet:
         """Return the places of an archive beside all that runs, its former self too."""
         others = sum(workers for other, workers in self._workers.items() if other != path)
         running = [one.places for one in self._running.values()]
-        return divide(ray.cluster_resources(), count_workers(config)[1], others, running)
+        places = divide(ray.cluster_resources(), count_workers(config)[1], others, running)
+        return Places(places.workers, on_device(config, places.resources))
 
     def _delete(self, application: str) -> None:
         try:

@@ -69,7 +69,8 @@ class Replica:
         from camserve.serving.load import device_of
 
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, from the half that it keeps free for a change
-        pipeline = load_worker(folder, plan.config, plan.name, plan.version, device_of(0), plan.batch_size)
+        device = device_of(None if plan.config.get("deviceType") == "cpu" else 0)
+        pipeline = load_worker(folder, plan.config, plan.name, plan.version, device, plan.batch_size)
         self._tally = Tally()
         recorders = recorders_into(self._tally, pipeline)
         self._counters = [recorder for recorder in recorders if isinstance(recorder, Counters)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics
 from camserve.asgi.on_ray.cluster import own_serve
 from camserve.build.mar.unpack import read_contents
+from camserve.operate.ray_here import ADDRESS, cluster_address
+from camserve.serving.cores import count_cores
 from camserve.values import Progress
 
 
@@ -26,8 +27,10 @@ def serve(archives: Sequence[Path], port: int, folder: Path, report: Progress) -
     signal.signal(signal.SIGHUP, lambda _number, _frame: has_hung_up.set())
     for path in archives:
         read_contents(path)  # what is no archive is refused before Ray starts
+    if cluster_address() is not None:
+        report(f"{ADDRESS} is passed over: these workers run on this machine alone (docs/engines.md: A cluster)")
     report("starting Ray")
-    with own_serve(len(os.sched_getaffinity(0))):
+    with own_serve(count_cores()):
         from camserve.asgi.on_ray.fleet import Fleet  # needs Ray
 
         with closing(Fleet(archives, metrics, report)) as fleet:
