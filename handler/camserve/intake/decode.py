@@ -112,7 +112,8 @@ def _read(opened: ImageFile.ImageFile, picture: OpenedPicture, spec: InputSpec) 
     elif picture.orientation in TURNS:
         upright = opened.transpose(TURNS[picture.orientation])
     depth = _depth(opened, kind, picture.data, spec)
-    rgb = to_rgb(upright, depth)
+    # Pillow lets go of a JPEG's decoder at its end: what it decoded needs no copy.
+    rgb = upright if kind == "JPEG" and upright.mode == "RGB" else to_rgb(upright, depth)
     seen = for_network(upright, rgb, spec.color, depth)
     guessed = depth.bits if depth.guessed else None
     width, height = rgb.size if kind in SELF_TURNING else (picture.width, picture.height)
