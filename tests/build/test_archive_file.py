@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def contents_of(archive):
         return {name: source.read(name) for name in source.namelist()}
 
 
+@cache
+def blocks_of(archive):
+    contents = contents_of(archive)
+    return {CONFIG: yaml.safe_load(contents[CONFIG]), MANIFEST: json.loads(contents[MANIFEST])}
+
+
 def rewrite(archive, target, changes, compression=zipfile.ZIP_STORED):
     """Copy an archive with files changed, left out (None) or added."""
     with zipfile.ZipFile(target, "w", compression) as copy:
@@ -83,7 +90,7 @@ BROKEN = {
     "a manifest of another kind": ({MANIFEST: "[]"}, "no modelName"),
     "a name that is none": ({MANIFEST: manifest(modelName=[])}, "no modelName"),
     "no manifest": ({MANIFEST: None}, "no file 'MAR-INF/MANIFEST.json'"),
-    "deep settings": ({CONFIG: "[" * 5000}, "not an archive"),
+    "deep settings": ({CONFIG: "[" * 20_000}, "not an archive"),
     "a deep manifest": ({MANIFEST: '{"model":' + "[" * 100_000}, "not an archive"),
     "a date that is none": ({CONFIG: "a: 2000-99-99"}, "not an archive"),
 }
@@ -137,6 +144,19 @@ def test_two_sizes_of_one_file_are_refused(pets, tmp_path):
     path.write_bytes(forged)
     with pytest.raises(ConfigError, match=r"two sizes|CRC"):
         check_sizes(path)
+
+
+def test_an_entry_that_cannot_be_unpacked_is_refused(pets, tmp_path):
+    plain = rewrite(pets, tmp_path / "plain.mar", {})
+    data = plain.read_bytes()
+    found = data.rindex(b"labels.txt")  # in the directory: 38 bytes before the name stand the flags, 22 the size
+    forged = {"is encrypted": (38, b"\x01"), "has two sizes": (22, b"\xff")}
+    for message, (back, byte) in forged.items():
+        plain.write_bytes(data[: found - back] + byte + data[found - back + 1 :])
+        with pytest.raises(ConfigError, match=f"'labels.txt' {message}"):
+            read_contents(plain)
+    with pytest.raises(ConfigError, match="is compressed in another way than deflate"):
+        read_contents(rewrite(pets, tmp_path / "bz2.mar", {}, zipfile.ZIP_BZIP2))
 
 
 def test_a_manifest_names_no_file_outside_its_archive(pets, tmp_path):
@@ -225,8 +245,7 @@ VALUES = st.recursive(
 @given(data=st.data())
 def test_any_value_in_the_settings_is_read_or_refused_in_one_line(pets, tmp_path, data):
     """One value of the settings, or of the manifest, becomes any other."""
-    with zipfile.ZipFile(pets) as archive:
-        blocks = {CONFIG: yaml.safe_load(archive.read(CONFIG)), MANIFEST: json.loads(archive.read(MANIFEST))}
+    blocks = deepcopy(blocks_of(pets))
     name = data.draw(st.sampled_from(sorted(blocks)))
     place = blocks[name]
     while True:
