@@ -325,6 +325,40 @@ def test_a_trunk_that_cannot_be_read_leaves_the_network_eager(pets, tmp_path, ca
     assert "cannot be loaded" in caplog.text
 
 
+@pytest.fixture(scope="module")
+def bf16_pets(tmp_path_factory):
+    """An archive of bf16, unpacked, built as on a processor without bf16: OpenVINO is asked for float32."""
+    recipe = load_recipe(write_pets(tmp_path_factory.mktemp("pets")))
+    recipe = replace(recipe, runtime=RuntimeSpec(mode="openvino", precision="bf16"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(HINTS, "bf16", "f32")
+        archive = build_archive(recipe, tmp_path_factory.mktemp("store"), quiet, fresh_process=False)
+    folder = tmp_path_factory.mktemp("unpacked") / "pets"
+    extract_all(archive, folder)
+    return folder, read_contents(archive).settings, archive
+
+
+def test_a_builder_without_bf16_builds_for_servers_that_have_it(bf16_pets):
+    assert bf16_pets[1].runtime.precision == "bf16"
+
+
+def test_bf16_that_openvino_computes_in_float32_is_called_fp32_once_in_the_log(bf16_pets, monkeypatch, caplog):
+    monkeypatch.setitem(HINTS, "bf16", "f32")
+    pipeline = load(bf16_pets)
+    assert isinstance(pipeline.network, Split)
+    assert pipeline.monitor.selftest_ok
+    runtime = describe(pipeline)
+    assert (runtime["mode"], runtime["precision"]) == ("openvino", "fp32")
+    assert runtime["slowed"] == "OpenVINO computes in fp32 here: this processor has no bf16"
+    (warning,) = caplog.records
+    assert warning.getMessage() == "camserve: OpenVINO computes in fp32 here: this processor has no bf16"
+
+
+def test_bf16_is_named_as_openvino_says_it_computes(bf16_pets):
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert describe(load(bf16_pets))["precision"] == ("bf16" if "BF16" in capabilities else "fp32")
+
+
 def test_an_archive_is_not_built_in_a_mode_that_it_cannot_be_tried_in(tmp_path, monkeypatch):
     recipe = replace(load_recipe(write_pets(tmp_path)), runtime=RuntimeSpec(mode="openvino"))
     monkeypatch.setitem(sys.modules, "openvino", None)
