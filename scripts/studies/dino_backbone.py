@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import zipfile
 
-import onnx  # type: ignore[import-not-found]
+import onnx
 import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file

@@ -35,7 +35,11 @@ SECTIONS: Mapping[str, tuple[Any, str]] = {
     "expect": (Expected, "A block of these for each sample, by its file name: what another program predicts."),
     "preprocess": (InputSpec, "How a picture becomes the network's input ([input.md](input.md))."),
     "runtime": (RuntimeSpec, "How the network is run ([performance.md](performance.md))."),
-    "quantise": (QuantiseChoice, "Of `runtime.precision: int8`. A build that would change more is refused."),
+    "quantise": (
+        QuantiseChoice,
+        "Of `runtime.precision: int8`. A build that would change more is refused "
+        "([why 0.95](performance.md#openvino)).",
+    ),
     "defaults": (RecipeDefaults, "In the words of a request, as texts ([options](../README.md#options))."),
     "limits": (Limits, "What a request may ask for."),
 }

@@ -19,7 +19,7 @@ from camserve.build.mar.replay import replay
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.compiled import TAIL, TRUNK, WEIGHTS, import_openvino
+from camserve.fast.compiled import HINTS, TAIL, TRUNK, WEIGHTS, import_openvino
 from camserve.fast.prepare import check_compiled, prepare, write_compiled
 from camserve.fast.split import Split, check_halves, example, split
 from camserve.files import sha256
@@ -322,6 +322,42 @@ def test_a_trunk_that_cannot_be_read_leaves_the_network_eager(pets, tmp_path, ca
     spec = replace(settings.compiled, trunk_sha256=sha256(copy / TRUNK))
     assert isinstance(load_classifier(copy, replace(settings, compiled=spec), CPU).network, ScoringNetwork)
     assert "cannot be loaded" in caplog.text
+
+
+def build_bf16(recipe_folder, store):
+    recipe = replace(load_recipe(write_pets(recipe_folder)), runtime=RuntimeSpec(mode="openvino", precision="bf16"))
+    return build_archive(recipe, store, quiet, fresh_process=False)
+
+
+@pytest.fixture(scope="module")
+def bf16_pets(tmp_path_factory):
+    """An archive of bf16, unpacked, with its settings."""
+    archive = build_bf16(tmp_path_factory.mktemp("pets"), tmp_path_factory.mktemp("store"))
+    folder = tmp_path_factory.mktemp("unpacked") / "pets"
+    extract_all(archive, folder)
+    return folder, read_contents(archive).settings
+
+
+def test_a_builder_without_bf16_builds_for_servers_that_have_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(HINTS, "bf16", "f32")  # what OpenVINO makes of bf16 where the processor has none
+    assert read_contents(build_bf16(tmp_path, tmp_path)).settings.runtime.precision == "bf16"
+
+
+def test_bf16_that_openvino_computes_in_float32_is_called_fp32_once_in_the_log(bf16_pets, monkeypatch, caplog):
+    monkeypatch.setitem(HINTS, "bf16", "f32")
+    pipeline = load(bf16_pets)
+    assert isinstance(pipeline.network, Split)
+    assert pipeline.monitor.selftest_ok
+    runtime = describe(pipeline)
+    assert (runtime["mode"], runtime["precision"]) == ("openvino", "fp32")
+    assert runtime["slowed"] == "OpenVINO computes in fp32 here: this processor has no bf16"
+    (warning,) = caplog.records
+    assert warning.getMessage() == "camserve: OpenVINO computes in fp32 here: this processor has no bf16"
+
+
+def test_bf16_is_named_as_openvino_says_it_computes(bf16_pets):
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert describe(load(bf16_pets))["precision"] == ("bf16" if "BF16" in capabilities else "fp32")
 
 
 def test_an_archive_is_not_built_in_a_mode_that_it_cannot_be_tried_in(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from camserve.values import Layer
 
 TRUNK, WEIGHTS, TAIL = "trunk.xml", "trunk.bin", "tail.pt2"
 DEVICE = "CPU"
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what an int8 trunk keeps in floating point
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # of what an int8 trunk keeps in floating point
 
 
 def import_openvino() -> Any:
@@ -37,7 +37,10 @@ def import_openvino() -> Any:
 
 
 class Trunk:
-    """What stands before the target layer, compiled: (N, C, H, W) pixels to the tensors that the tail reads."""
+    """What stands before the target layer, compiled: (N, C, H, W) pixels to the tensors that the tail reads.
+
+    ``precision`` is the one it computes in: OpenVINO runs bf16 in float32 where the processor has no bf16.
+    """
 
     def __init__(self, model: Any, precision: str) -> None:
         """Compile an ``openvino.Model`` for as many threads as torch has."""
@@ -52,12 +55,19 @@ class Trunk:
                 "ENABLE_CPU_PINNING": False,  # every worker would choose the same cores
             },
         )
+        computed = self.model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.precision = "fp32" if precision == "bf16" and computed == "f32" else precision
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return tensors of their own: what the compiled trunk makes is gone with its next run."""
-        rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        results = self.model([rows], share_inputs=True, share_outputs=False)
-        return tuple(torch.from_numpy(results[place]) for place in range(len(self.model.outputs)))
+        """Return what the tail reads."""
+        return run_trunk(self.model, pixels)
+
+
+def run_trunk(compiled: Any, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Return the outputs of an ``openvino.CompiledModel``, copied: its next run overwrites them."""
+    rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    results = compiled([rows], share_inputs=True, share_outputs=False)
+    return tuple(torch.from_numpy(results[place]) for place in range(len(compiled.outputs)))
 
 
 def convert_trunk(trunk: fx.GraphModule, pixels: Tensor) -> Any:

@@ -13,7 +13,9 @@ from camserve.answer.respond import ModelName
 from camserve.attribution.capture import Tail
 from camserve.attribution.find_head import find_linear_head
 from camserve.errors import CamserveError, CompilationUnavailable, ConfigError, first_line
+from camserve.fast.compiled import Trunk
 from camserve.fast.prepare import check_compiled, prepare
+from camserve.fast.split import Split
 from camserve.files import inside
 from camserve.intake.decode import check_decoders, harden_pillow
 from camserve.intake.options import OptionSchema
@@ -30,7 +32,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.serving.sample_photos import shrink_samples
 from camserve.serving.seal import check_seal
 from camserve.serving.selftest import self_test
-from camserve.settings import Settings
+from camserve.settings import RuntimeSpec, Settings
 from camserve.values import RawRequest
 
 logger = logging.getLogger(__name__)
@@ -86,10 +88,23 @@ def prepare_classifier(
             logger.warning("camserve: the network runs without shortcuts: %s", first_line(error))
             slow = replace(settings, runtime=replace(runtime.eager, fast=False))
             return replace(prepare_classifier(load, heads, slow, device), slowed=first_line(error))
-        return Classifier(prepared.network, heads, device, prepared.tails, runtime=runtime)
+        return _as_computed(Classifier(prepared.network, heads, device, prepared.tails, runtime=runtime), runtime)
     cast(network, dtype_of(runtime))
     tails = {name: Tail(head) for name, head in linear.items()}
     return Classifier(network, heads, device, tails, runtime=runtime)
+
+
+def _as_computed(classifier: Classifier, runtime: RuntimeSpec) -> Classifier:
+    """Return a classifier that says in which precision OpenVINO computes here; one warning where it is another."""
+    network = classifier.network
+    if not isinstance(network, Split) or not isinstance(network.trunk, Trunk):
+        return classifier
+    found = network.trunk.precision
+    if found == runtime.precision:
+        return classifier
+    reason = f"OpenVINO computes in {found} here: this processor has no {runtime.precision}"
+    logger.warning("camserve: %s", reason)
+    return replace(classifier, runtime=replace(runtime, precision=found), slowed=reason)
 
 
 def load_pipeline(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +24,7 @@ from camserve.attribution.objectives import Objectives
 from camserve.build.baseline.photos import find_images
 from camserve.build.recipe import QuantiseChoice
 from camserve.errors import ConfigError, RequestError, first_line
-from camserve.fast.compiled import Trunk, import_openvino
+from camserve.fast.compiled import Trunk, import_openvino, run_trunk
 from camserve.fast.split import Split
 from camserve.intake.accept import read_pixels
 from camserve.intake.preprocess import normalise
@@ -33,8 +37,9 @@ LEAST_PHOTOS = 100
 MOST_PHOTOS = 600  # half of them calibrate
 BATCH = 8  # photos of one pass
 INT8 = "int8"
-FIRST, LAST = 3, 4  # layers that cost MobileNetV2 most of its agreement with float32
-LEAST_LAYERS = 4 * (FIRST + LAST)  # of which keeping so many leaves most in int8
+MARGIN = 0.6  # of what a limit allows: chance moves the agreement of 250 photos by 1 %
+MOST_KEPT = 0.2  # of the layers: more in floating point take as long as bf16
+RANKING = 60  # photos that move most, by which layers are ranked
 FLAT = 1e-6  # of a map's norm: less than that is the rounding of float32
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # operations with weights
 
@@ -71,28 +76,29 @@ def _read(path: Path, settings: Settings, transform: Transform | None) -> Iterat
 def quantise(
     model: Any, halved: Split, layer: Layer, shown: Shown, choice: QuantiseChoice, report: Progress
 ) -> tuple[Any, Quantised]:
-    """Return an int8 trunk of an ``openvino.Model``, and what it changes; ``halved`` is the network, cut before it.
+    """Return an int8 trunk of an ``openvino.Model``, and what it changes; ``halved`` is the network, cut after it.
 
-    The first that keeps within the limits of ``choice`` is taken: all of it in int8, or with its outermost layers in
-    floating point. ConfigError: none does, or NNCF is missing.
+    Best classes change about as often as probabilities move at the mean, which fewer photos tell: layers stay in
+    floating point until those that calibrate move by little enough. ConfigError: it is not within the limits of
+    ``choice`` all the same, or NNCF is missing.
     """
+    quantised = _calibrate(model, halved, shown.calibrating, MARGIN * (1 - choice.top1_agreement), report)
+    kept = describe_kept(quantised)
     compared = shown.comparing or shown.calibrating
-    expected = _observe(halved.whole, layer, compared)
-    for kept, ignored in _plans(model):
-        quantised = _calibrate(model, shown.calibrating, ignored)
-        other = Split(halved.whole, Trunk(quantised, INT8), halved.tail, layer)
-        best, maps = _observe(other, layer, compared, expected.best)
-        agreement = float((best == expected.best).float().mean())
-        correlation = median_correlation(maps, expected.maps)
-        word = f"{agreement:.1%} of the best classes stay, maps correlate {correlation:.4f} at the median"
-        report(f"int8{kept and f', {kept} in floating point'}: {word}")
-        if agreement >= choice.top1_agreement and correlation >= choice.map_correlation:
-            found = Quantised(len(shown.calibrating), len(shown.comparing), agreement, correlation, kept)
-            return quantised, found if shown.comparing else replace(found, top1_agreement=None, map_correlation=None)
-    raise ConfigError(
-        f"runtime.precision int8 changes too much ({word}; quantise asks for {choice.top1_agreement:g} and "
-        f"{choice.map_correlation:g}): use bf16, more photos, or lower limits{_untried(model)}"
-    )
+    expected = observe(halved.whole, layer, compared)
+    other = Split(halved.whole, Trunk(quantised, INT8), halved.tail, layer)
+    best, maps = observe(other, layer, compared, expected.best)
+    agreement = float((best == expected.best).float().mean())
+    correlation = float(correlate_maps(maps, expected.maps).median())  # NaN: no map has contrast
+    word = f"{agreement:.1%} of the best classes stay, maps correlate {correlation:.4f} at the median"
+    report(f"int8{kept and f', {kept} in floating point'}: {word}")
+    if agreement < choice.top1_agreement or not correlation >= choice.map_correlation:
+        raise ConfigError(
+            f"runtime.precision int8 changes too much ({word}; quantise asks for {choice.top1_agreement:g} and "
+            f"{choice.map_correlation:g}): use bf16, more photos, or lower limits"
+        )
+    found = Quantised(len(shown.calibrating), len(shown.comparing), agreement, correlation, kept)
+    return quantised, found if shown.comparing else replace(found, top1_agreement=None, map_correlation=None)
 
 
 class Observed(NamedTuple):
@@ -102,7 +108,7 @@ class Observed(NamedTuple):
     maps: Tensor  # (N, h * w), signed, of a given class
 
 
-def _observe(network: nn.Module, layer: Layer, pictures: Sequence[Tensor], classes: Tensor | None = None) -> Observed:
+def observe(network: nn.Module, layer: Layer, pictures: Sequence[Tensor], classes: Tensor | None = None) -> Observed:
     """Return best classes, and Grad-CAM of these or of ``classes`` (N,), of pictures (C, H, W)."""
     best, maps = [], []
     with Capture(network, (layer,)) as capture:
@@ -117,13 +123,13 @@ def _observe(network: nn.Module, layer: Layer, pictures: Sequence[Tensor], class
     return Observed(torch.cat(best), torch.cat(maps))
 
 
-def median_correlation(maps: Tensor, expected: Tensor) -> float:
-    """Return the median of the correlations of N maps (N, P) with those that were expected.
+def correlate_maps(maps: Tensor, expected: Tensor) -> Tensor:
+    """Return the correlations of maps (N, P) with those of the ``expected`` that have contrast: (M,), M <= N.
 
-    A map that lost its contrast correlates 0; where none was expected it says nothing. NaN: nowhere was one expected.
+    A map that lost its contrast correlates 0.
     """
     one, other = (_contrast(given[_contrast(expected).any(dim=1)]) for given in (maps, expected))
-    return float((one * other).sum(dim=1).div(one.norm(dim=1) * other.norm(dim=1)).nan_to_num().median())
+    return (one * other).sum(dim=1).div(one.norm(dim=1) * other.norm(dim=1)).nan_to_num()
 
 
 def _contrast(maps: Tensor) -> Tensor:
@@ -134,39 +140,72 @@ def _contrast(maps: Tensor) -> Tensor:
     return centred.masked_fill(flat, 0)
 
 
-def _plans(model: Any) -> Iterator[tuple[str, list[str]]]:
-    """Yield which layers are kept in floating point, in words and by the names of their operations."""
-    yield "", []
-    if len(weighted := _weighted(model)) >= LEAST_LAYERS:
-        yield f"its first {FIRST} and last {LAST} layers", [*weighted[:FIRST], *weighted[-LAST:]]
+def _calibrate(model: Any, halved: Split, photos: Sequence[Tensor], most: float, report: Progress) -> Any:
+    """Return an int8 form of an ``openvino.Model``, with layers in floating point until it changes less than ``most``.
 
-
-def _weighted(model: Any) -> list[str]:
-    return [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED]
-
-
-def _untried(model: Any) -> str:
-    """Say why the outermost layers were not kept in floating point; "": they were."""
-    layers = len(_weighted(model))
-    return "" if layers >= LEAST_LAYERS else f"; to keep the outermost of {layers} layers, {LEAST_LAYERS} are needed"
-
-
-def _calibrate(model: Any, photos: Sequence[Tensor], ignored: list[str]) -> Any:
-    """Return an int8 form of an ``openvino.Model``. ConfigError: NNCF is missing, or cannot."""
+    NNCF ranks the layers by what the change falls to without each, and takes the costliest back one by one, at most
+    ``MOST_KEPT`` of them. ConfigError: NNCF is missing, or cannot.
+    """
     import_openvino()  # without what it sends to its maker
+    with torch.no_grad():
+        shown = [(photo, halved(photo[None]).softmax(dim=1)[0]) for photo in photos]
     try:
         nncf: Any = import_module("nncf")
         nncf.set_log_level(logging.ERROR)
-        rows = nncf.Dataset([photo.permute(1, 2, 0)[None].contiguous().numpy() for photo in photos])
+        tuning = nncf.AdvancedAccuracyRestorerParameters(
+            max_num_iterations=math.ceil(MOST_KEPT * len(_weighted(model))), ranking_subset_size=RANKING
+        )
         with redirect_stdout(sys.stderr):  # of its bars
-            return nncf.quantize(
+            return nncf.quantize_with_accuracy_control(
                 model.clone(),
-                rows,
+                nncf.Dataset(shown, lambda row: row[0].permute(1, 2, 0)[None].contiguous().numpy()),
+                nncf.Dataset(shown),
+                partial(_measure_change, halved.tail, len(shown), report),
+                max_drop=most,
                 preset=nncf.QuantizationPreset.MIXED,  # activations that are negative too
                 subset_size=len(photos),
-                ignored_scope=nncf.IgnoredScope(names=ignored),
+                advanced_accuracy_restorer_parameters=tuning,
             )
     except ImportError as error:
         raise ConfigError(f"runtime.precision int8 is made by NNCF ({first_line(error)}): pip install nncf") from None
     except Exception as error:
         raise ConfigError(f"NNCF cannot make the network int8: {first_line(error)}") from None
+
+
+def _measure_change(
+    tail: nn.Module, count: int, report: Progress, compiled: Any, rows: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, list[float]]:
+    """Return how far a compiled trunk moves probabilities, at the mean and of each row, negative: more is better.
+
+    ``rows`` are pictures (C, H, W) with the probabilities (classes,) of float32; of all ``count`` of them ``report``
+    gets a line.
+    """
+    changes: list[float] = []
+    waiting = iter(rows)
+    while batch := list(islice(waiting, BATCH)):
+        pictures, expected = (torch.stack(given) for given in zip(*batch))
+        with torch.no_grad():
+            found = tail(*run_trunk(compiled, pictures)).softmax(dim=1)
+        changes += (-(found - expected).abs().sum(dim=1) / 2).tolist()
+    if len(changes) == count:
+        report(f"int8: probabilities move by {-fmean(changes):.4f} at the mean")
+    return fmean(changes), changes
+
+
+def _weighted(model: Any) -> list[Any]:
+    """Return the operations with weights, in the order of the program."""
+    return [node for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED]
+
+
+def describe_kept(model: Any) -> str:
+    """Say which of the layers with weights an int8 ``openvino.Model`` keeps in floating point; "": none."""
+    layers = _weighted(model)
+    kept = [str(place) for place, node in enumerate(layers, 1) if not _is_int8(node.input_value(1).get_node())]
+    return f"layers {', '.join(kept)} of {len(layers)}" if kept else ""
+
+
+def _is_int8(node: Any) -> bool:
+    """Whether weights, or what brings them into their shape and scale, are 8-bit numbers."""
+    while node.get_type_name() != "Constant":
+        node = node.input_value(0).get_node()
+    return int(node.get_element_type().size) == 1
