@@ -133,7 +133,7 @@ def _measure(
 def bench_batching(
     archive: Path, seconds: float, command: str, machine: dict[str, str], report: Progress
 ) -> BenchReport:
-    """Measure an archive under all settings; ``write_best`` takes the report's data. ConfigError: one does not start."""
+    """Measure an archive under all settings; the data are for ``write_best``. ConfigError: a server does not start."""
     contents = read_contents(archive)
     settings = list_settings(len(os.sched_getaffinity(0)))
     points = measure_batching(archive, settings, LOADS, seconds, report)
