@@ -1,6 +1,5 @@
 """Choosing batchSize, maxBatchDelay, workers and threads from what was measured."""
 
-import dataclasses
 import math
 
 import pytest
@@ -14,7 +13,9 @@ from camserve.bench.batching import (
     make_batching_report,
     write_best,
 )
+from camserve.bench.repack import repack
 from camserve.build.changes import change_config
+from camserve.build.mar.pack import write_config
 from camserve.build.mar.unpack import read_contents
 from camserve.errors import ConfigError
 from camserve.settings import load_settings
@@ -30,9 +31,10 @@ POINTS = (
 )
 
 
-def stating(contents, latency_ms):
-    runtime = dataclasses.replace(contents.settings.runtime, latency_ms=latency_ms)
-    return dataclasses.replace(contents, settings=dataclasses.replace(contents.settings, runtime=runtime))
+def stating(archive, latency_ms, folder):
+    """Return a copy of an archive that states a p99."""
+    config = change_config(read_contents(archive).config, [("runtime.latency_ms", str(latency_ms))])
+    return repack(archive, folder, lambda unpacked: write_config(config, unpacked))
 
 
 def test_every_size_and_delay_is_tried_with_all_cores_in_one_worker_or_in_several():
@@ -67,14 +69,16 @@ def test_the_report_names_the_choice_and_each_setting_at_its_best(imagenet):
     assert measured.rows == [("8", "10", "1", "2", "20.00", "50", "1"), chosen.rows[0]]
 
 
-def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet):
-    contents, before = stating(read_contents(imagenet), 40), imagenet.read_bytes()
-    chosen, measured = make_batching_report(POINTS, contents, "", {}).tables
+def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet, tmp_path):
+    archive = stating(imagenet, 40, tmp_path)
+    before = archive.read_bytes()
+    chosen, measured = make_batching_report(POINTS, read_contents(archive), "", {}).tables
+    assert "40 ms, which runtime.latency_ms states" in chosen.title
     assert "no setting keeps its p99 within 40 ms; the least is 50 ms" in chosen.rows[0][0]
     assert [row[4:] for row in measured.rows] == [("none within it", "50", ""), ("none within it", "60", "")]
     with pytest.raises(ConfigError, match=r"the least is 50 ms.*nothing was written"):
-        write_best(imagenet, POINTS, contents, lambda _: None)
-    assert imagenet.read_bytes() == before
+        write_best(archive, POINTS, lambda _: None)
+    assert archive.read_bytes() == before
 
 
 def test_a_setting_is_written_in_the_keys_of_configure(imagenet):

@@ -1,5 +1,7 @@
 """camserve bench, and the archives that it builds."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,7 +35,10 @@ def test_an_archive_to_measure_must_be_named_and_be_there(capsys):
     for words, said in (
         (["--profile"], "--profile measures an archive of yours: name one"),
         (["--batching"], "--batching measures an archive of yours: name one"),
-        (["--batching", "a.mar", "b.mar"], "--batching measures one archive, not 2"),
+        (["--batching", "a.mar", "b.mar"], "--batching measures 1 archive of yours, not 2"),
+        (["--profile", *["a.mar"] * 9], "--profile measures 8 archives of yours, not 9"),
+        (["--engine", "a.mar"], "--engine measures no archives of yours, not 1"),
+        (["--profile", "a.mar", "--write"], "--write goes with --batching"),
         (["--batching", "a.mar"], "cannot read a.mar: No such file"),
         (["--profile", "a.mar"], "cannot read a.mar: No such file"),
     ):
@@ -54,9 +59,11 @@ def test_the_report_names_the_command_without_the_files_that_it_wrote(capsys, mo
     monkeypatch.setitem(bench.BENCHMARKS, "engine", lambda args: commands.append(bench.command_of(args)) or report)
     monkeypatch.setitem(bench.BENCHMARKS, "batching", bench.BENCHMARKS["engine"])
     main(["bench", "--engine", "--quick", "--models", "vgg16", "--batches", "1,4", "--pairs", "15"])
+    monkeypatch.setattr(bench, "write_best", lambda *written: commands.append(written[:2]))
     main(["bench", "--batching", "a b.mar", "--write"])
     assert commands == [
         "camserve bench --engine --quick --models vgg16 --batches 1,4",
         "camserve bench --batching --write 'a b.mar'",
+        (Path("a b.mar"), []),
     ]
     assert "camserve bench: engine" in capsys.readouterr().out

@@ -31,7 +31,7 @@ def test_a_setting_is_measured_and_the_best_written(imagenet, tmp_path):
     ]
     assert all(point.throughput > 0 and point.p99 > 0 for point in points)
     said = []
-    write_best(archive, points[-1:], read_contents(archive), said.append)
+    write_best(archive, points[-1:], said.append)
     config = read_contents(archive).config
     assert [config[key] for key in ("batchSize", "minWorkers", "maxWorkers")] == [4, 2, 2]
     assert "batchSize: 8 -> 4" in said[-1]

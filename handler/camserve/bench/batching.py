@@ -26,8 +26,9 @@ from camserve.values import Progress
 
 SIZES, DELAYS = (1, 4, 8, 16), (1, 5, 10, 20)
 USUAL_SIZE, USUAL_DELAY = 8, 10
-CONNECTIONS = (1, 2, 4, 8, 16, 32)
-PATIENCE = 2.0  # times the least p99 that is kept to where an archive states none
+LOADS = (1, 2, 4, 8, 16, 32)  # connections, each of which waits for its answer
+HEAD = ("batchSize", "maxBatchDelay ms", "workers", "threads", "answers a second", "p99 ms", "connections")
+TIMES_LEAST = 2.0  # the least p99 that was measured: what is kept to where an archive states none
 LOADED_SECONDS = 120.0  # within which every worker of a started server is READY
 
 
@@ -74,7 +75,7 @@ def list_settings(cores: int) -> list[BatchingSetting]:
 
 def find_limit(points: Sequence[LoadPoint], latency_ms: int | None) -> float:
     """Return the p99 in milliseconds to keep to: that which is stated, or twice the least that was measured."""
-    return PATIENCE * min(point.p99 for point in points) if latency_ms is None else float(latency_ms)
+    return TIMES_LEAST * min(point.p99 for point in points) if latency_ms is None else float(latency_ms)
 
 
 def choose_best(points: Sequence[LoadPoint], limit: float) -> LoadPoint | None:
@@ -130,24 +131,18 @@ def _measure(
 
 
 def bench_batching(
-    archive: Path, seconds: float, command: str, machine: dict[str, str], write: bool, report: Progress
+    archive: Path, seconds: float, command: str, machine: dict[str, str], report: Progress
 ) -> BenchReport:
-    """Measure an archive under all settings, and with ``write`` write the best of them into it.
-
-    ConfigError: a server does not start, or no setting is within the p99 that the archive states.
-    """
+    """Measure an archive under all settings; the data are for ``write_best``. ConfigError: a server does not start."""
     contents = read_contents(archive)
     settings = list_settings(len(os.sched_getaffinity(0)))
-    points = measure_batching(archive, settings, CONNECTIONS, seconds, report)
-    found = make_batching_report(points, contents, command, machine)
-    if write:
-        write_best(archive, points, contents, report)
-    return found
+    points = measure_batching(archive, settings, LOADS, seconds, report)
+    return make_batching_report(points, contents, command, machine)
 
 
-def write_best(archive: Path, points: Sequence[LoadPoint], contents: Contents, report: Progress) -> None:
+def write_best(archive: Path, points: Sequence[LoadPoint], report: Progress) -> None:
     """Write the best setting into an archive, as `camserve configure` does. ConfigError: none is within the limit."""
-    limit = find_limit(points, contents.settings.runtime.latency_ms)
+    limit = find_limit(points, read_contents(archive).settings.runtime.latency_ms)
     best = choose_best(points, limit)
     if best is None:
         raise ConfigError(f"{_describe_none(points, limit)}; nothing was written")
@@ -181,9 +176,6 @@ def make_batching_report(
     )
     measured = Table(f"{contents.name}, explained: each setting at its best within a p99 of {limit:.0f} ms", HEAD, rows)
     return BenchReport("batching", command, machine, [chosen, measured], [], list(points))
-
-
-HEAD = ("batchSize", "maxBatchDelay ms", "workers", "threads", "answers a second", "p99 ms", "connections")
 
 
 def _row(setting: BatchingSetting, points: Sequence[LoadPoint], limit: float) -> tuple[str, ...]:

@@ -80,11 +80,11 @@ def bench_profile(
 def measure_profiles(archives: Sequence[Path], rounds: int, seconds: float, report: Progress) -> dict[str, list[Turn]]:
     """Serve archives side by side and load them in turns. ConfigError: one does not start, or refuses photos."""
     photos = encode_jpegs(PHOTOS)
-    turns: dict[str, list[Turn]] = {str(archive): [] for archive in archives}
+    turns: dict[str, list[Turn]] = {str(archive): [] for archive in archives}  # each archive once
     with tempfile.TemporaryDirectory(prefix="camserve-profile-") as name:
         servers: dict[str, Server] = {}
         try:
-            for number, archive in enumerate(archives):
+            for number, archive in enumerate(map(Path, turns)):
                 report(f"starting the server of {archive}")
                 folder = Path(name) / str(number)
                 server = Server([_with_profile(archive, folder)], folder / "server", free_ports())

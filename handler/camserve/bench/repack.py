@@ -9,13 +9,18 @@ from camserve.build.mar.file import extract_all
 from camserve.build.mar.pack import zip_archive
 from camserve.errors import ConfigError
 
+MOST_ARCHIVES = {"batching": 1, "profile": 8}  # of a benchmark; others build theirs
 
-def check_archives(archives: Sequence[Path], option: str, only_one: bool) -> None:
-    """Refuse none, and several where ``only_one`` is measured, of archives that ``option`` measures (ConfigError)."""
-    if not archives:
-        raise ConfigError(f"{option} measures an archive of yours: name one, such as model_store/imagenet.mar")
-    if only_one and len(archives) > 1:
-        raise ConfigError(f"{option} measures one archive, not {len(archives)}")
+
+def check_archives(archives: Sequence[Path], benchmark: str) -> None:
+    """Refuse archives that a benchmark does not measure, and none where it needs one (ConfigError)."""
+    most = MOST_ARCHIVES.get(benchmark, 0)
+    if most and not archives:
+        raise ConfigError(f"--{benchmark} measures an archive of yours: name one, such as model_store/imagenet.mar")
+    if len(archives) > most:
+        raise ConfigError(
+            f"--{benchmark} measures {most or 'no'} archive{'s' * (most != 1)} of yours, not {len(archives)}"
+        )
 
 
 def repack(archive: Path, folder: Path, change: Callable[[Path], None]) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from camserve.bench import engine, served
-from camserve.bench.batching import bench_batching
+from camserve.bench.batching import bench_batching, write_best
 from camserve.bench.contenders import Parts, build_archives
 from camserve.bench.engine_report import make_engine_report
 from camserve.bench.networks import MODELS, choose_models
@@ -29,6 +29,7 @@ from camserve.bench.report import BenchReport, Table, describe_machine, write_do
 from camserve.bench.served_report import make_server_report
 from camserve.bench.shortcuts import make_gains_report, measure_gains
 from camserve.cli.terminal import count, say
+from camserve.errors import ConfigError
 from camserve.settings import PRECISIONS, RuntimeSpec
 
 EXAMPLE = """examples:
@@ -94,17 +95,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the report."""
+    """Measure, print the report, and write what was asked for. ConfigError: an option does not go with the others."""
+    check_archives(args.archives, _chosen(args))
+    if args.write and not args.batching:
+        raise ConfigError("--write goes with --batching")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the workers
-    report = next(bench for name, bench in BENCHMARKS.items() if getattr(args, name))(args)
+    report = BENCHMARKS[_chosen(args)](args)
     print(report.text(), flush=True)
     if args.json:
         write_report_json(report, args.json)
     if args.docs:
         say("wrote " + ", ".join(map(str, write_docs(report, DOCS))))
+    if args.write:
+        write_best(args.archives[0], report.data, say)
     return 0
+
+
+def _chosen(args: argparse.Namespace) -> str:
+    return next(name for name in BENCHMARKS if getattr(args, name))
 
 
 def bench_engine(args: argparse.Namespace) -> BenchReport:
@@ -151,13 +161,12 @@ def bench_server(args: argparse.Namespace) -> BenchReport:
 
 def bench_archives(args: argparse.Namespace) -> BenchReport:
     """Measure archives of a person's own on real TorchServes. ConfigError: one is missing, or does not start."""
-    check_archives(args.archives, "--profile" if args.profile else "--batching", only_one=args.batching)
     turn = QUICK_TURN if args.quick else TURN
     where = describe_machine(torch.device("cpu"))
     if args.profile:
         rounds = QUICK_ROUNDS if args.quick else ROUNDS
         return bench_profile(args.archives, rounds, turn, command_of(args), where, say)
-    return bench_batching(args.archives[0], turn, command_of(args), where, args.write, say)
+    return bench_batching(args.archives[0], turn, command_of(args), where, say)
 
 
 def effort_of(args: argparse.Namespace) -> Effort:
