@@ -37,8 +37,7 @@ SECTIONS: Mapping[str, tuple[Any, str]] = {
     "runtime": (RuntimeSpec, "How the network is run ([performance.md](performance.md))."),
     "quantise": (
         QuantiseChoice,
-        "Of `runtime.precision: int8`. A build that would change more is refused "
-        "([why 0.95](performance.md#openvino)).",
+        "Of `runtime.precision: int8`. What would change more is refused ([why](performance.md#openvino)).",
     ),
     "defaults": (RecipeDefaults, "In the words of a request, as texts ([options](../README.md#options))."),
     "limits": (Limits, "What a request may ask for."),

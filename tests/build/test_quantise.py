@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import QuantiseChoice, load_recipe, recipe_block
 from camserve.build.runtime.compile import stage_compiled
-from camserve.build.runtime.quantise import MARGIN, Shown, correlate_maps, quantise, read_photos
+from camserve.build.runtime.quantise import MARGIN, Shown, correlate_maps, describe_kept, quantise, read_photos
 from camserve.cli import main
 from camserve.errors import ConfigError
-from camserve.fast.compiled import convert_trunk
+from camserve.fast.compiled import convert_trunk, import_openvino
 from camserve.fast.split import Split, split
 from camserve.input_spec import InputSpec
 from camserve.measures import Quantised
@@ -232,3 +233,13 @@ def test_no_layer_is_kept_where_the_limits_allow_all_in_int8():
     _, found = quantise_loud(QuantiseChoice(top1_agreement=0.0, map_correlation=-1.0), said)
     assert found.kept == ""
     assert len(said) == 3  # float32, int8, and what int8 changes: nothing is ranked
+
+
+def test_a_product_of_activations_is_no_layer_with_weights():
+    import_openvino()
+    ops = import_module("openvino.opset13")
+    pixels = ops.parameter([2, 4, 4], np.float32)
+    layer = ops.matmul(pixels, ops.constant(np.ones((4, 4), np.float32)), False, False)
+    scores = ops.multiply(ops.transpose(layer, [0, 2, 1]), ops.constant(np.float32(0.5)))
+    model = import_openvino().Model([ops.matmul(layer, scores, False, False)], [pixels])
+    assert describe_kept(model) == "layers 1 of 1"

@@ -42,6 +42,7 @@ MOST_KEPT = 0.2  # of the layers: more in floating point take as long as bf16
 RANKING = 60  # photos that move most, by which layers are ranked
 FLAT = 1e-6  # of a map's norm: less than that is the rounding of float32
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # operations with weights
+RESHAPING = ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape", "Transpose")  # what weights pass through
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,14 @@ def _calibrate(model: Any, halved: Split, photos: Sequence[Tensor], most: float,
         nncf: Any = import_module("nncf")
         nncf.set_log_level(logging.ERROR)
         tuning = nncf.AdvancedAccuracyRestorerParameters(
-            max_num_iterations=math.ceil(MOST_KEPT * len(_weighted(model))), ranking_subset_size=RANKING
+            max_num_iterations=math.ceil(MOST_KEPT * len(_weight_sizes(model))), ranking_subset_size=RANKING
         )
         with redirect_stdout(sys.stderr):  # of its bars
             return nncf.quantize_with_accuracy_control(
                 model.clone(),
                 nncf.Dataset(shown, lambda row: row[0].permute(1, 2, 0)[None].contiguous().numpy()),
                 nncf.Dataset(shown),
-                partial(_measure_change, halved.tail, len(shown), report),
+                partial(_measure_kept, halved.tail, len(shown), report),
                 max_drop=most,
                 preset=nncf.QuantizationPreset.MIXED,  # activations that are negative too
                 subset_size=len(photos),
@@ -172,40 +173,42 @@ def _calibrate(model: Any, halved: Split, photos: Sequence[Tensor], most: float,
         raise ConfigError(f"NNCF cannot make the network int8: {first_line(error)}") from None
 
 
-def _measure_change(
+def _measure_kept(
     tail: nn.Module, count: int, report: Progress, compiled: Any, rows: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[float, list[float]]:
-    """Return how far a compiled trunk moves probabilities, at the mean and of each row, negative: more is better.
+    """Return what of the probabilities stays with a compiled trunk, 0..1, at the mean and of each row.
 
     ``rows`` are pictures (C, H, W) with the probabilities (classes,) of float32; of all ``count`` of them ``report``
     gets a line.
     """
-    changes: list[float] = []
+    stays: list[float] = []  # NNCF divides by the mean of float32, which is 1
     waiting = iter(rows)
     while batch := list(islice(waiting, BATCH)):
         pictures, expected = (torch.stack(given) for given in zip(*batch))
         with torch.no_grad():
             found = tail(*run_trunk(compiled, pictures)).softmax(dim=1)
-        changes += (-(found - expected).abs().sum(dim=1) / 2).tolist()
-    if len(changes) == count:
-        report(f"int8: probabilities move by {-fmean(changes):.4f} at the mean")
-    return fmean(changes), changes
-
-
-def _weighted(model: Any) -> list[Any]:
-    """Return the operations with weights, in the order of the program."""
-    return [node for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED]
+        stays += (1 - (found - expected).abs().sum(dim=1) / 2).tolist()
+    if len(stays) == count:
+        report(f"int8: probabilities move by {1 - fmean(stays):.4f} at the mean")
+    return fmean(stays), stays
 
 
 def describe_kept(model: Any) -> str:
     """Say which of the layers with weights an int8 ``openvino.Model`` keeps in floating point; "": none."""
-    layers = _weighted(model)
-    kept = [str(place) for place, node in enumerate(layers, 1) if not _is_int8(node.input_value(1).get_node())]
-    return f"layers {', '.join(kept)} of {len(layers)}" if kept else ""
+    sizes = _weight_sizes(model)
+    kept = [str(place) for place, size in enumerate(sizes, 1) if size > 1]
+    return f"layers {', '.join(kept)} of {len(sizes)}" if kept else ""
 
 
-def _is_int8(node: Any) -> bool:
-    """Whether weights, or what brings them into their shape and scale, are 8-bit numbers."""
-    while node.get_type_name() != "Constant":
+def _weight_sizes(model: Any) -> list[int]:
+    """Return how many bytes a weight of each layer has, in the order of the program."""
+    layers = (node for node in model.get_ordered_ops() if node.get_type_name() in WEIGHTED)
+    sources = (_source(layer.input_value(1).get_node()) for layer in layers)
+    return [source.get_element_type().size for source in sources if source.get_type_name() == "Constant"]
+
+
+def _source(node: Any) -> Any:
+    """Return what is brought into the shape and scale of weights; of a product of activations no constant."""
+    while node.get_type_name() in RESHAPING:
         node = node.input_value(0).get_node()
-    return int(node.get_element_type().size) == 1
+    return node
