@@ -1,6 +1,7 @@
 """A network cut in two is the same network, and so it is with its trunk in OpenVINO, or it runs without it."""
 
 import json
+import logging
 import shutil
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from camserve.build.mar.replay import replay
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
-from camserve.fast.compiled import HINTS, TAIL, TRUNK, WEIGHTS, import_openvino
+from camserve.fast.compiled import HINTS, TAIL, TRUNK, WEIGHTS, convert_trunk, import_openvino
 from camserve.fast.prepare import check_compiled, prepare, write_compiled
 from camserve.fast.split import Split, check_halves, example, split
 from camserve.files import sha256
@@ -365,3 +366,20 @@ def test_an_archive_is_not_built_in_a_mode_that_it_cannot_be_tried_in(tmp_path, 
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"runtime.mode openvino: openvino cannot be imported .* or leave"):
         build_archive(recipe, tmp_path, quiet, fresh_process=False)
+
+
+class Unknown(nn.Module):
+    """Ends in an operator that OpenVINO does not have."""
+
+    def forward(self, pixels):
+        return torch.special.bessel_j0(pixels)
+
+
+def test_a_conversion_that_fails_leaves_the_logs_of_the_process_as_they_were():
+    """OpenVINO raises the root logger's level to ERROR and, where it fails, leaves it there."""
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers)
+    pixels = torch.rand(2, 3, 4, 4)
+    with pytest.raises(CompilationUnavailable, match="OpenVINO cannot convert the network"):
+        convert_trunk(torch.fx.symbolic_trace(Unknown()), pixels)
+    assert (root.level, list(root.filters), list(root.handlers)) == before

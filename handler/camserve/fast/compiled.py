@@ -6,7 +6,10 @@ result and compiles it for its own processor, which takes less than one, so that
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -80,7 +83,8 @@ def convert_trunk(trunk: fx.GraphModule, pixels: Tensor) -> Any:
     try:
         with torch.no_grad():
             program = torch.export.export(trunk, (pixels,), dynamic_shapes=({0: rows},))
-            model = openvino.convert_model(program)
+            with _unchanged_logs():
+                model = openvino.convert_model(program)
         model.reshape([-1, *pixels.shape[1:]])
         layout = openvino.preprocess.PrePostProcessor(model)
         layout.input().tensor().set_layout(openvino.Layout("NHWC"))  # as pixels lie in memory
@@ -88,6 +92,19 @@ def convert_trunk(trunk: fx.GraphModule, pixels: Tensor) -> Any:
         return layout.build()
     except Exception as error:
         raise CompilationUnavailable(f"OpenVINO cannot convert the network: {first_line(error)}") from None
+
+
+@contextmanager
+def _unchanged_logs() -> Iterator[None]:
+    """Undo what a conversion that fails leaves behind: a root logger that lets no warning through."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters, root.handlers[:]
+    root.filters = filters[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 def write_trunk(model: Any, folder: Path) -> None:
