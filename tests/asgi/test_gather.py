@@ -87,6 +87,7 @@ def test_a_row_whose_client_has_gone_is_not_answered():
         await until(lambda: gatherer.waiting == 2)
         gone.cancel()
         await asyncio.sleep(0)
+        assert gatherer.waiting == 1
         gate.opened.set()
         assert await last == "last"
         assert await first == "first"
@@ -96,6 +97,25 @@ def test_a_row_whose_client_has_gone_is_not_answered():
         return gate.batches
 
     assert asyncio.run(run()) == [["first"], ["last"]]
+
+
+def test_rows_whose_clients_have_gone_leave_their_places_in_a_batch_to_others():
+    async def run():
+        gate = Gate()
+        gatherer = Gatherer(gate, size=4, delay=0.01)
+        first = gatherer.answer("first")
+        await until(lambda: gate.batches)
+        asked = [gatherer.answer(number) for number in range(16)]
+        for number, one in enumerate(asked):
+            if number % 4:
+                one.cancel()
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await asyncio.gather(first, *asked[::4])
+        await gatherer.stop()
+        return gate.batches
+
+    assert asyncio.run(run()) == [["first"], [0, 4, 8, 12]]
 
 
 def test_other_work_shares_the_thread_and_seconds_are_of_the_batch_under_way():

@@ -123,6 +123,7 @@ def test_every_cell_is_measured(subject):
         "mode openvino, plain",
         "mode openvino, explained",
         "mode eager, explained",
+        "ONNX Runtime alone, plain",
     ]
     for cell in cells:
         assert cell.reason == ""

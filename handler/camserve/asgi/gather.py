@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting(Generic[Row, Answer]):
     row: Row
     answered: asyncio.Future[Answer]
@@ -52,6 +52,7 @@ class Gatherer(Generic[Row, Answer]):
         """Take a row in, and return what will be its answer, or what ``answer`` raised; cancelled, it leaves."""
         waiting: _Waiting[Row, Answer] = _Waiting(row, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
+        waiting.answered.add_done_callback(lambda _: self._drop(waiting))
         if self._running is None or self._running.done():
             self._came = asyncio.Event()
             self._running = asyncio.get_running_loop().create_task(self._run())
@@ -74,9 +75,13 @@ class Gatherer(Generic[Row, Answer]):
         while self._queue:
             await self._wait_for_others()
             batch = [self._queue.popleft() for _ in range(min(self._size, len(self._queue)))]
-            batch = [waiting for waiting in batch if not waiting.answered.done()]  # others have gone
             if batch:
                 await self._answer_batch(batch)
+
+    def _drop(self, waiting: _Waiting[Row, Answer]) -> None:
+        """Forget a row whose client has gone before its batch: it would hold its bytes and fill a batch."""
+        if waiting.answered.cancelled() and waiting in self._queue:
+            self._queue.remove(waiting)
 
     async def _wait_for_others(self) -> None:
         until = time.monotonic() + self._delay

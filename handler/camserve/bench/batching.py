@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,10 @@ from camserve.build.configure import configure_archive
 from camserve.build.mar.pack import write_config
 from camserve.build.mar.unpack import Contents, read_contents
 from camserve.build.pairs import Pairs
-from camserve.errors import ConfigError
+from camserve.errors import CamserveError, ConfigError, first_line
 from camserve.operate.ports import free_ports
 from camserve.operate.server import Server
+from camserve.serving.cores import count_cores
 from camserve.values import Progress
 
 SIZES, DELAYS = (1, 4, 8, 16), (1, 5, 10, 20)
@@ -86,16 +86,24 @@ def choose_best(points: Sequence[LoadPoint], limit: float) -> LoadPoint | None:
 def measure_batching(
     archive: Path, settings: Sequence[BatchingSetting], connections: Sequence[int], seconds: float, report: Progress
 ) -> list[LoadPoint]:
-    """Serve an archive under every setting, one server after the other. ConfigError: one does not start."""
+    """Serve an archive under every setting, one server after the other; what fails is reported and left out.
+
+    ConfigError: all fail.
+    """
     photos = encode_jpegs(PHOTOS)
     points: list[LoadPoint] = []
     for setting in settings:
         report(f"{', '.join(f'{key}={value}' for key, value in setting.pairs)}")
         with tempfile.TemporaryDirectory(prefix="camserve-batching-") as name:
             changed = _change(archive, setting, Path(name))
-            with Server([changed], Path(name) / "server", free_ports()) as server:
-                _wait_for_workers(server, setting.workers)
-                points += _measure(server, setting, photos, connections, seconds)
+            try:
+                with Server([changed], Path(name) / "server", free_ports()) as server:
+                    _wait_for_workers(server, setting.workers)
+                    points += _measure(server, setting, photos, connections, seconds, report)
+            except (CamserveError, OSError) as error:
+                report(f"left out: {first_line(error)}")
+    if not points:
+        raise ConfigError(f"{archive} answers under no setting: camserve serve {archive} says why")
     return points
 
 
@@ -118,7 +126,12 @@ def _wait_for_workers(server: Server, count: int) -> None:
 
 
 def _measure(
-    server: Server, setting: BatchingSetting, photos: Sequence[bytes], connections: Sequence[int], seconds: float
+    server: Server,
+    setting: BatchingSetting,
+    photos: Sequence[bytes],
+    connections: Sequence[int],
+    seconds: float,
+    report: Progress,
 ) -> Iterator[LoadPoint]:
     (model,) = server.models
     client = Client(f"{server.inference.url}/predictions/{model}", server.inference.headers)
@@ -126,7 +139,8 @@ def _measure(
     for count in connections:
         load = run_closed_loop(client, photos, count, seconds)
         if load.failed:
-            raise ConfigError(f"the server refused {load.failed} of the benchmark's photos: see what it answers")
+            report(f"{count} connections are left out: {load.failed} of their requests were refused")
+            continue
         yield LoadPoint(setting, count, load.throughput, load.percentile(99))
 
 
@@ -135,7 +149,7 @@ def bench_batching(
 ) -> BenchReport:
     """Measure an archive under all settings; the data are for ``write_best``. ConfigError: a server does not start."""
     contents = read_contents(archive)
-    settings = list_settings(len(os.sched_getaffinity(0)))
+    settings = list_settings(count_cores())
     points = measure_batching(archive, settings, LOADS, seconds, report)
     return make_batching_report(points, contents, command, machine)
 

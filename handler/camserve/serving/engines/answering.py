@@ -25,7 +25,7 @@ from camserve.serving.engines.kserve import open_body
 from camserve.serving.engines.rows import SentRow, read_row
 from camserve.serving.engines.v2 import LENGTH_HEADER, is_v2, refuse_v2
 from camserve.serving.guard import attempt
-from camserve.serving.heap import keep_heap, trim_heap
+from camserve.serving.heap import keep_heap, share_heap, trim_heap
 from camserve.serving.load import load_archive
 from camserve.serving.logs import guard_logs
 from camserve.serving.pace import Pace, seconds_of_a_batch
@@ -129,6 +129,7 @@ def load_worker(
     Its batches get the time that suits this machine. ConfigError: one line says what is wrong.
     """
     guard_logs()
+    share_heap()
     pipeline = load_archive(folder, _settings(config), name, version, device)
     keep_heap()
     _set_pace(pipeline, batch_size, float(config.get("responseTimeout", RESPONSE_TIMEOUT)))
