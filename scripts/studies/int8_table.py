@@ -1,6 +1,6 @@
 """Make the table of docs/performance.md that holds fp32, bf16 and int8 against each other on labelled photos.
 
-    CAMSERVE_DATA=... scripts/studies/int8_table.py RECIPE.yaml ...
+    CAMSERVE_DATA=... OMP_NUM_THREADS=1 .venv/bin/python scripts/studies/int8_table.py RECIPE.yaml ...
 
 Every second photo of imagenet-val-500 calibrates, as ``quantise.photos`` does; times are of the trunk alone, batch 8,
 medians in seconds of the processor.
