@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,22 @@ def test_the_environment_and_the_signals_are_afterwards_as_before(monkeypatch):
         pass
     assert dict(os.environ) == before
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_the_signals_are_as_before_where_ray_does_not_end_well(monkeypatch):
+    def fail():
+        raise RuntimeError("the raylet is gone")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **options: None, shutdown=fail))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(RuntimeError, match="raylet"), own_ray(1):
+            pass
+        after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers):
+            signal.signal(number, handler)
+    assert after == handlers
 
 
 @pytest.mark.parametrize(

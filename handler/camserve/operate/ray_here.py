@@ -120,9 +120,11 @@ def _connected(**options: Any) -> Iterator[None]:
         yield
     finally:
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
-        ray.shutdown()
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, before)
+        try:
+            ray.shutdown()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
