@@ -56,6 +56,8 @@ def test_the_signals_are_as_before_where_ray_does_not_end_well(monkeypatch):
         ("ray://127.0.0.1:9", "nothing answers at ray://127.0.0.1:9: the connection is refused"),
         ("127.0.0.1:99999", "nothing answers at 127.0.0.1:99999"),
         ("no-such-machine.invalid:6379", "no machine is known by this name"),
+        ("head..svc:6379", "nothing answers at head..svc:6379: this is no name of a machine"),
+        (f"{'head' * 16}.svc:6379", "this is no name of a machine"),
     ],
 )
 def test_a_cluster_that_is_not_there_is_said_before_ray_tries(address, said, monkeypatch):

@@ -52,7 +52,7 @@ def find_silence(address: str) -> str | None:
         return None  # auto, or what Ray itself refuses
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         return describe_silence(address, error)
     return None
 
