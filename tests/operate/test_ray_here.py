@@ -27,10 +27,19 @@ class Refusing:
 def test_the_environment_and_the_signals_are_afterwards_as_before(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", Refusing())
     before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ConfigError, match="does not answer: nothing there"), own_ray(1):
+    with pytest.raises(ConfigError, match=r"^Ray does not start here: nothing there$"), own_ray(1):
         pass
     assert dict(os.environ) == before
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_ray_of_ones_own_that_takes_too_long_is_not_taken_for_a_cluster(monkeypatch):
+    def time_out(**options):
+        raise ConnectionError("TimedOut: the GCS of this machine\nand more")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=time_out, shutdown=lambda: None))
+    with pytest.raises(ConfigError, match=r"^Ray does not start here: TimedOut: the GCS of this machine"), own_ray(1):
+        pass
 
 
 def test_the_signals_are_as_before_where_ray_does_not_end_well(monkeypatch):
