@@ -11,7 +11,18 @@ import pytest
 from camserve.errors import ConfigError
 from camserve.operate.ray_here import any_ray, find_silence, own_ray
 
-SAYS = "from camserve.operate.last_word import LastWord; word = LastWord('it is lost'); {then}"
+SAYS = "from camserve.operate.guardian import LastWord; word = LastWord('it is lost'); {then}"
+
+
+KILLED = """
+import os, socket, sys, types
+from camserve.operate.ray_here import any_ray
+sys.modules["ray"] = types.SimpleNamespace(init=lambda **options: None, shutdown=lambda: None)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    os.environ["RAY_ADDRESS"] = "127.0.0.1:%d" % listener.getsockname()[1]
+    with any_ray(1):
+        os.kill(os.getpid(), 9)
+"""
 
 
 class Refusing:
@@ -95,3 +106,12 @@ def test_a_process_that_is_ended_without_a_word_has_one(then, said):
         [sys.executable, "-c", SAYS.format(then=then)], stderr=subprocess.PIPE, text=True, check=False, timeout=30
     )
     assert done.stderr == said
+
+
+def test_what_ended_a_process_on_a_cluster_is_left_open():
+    """The kernel ends one too, where memory runs out."""
+    done = subprocess.run([sys.executable, "-c", KILLED], stderr=subprocess.PIPE, text=True, check=False, timeout=30)
+    assert done.stderr.startswith(
+        "camserve: this process was ended without a word; Ray does so where its cluster is lost: look at 127.0.0.1:"
+    )
+    assert done.stderr.count("\n") == 1

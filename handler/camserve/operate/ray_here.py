@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, redirect_stdout
 from typing import IO, Any
 
 from camserve.errors import ConfigError, describe_silence, first_line
-from camserve.operate.last_word import LastWord
+from camserve.operate.guardian import LastWord
 
 OBJECT_STORE_BYTES = 256 << 20
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable
@@ -30,7 +30,7 @@ CLUSTER_SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOST = (
-    "camserve: Ray ended this process without a word, as it does where its cluster is lost: look at {}; what was "
+    "camserve: this process was ended without a word; Ray does so where its cluster is lost: look at {}; what was "
     "answered is kept, and the same command goes on"
 )
 
