@@ -37,7 +37,8 @@ class RayModel:
         self._sink = sink
         self._has_replica = True
         self._has_run = False
-        self._lacks_room = False
+        self._is_wanting = False  # no replica is to be expected soon
+        self.waits_for_room = False  # for cores or a GPU
         self._in_flight = 0
         self._looking: asyncio.Task[None] | None = None
 
@@ -94,9 +95,9 @@ class RayModel:
 
     async def _check_room(self) -> None:
         """Refused: no replica has run yet, or what is left of them waits for room."""
-        if self._lacks_room:
+        if self._is_wanting:
             await asyncio.sleep(2 * SECONDS_BETWEEN_LOOKS)  # one may have begun since the last look
-        if self._lacks_room:
+        if self._is_wanting:
             raise Refused("overloaded", "no worker of this model runs yet: try again")
 
     async def _ask(self, row: ReceivedRow) -> Answered:
@@ -108,11 +109,12 @@ class RayModel:
             found = await asyncio.get_running_loop().run_in_executor(None, self._find_deployment)
             self._has_replica = found is not None and bool(found.replica_states.get("RUNNING", 0))
             self._has_run = self._has_run or self._has_replica
-            self._lacks_room = (
+            self.waits_for_room = found is not None and lacks_room(found.message)
+            self._is_wanting = (
                 found is not None
                 and not self._has_replica
                 and found.status != "DEPLOY_FAILED"
-                and (not self._has_run or lacks_room(found.message))
+                and (not self._has_run or self.waits_for_room)
             )
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
