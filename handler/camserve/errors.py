@@ -34,6 +34,7 @@ QUOTE_LIMIT = 80  # characters of a caller's own text that an answer or a log ma
 SILENCE = (
     ("UnsupportedProtocol|InvalidURL|Invalid URL", "write the whole address, such as http://127.0.0.1:8080"),
     ("name resolution|gaierror|Name or service", "no machine is known by this name"),
+    ("idna", "this is no name of a machine: between its dots are 1 to 63 characters"),
     ("refused|Refused", "the connection is refused: start the server, or name the port that it listens on"),
     ("SSL", "no secure connection: a server without a certificate of its own is at http://"),
     ("[Tt]ime(d )?out", "it takes too long: the machine or the server is busy, or a firewall keeps the port"),

@@ -55,6 +55,22 @@ def test_a_run_is_spread_over_machines(nodes, threads, workers, shards, places):
     assert find_places(nodes, threads, workers, shards) == places
 
 
+@pytest.mark.parametrize(
+    ("nodes", "places", "count"),
+    [
+        ([{"CPU": 3.0}, {"CPU": 3.0}], Places(3, 2, 0), 2),  # the sum has room for three
+        ([NODE, NODE], Places(2, 4, 0), 2),
+        ([{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}], Places(4, 1, 0.25), 2),  # the cores are elsewhere
+        ([{"CPU": 8.0, "GPU": 1.0}], Places(8, 1, 0.125), 8),
+        ([{"CPU": 8.0, "GPU": 1.0}], Places(3, 2, 0.3333), 3),
+        ([{"CPU": 16.0, "GPU": 1.0}], Places(10, 1, 0.1), 10),  # 1.0 // 0.1 is 9
+        ([{}], Places(1, 1, 0), 0),
+    ],
+)
+def test_workers_run_at_once_where_a_machine_has_all_that_one_asks_for(nodes, places, count):
+    assert places.count_at_once(nodes) == count
+
+
 def test_a_picture_that_only_the_driver_reads_ends_the_run(tmp_path):
     """It would be a row with an error for good."""
     here = write_photo(tmp_path / "a.png")
@@ -270,7 +286,7 @@ def test_a_cluster_that_is_lost_ends_the_run_in_words_of_its_own(pets, photos, m
     assert process.returncode == 1, said
     retried = "a worker was ended; its shard goes to another"
     (line,) = [line for line in said.splitlines() if not line.startswith(("not all of", retried))]
-    assert re.match("camserve: (the cluster is lost: |Ray ended this process without a word)", line)
+    assert re.match("camserve: (the cluster is lost: |this process was ended without a word; )", line)
     assert line.endswith("the same command goes on")
 
 

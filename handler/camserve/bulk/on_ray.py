@@ -62,7 +62,7 @@ def run_on_ray(
 
         nodes = living_nodes()
         places = find_places(nodes, read_contents(archive).settings.runtime.threads, workers, len(shards))
-        if places.workers * places.cores > sum(node.get("CPU", 0.0) for node in nodes):
+        if places.workers > places.count_at_once(nodes):
             report(f"not all of {places.workers} workers run at once: {describe_room(places, nodes)}")
         work = Work([ray.put(archive.read_bytes())], options, grid, places.cores, str(Path.cwd()), __version__)
         # Retries are counted and reported here. max_calls: Ray would start a process for each task on a GPU.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from camserve.bulk.rows import RunStopped
-from camserve.operate.ray_here import cluster_address, find_silence
+from camserve.operate.ray_here import PARTS, cluster_address, find_silence
 from camserve.values import Progress
 
 SECONDS_BETWEEN_LOOKS = 5.0
@@ -32,6 +32,15 @@ class Places(NamedTuple):
     def fit(self, nodes: Nodes) -> bool:
         """Return whether a task runs on one of these machines, once nothing else does."""
         return any(node.get("CPU", 0.0) >= self.cores and node.get("GPU", 0.0) >= self.gpus for node in nodes)
+
+    def count_at_once(self, nodes: Nodes) -> int:
+        """Return how many tasks have room on these machines at the same time."""
+        return sum(self._count_on(node) for node in nodes)
+
+    def _count_on(self, node: Mapping[str, float]) -> int:
+        asked = {"CPU": self.cores, "GPU": self.gpus}
+        # In whole parts: 1.0 // 0.1 is 9.
+        return min(int(PARTS * node.get(kind, 0.0)) // round(PARTS * each) for kind, each in asked.items() if each)
 
 
 def living_nodes() -> Nodes:

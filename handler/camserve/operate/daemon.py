@@ -49,7 +49,7 @@ class Daemon:
 
     def leave(self) -> None:
         """Let the process go on when this one has ended; it ends with it otherwise, however that comes."""
-        self._guardian.release()
+        self._guardian.close()
 
     def stop(self, seconds: float) -> None:
         """End the process and all that it started, by SIGKILL what has not ended after ``seconds``."""
@@ -64,7 +64,7 @@ class Daemon:
             with suppress(ProcessLookupError):
                 os.killpg(group, number)
             _wait_until(lambda: _is_group_empty(group), CHILDREN_SECONDS)
-        self._guardian.release()
+        self._guardian.close()
         self._is_stopped = True  # another process may get the group's number now
 
 

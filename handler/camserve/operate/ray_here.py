@@ -13,10 +13,11 @@ from contextlib import closing, contextmanager, redirect_stdout
 from typing import IO, Any
 
 from camserve.errors import ConfigError, describe_silence, first_line
-from camserve.operate.last_word import LastWord
+from camserve.operate.guardian import LastWord
 
 OBJECT_STORE_BYTES = 256 << 20
 ADDRESS = "RAY_ADDRESS"  # Ray's own variable
+HERE = "local"  # the address that begins a Ray of one's own
 CONNECT_SECONDS = 5
 PARTS = 10_000  # Ray divides a core or a GPU no further
 SETTINGS = {
@@ -29,7 +30,7 @@ CLUSTER_SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 LOST = (
-    "camserve: Ray ended this process without a word, as it does where its cluster is lost: look at {}; what was "
+    "camserve: this process was ended without a word; Ray does so where its cluster is lost: look at {}; what was "
     "answered is kept, and the same command goes on"
 )
 
@@ -42,7 +43,7 @@ def share(count: float, workers: int) -> float:
 def cluster_address() -> str | None:
     """Return the address of the cluster that RAY_ADDRESS names, or None."""
     address = os.environ.get(ADDRESS)
-    return None if address == "local" else address or None
+    return None if address == HERE else address or None
 
 
 def find_silence(address: str) -> str | None:
@@ -52,7 +53,7 @@ def find_silence(address: str) -> str | None:
         return None  # auto, or what Ray itself refuses
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         return describe_silence(address, error)
     return None
 
@@ -68,7 +69,7 @@ def own_ray(cores: int, **options: Any) -> Iterator[None]:
         with tempfile.TemporaryDirectory(prefix="camserve-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
             os.environ["TMPDIR"] = folder  # of Ray's processes, most of which are killed in the end
             here = {"num_cpus": cores, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
-            with _connected(address="local", _temp_dir=folder, **here, **options):
+            with _connected(address=HERE, _temp_dir=folder, **here, **options):
                 yield
 
 
@@ -120,9 +121,11 @@ def _connected(**options: Any) -> Iterator[None]:
         yield
     finally:
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
-        ray.shutdown()
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, before)
+        try:
+            ray.shutdown()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -145,6 +148,8 @@ def _read(said: IO[bytes]) -> str:
 
 def _explain(address: str, error: Exception, said: str) -> str:
     """Return one line that says why Ray is not to be had; ``said`` is what it wrote."""
+    if address == HERE:
+        return f"Ray does not start here: {first_line(error)}"
     text = f"{error}\n{error.__cause__}\n{said}"
     versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", text)
     if len(versions) >= 2:

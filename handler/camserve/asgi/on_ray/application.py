@@ -54,7 +54,7 @@ class Routes:
         application = serve.get_replica_context().app_name
         for name, (version, gather, places, handle) in models.items():
             model = RayModel(application, name, handle, gather, ModelSink(self._metrics, name, version))
-            self._first_counts.append(asyncio.ensure_future(_count_first(name, places, handle, model)))
+            self._first_counts.append(asyncio.ensure_future(count_first(name, places, handle, model)))
             self._models[name] = Served(version, model)
 
     def __serve_build_asgi_app__(self) -> Router:  # Ray's name
@@ -62,19 +62,29 @@ class Routes:
         return App(self._models, self._token, most_body_bytes(), self._metrics).asgi()
 
 
-async def _count_first(name: str, places: Places, handle: Any, model: RayModel) -> None:
+async def count_first(name: str, places: Places, handle: Any, model: RayModel) -> None:
     """Let every series of a model begin at 0, once a replica runs; until then a line a minute says what is wanting.
 
     One that never runs is no end of the others.
     """
-    counted = asyncio.ensure_future(_ask_count(handle))
-    while not (await asyncio.wait([counted], timeout=SECONDS_BETWEEN_LINES))[0]:
-        room = describe_room(places, ray.cluster_resources())
-        logger.warning("camserve: no worker of %s runs yet: %s: add machines, or set num_cpus in args", name, room)
-    try:
-        model.count(counted.result())
-    except (RayError, RayServeException) as error:
-        logger.error("camserve: no worker of %s runs: %s", name, first_line(error))
+    while True:
+        counted = asyncio.ensure_future(_ask_count(handle))
+        try:
+            while not (await asyncio.wait([counted], timeout=SECONDS_BETWEEN_LINES))[0]:
+                logger.warning("camserve: no worker of %s runs yet%s", name, _advise(places, model))
+            model.count(counted.result())
+            return
+        except (RayError, RayServeException) as error:
+            logger.error("camserve: no worker of %s runs: %s", name, first_line(error))
+        finally:
+            counted.cancel()
+        await asyncio.sleep(SECONDS_BETWEEN_LINES)
+
+
+def _advise(places: Places, model: RayModel) -> str:
+    if not model.waits_for_room:
+        return ""
+    return f": {describe_room(places, ray.cluster_resources())}: add machines, or set num_cpus in args"
 
 
 async def _ask_count(handle: Any) -> Counted:

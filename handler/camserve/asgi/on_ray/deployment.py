@@ -100,6 +100,11 @@ def describe_room(places: Places, have: Mapping[str, float]) -> str:
     return f"{places.workers} x {each} is asked for, and Ray has {there}"
 
 
+def lacks_room(message: str) -> bool:
+    """Return whether the message of a deployment says that replicas wait for cores or a GPU."""
+    return "to be scheduled" in message  # Ray's words after 30 s
+
+
 def wait_for_start(application: str, places: Places, is_over: threading.Event) -> None:
     """Return when an application's replicas run.
 
@@ -114,7 +119,7 @@ def wait_for_start(application: str, places: Places, is_over: threading.Event) -
         seconds = time.monotonic() - begun
         if found.status == "DEPLOY_FAILED":
             raise ConfigError(_find_reason(text))
-        if seconds > ROOM_SECONDS and "to be scheduled" in text:
+        if seconds > ROOM_SECONDS and lacks_room(text):
             room = describe_room(places, ray.cluster_resources())
             raise ConfigError(f"no room for its workers after {ROOM_SECONDS} s: {room}: give it fewer minWorkers")
         if seconds > LOAD_SECONDS:

@@ -14,6 +14,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 
 from camserve.asgi.batches import BatchRules
 from camserve.asgi.metrics import ModelSink
+from camserve.asgi.on_ray.deployment import lacks_room
 from camserve.asgi.on_ray.replica import Answered, Counted
 from camserve.asgi.refusals import Refused
 from camserve.serving.engines.answering import ReceivedRow
@@ -35,6 +36,9 @@ class RayModel:
         self._rules = rules
         self._sink = sink
         self._has_replica = True
+        self._has_run = False
+        self._is_wanting = False  # no replica is to be expected soon
+        self.waits_for_room = False  # for cores or a GPU
         self._in_flight = 0
         self._looking: asyncio.Task[None] | None = None
 
@@ -61,10 +65,11 @@ class RayModel:
                 await self._looking
 
     async def answer(self, row: ReceivedRow) -> Response:
-        """Return the answer to a row. Refused: the queue is full, the answer took too long, its replica ended.
+        """Return the answer to a row. Refused: there is no room, the answer took too long, its replica ended.
 
         No request is sent twice: one that ends a replica would end them all.
         """
+        await self._check_room()
         self._in_flight += 1
         try:
             status, content_type, body, headers, counted = await asyncio.wait_for(self._ask(row), self._rules.longest)
@@ -88,21 +93,37 @@ class RayModel:
         for (metric, labels), value in values.items():
             self._sink.gauge(metric, labels, value)
 
+    async def _check_room(self) -> None:
+        """Refused: no replica has run yet, or what is left of them waits for room."""
+        if self._is_wanting:
+            await asyncio.sleep(2 * SECONDS_BETWEEN_LOOKS)  # one may have begun since the last look
+        if self._is_wanting:
+            raise Refused("overloaded", "no worker of this model runs yet: try again")
+
     async def _ask(self, row: ReceivedRow) -> Answered:
         answered: Answered = await self._handle.answer.remote((dict(row.fields), dict(row.headers), row.request_id))
         return answered
 
     async def _look(self) -> None:
         while True:
-            self._has_replica = await asyncio.get_running_loop().run_in_executor(None, self._is_one_running)
+            found = await asyncio.get_running_loop().run_in_executor(None, self._find_deployment)
+            self._has_replica = found is not None and bool(found.replica_states.get("RUNNING", 0))
+            self._has_run = self._has_run or self._has_replica
+            self.waits_for_room = found is not None and lacks_room(found.message)
+            self._is_wanting = (
+                found is not None
+                and not self._has_replica
+                and found.status != "DEPLOY_FAILED"
+                and (not self._has_run or self.waits_for_room)
+            )
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
-    def _is_one_running(self) -> bool:
+    def _find_deployment(self) -> Any:
+        """Return what Serve knows of the replicas, or None."""
         try:
-            deployment = serve.status().applications[self._application].deployments[self._deployment]
+            return serve.status().applications[self._application].deployments[self._deployment]
         except (RayError, RayServeException, KeyError, TimeoutError):
-            return False
+            return None
         except Exception:  # an end of the watch would pass for health
             logger.exception("camserve: the replicas of %s cannot be seen", self._application)
-            return False
-        return bool(deployment.replica_states.get("RUNNING", 0))
+            return None
