@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
 from camserve.build.probe import attended, check_layer, find_layer
 from camserve.build.probe.attended import find_attended, name_attended
+from camserve.fast.split import Split, example, split
 from library_networks import TIMM, TV
 
 
@@ -32,3 +34,32 @@ def test_not_all_layers_of_a_deep_network_are_tried(monkeypatch):
     kind = TV["swin"]
     monkeypatch.setattr(attended, "MOST_TRIED", 1)
     assert find_attended(kind.scoring(), (3, *kind.size)) is None
+
+
+def test_the_layer_is_named_of_a_network_whose_trunk_is_compiled():
+    kind = TV["swin"]
+    network, shape = kind.scoring().requires_grad_(False), (3, *kind.size)
+    layer = find_layer(network, shape)
+    halved = Split(network, *split(network, layer, example(shape, torch.float32, torch.device("cpu"))), layer)
+    assert find_attended(halved, shape) == "features.3.0"
+
+
+class Grainy(nn.Module):
+    """Beside its tokens it reads how much neighbouring pixels differ, which is much in noise and little in photos."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        scores = self.network(pixels)
+        grain = pixels.diff(dim=3).square().mean(dim=(1, 2, 3))
+        return scores + 10 * grain[:, None] * torch.arange(scores.shape[1])
+
+
+def test_layers_are_judged_on_corners_of_photos_where_there_are_any():
+    kind = TIMM["mean of tokens"]
+    network, (height, width) = Grainy(kind.scoring().classifier), kind.size
+    photo = (torch.linspace(-2, 2, height)[:, None] * torch.linspace(-2, 2, width)).expand(1, 3, -1, -1)
+    assert find_attended(network, (3, height, width)) is None
+    assert find_attended(network, (3, height, width), photo) == "network.blocks.0"

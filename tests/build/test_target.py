@@ -139,6 +139,22 @@ def test_the_share_is_measured_on_corners_of_photos_and_not_beside_noise() -> No
     assert examined.target.layers[0].share > 0.95
 
 
+def test_the_members_of_an_ensemble_are_found_beside_a_sample_without_contrast() -> None:
+    network = ScoringNetwork(settle(Ensemble(1, Odd())))
+    noise = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    faint = torch.linspace(0, 1e-3, SIDE).expand(1, 3, SIDE, SIDE)
+    for sample in (torch.full((1, 3, SIDE, SIDE), 0.5), 0.5 + faint):
+        examined = examine(network, Recipe("net", "net.pt"), torch.cat([noise, sample]), [None], lambda line: None)
+        assert set(examined.target.members) == {"one.features", "two.features"}
+        assert examined.target.share == pytest.approx(1)
+        assert max(layer.share for layer in examined.target.layers) < 1
+
+
+def test_scores_that_never_differ_pass_no_layer() -> None:
+    network = ScoringNetwork(settle(Odd()))
+    assert share_through(network, [Layer("features", grid=(8, 8))], pictures()[:1].repeat(3, 1, 1, 1)) == 0
+
+
 def test_corners_are_those_of_the_first_pictures() -> None:
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
     corners = corners_of(torch.stack([rows, columns])[None].repeat(3, 1, 1, 1))

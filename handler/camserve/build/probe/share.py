@@ -21,6 +21,23 @@ SIDES = ("top", "bottom", "left", "right")
 ENOUGH = 0.95  # of the scores' variance; below, further members of an ensemble are looked for
 CORNER = 2 / 3  # of each side of a picture
 MOST_PICTURES = 2  # of which corners are taken
+FLAT = 1e-4  # of the scores' variance among all pictures: corners with less have no contrast
+
+
+def choose_pictures(network: ScoringNetwork, pixels: Tensor, samples: Tensor) -> Tensor:
+    """Return the pictures to measure shares on: corners of the ``samples``, or ``pixels`` (N, C, H, W).
+
+    The latter where a head that tells the ``pixels`` apart scores all corners alike, as those of a blank frame.
+    """
+    corners = corners_of(samples)
+    with torch.no_grad():
+        pairs = zip(network.score_heads(corners), network.score_heads(pixels))
+        has_contrast = all(_variance(near) >= FLAT * _variance(far) for near, far in pairs)
+    return corners if has_contrast else pixels
+
+
+def _variance(scores: Tensor) -> float:
+    return float(scores.double().var(dim=0).sum())
 
 
 def corners_of(pixels: Tensor) -> Tensor:
@@ -40,20 +57,21 @@ def share_through(network: ScoringNetwork, layers: Sequence[Layer], pixels: Tens
 
     Each picture is run with what the layers gave for its neighbour: where everything passes them, it gets the
     neighbour's scores. The share is 1 less the squared distance to these, over that of the pictures' own scores. Of
-    several heads the least share counts: no map shall show less than it says.
+    several heads the least share counts: no map shall show less than it says. A head that scores all pictures alike
+    does not count; 0 where all do.
     """
     with torch.no_grad():
         own = network.score_heads(pixels)
         with _exchanged(network, layers):
             mixed = network.score_heads(pixels)
-    return min(map(_share, own, mixed))
+    shares = [_share(*pair) for pair in zip(own, mixed)]
+    return min((share for share in shares if share is not None), default=0.0)
 
 
-def _share(own: Tensor, mixed: Tensor) -> float:
+def _share(own: Tensor, mixed: Tensor) -> float | None:
     neighbours = own.roll(1, dims=0)
     variance = float((own - neighbours).square().sum())
-    rest = float((mixed - neighbours).square().sum()) / variance if variance > 0 else 0.0
-    return max(0.0, 1 - rest)
+    return max(0.0, 1 - float((mixed - neighbours).square().sum()) / variance) if variance > 0 else None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from camserve.build.choose_methods import choose_methods, say_methods, suitable_method
 from camserve.build.probe import check_layer
-from camserve.build.probe.share import ENOUGH, corners_of
+from camserve.build.probe.share import ENOUGH, choose_pictures
 from camserve.build.probe.target import Target, find_target, measure_share
 from camserve.build.recipe import Recipe
 from camserve.build.trial.contract import check_rows, takes_channels_last
@@ -75,7 +75,7 @@ def examine(
 def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> Target:
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
-    shown = corners_of(pixels[NOISE:])
+    shown = choose_pictures(network, pixels, pixels[NOISE:])
     found = find_target(network, pixels, shown) if "auto" in names else Target(())
     named = {name: measure_share(network, check_layer(network, name, shape), shown) for name in names if name != "auto"}
     layers = tuple(layer for name in names for layer in (found.layers if name == "auto" else (named[name],)))

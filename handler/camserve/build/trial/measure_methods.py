@@ -171,7 +171,8 @@ def _check(name: str, settings: Settings, classifier: Classifier, photo: _Photo)
             try:
                 METHODS[name].run(output, Objectives.of_top_classes(output.scores))
             except ConfigError as error:
-                named = name_attended(classifier.network, settings.input.shape) if name == "attention" else ""
+                shape = settings.input.shape
+                named = name_attended(classifier.network, shape, photo.pixels) if name == "attention" else ""
                 raise ConfigError(f"methods: {error}{named}; or leave {name} out") from None
 
 

@@ -46,8 +46,8 @@ function drawPicture(photo, book, left, right) {
 function sideNames(left, right) {
   const isSameClass = left.target.index === right.target.index;
   return [left, right].map((map) => {
-    const made = [map.method, writeChannels(map)].filter(Boolean).join(", ");
-    const name = isSameClass ? made : isolate(map.target.label);
+    const active = activeChannel(map) && `activation of channel ${activeChannel(map)}`;
+    const name = active ?? (isSameClass ? makingOf(map).join(", ") : isolate(map.target.label));
     return map.status === "ok" ? `${name}, up to ${writeValue(map.scale, map)}` : `${name}: ${STATUS[map.status]}`;
   });
 }

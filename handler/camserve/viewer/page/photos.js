@@ -35,8 +35,9 @@ function keepAnswer(book, view, answer, options) {
 const isAlike = (one, other) =>
   one.method === other.method && one.layer === other.layer && one.of_channels?.asked === other.of_channels?.asked;
 
-// Return a map's strength, or its scale over the largest of its kind, 0 to 1; null: neither is known.
+// Return a map's strength, or its scale over the largest of its kind, 0 to 1; null: unknown, or it shows no evidence.
 function strengthOf(book, map) {
+  if (activeChannel(map)) return null;
   if (typeof map.strength === "number") return map.strength;
   const alike = [...book.maps.values()].filter((other) => isAlike(map, other));
   const strongest = Math.max(...alike.map(({ scale }) => scale), 0);

@@ -35,9 +35,11 @@ function writeQuestion(map) {
   return `Why ${label} ${meaning}`;
 }
 
+// Return what made a map of evidence, its method and channels; []: it shows an activation.
+const makingOf = (map) => (activeChannel(map) ? [] : [map.method, writeChannels(map)].filter(Boolean));
+
 function writeCaption(map) {
-  const made = activeChannel(map) ? [] : [map.method, writeChannels(map)];
-  return [writeQuestion(map), ...made, isolate(map.layer)].filter(Boolean).join(" · ");
+  return [writeQuestion(map), ...makingOf(map), isolate(map.layer)].join(" · ");
 }
 
 const STATUS = {
@@ -51,8 +53,8 @@ function writeStrength(map, strength) {
   if (map.status !== "ok") return STATUS[map.status] ?? "";
   if (!map.grid) return "The answer was too long: its map was left out.";
   const peak = writeValue(map.scale, map);
-  const others = map.of_channels ? "channels" : "classes";
-  if (strength === null) return `Its largest value is ${peak}. Look at other ${others} to see whether that is much.`;
+  if (activeChannel(map)) return `Its largest value is ${peak}.`;
+  if (strength === null) return `Its largest value is ${peak}. Look at other classes to see whether that is much.`;
   const word = strength > 2 / 3 ? "Strong" : strength > 1 / 3 ? "Moderate" : "Weak";
   const percent = `${Math.round(strength * 100)} %`;
   const ofMaps = strength < 1 ? `${percent} of the strongest map of this photo` : "the strongest map of this photo";
