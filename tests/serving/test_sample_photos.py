@@ -7,6 +7,7 @@ from io import BytesIO
 from PIL import Image
 
 from camserve.input_spec import InputSpec
+from camserve.serving import sample_photos
 from camserve.serving.sample_photos import MOST_SHOWN, SIDE, shrink_samples
 from camserve.settings import ModelSpec, Settings
 from camserve.values import Layer
@@ -31,9 +32,11 @@ def test_the_first_photos_are_shrunk_and_upright(tmp_path):
     assert not shown[0].getexif()
 
 
-def test_a_photo_that_a_browser_would_show_otherwise_is_left_out_and_named(tmp_path, caplog):
+def test_a_photo_that_a_browser_would_show_otherwise_is_left_out_and_named(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sample_photos.logger, "warning", lambda text, *values: said.append(text % values))
     Image.new("I;16", (40, 20), 9000).save(tmp_path / "deep.png")
     (tmp_path / "own.npy").write_bytes(b"of a transform")
     assert shrink_samples(tmp_path, replace(SETTINGS, samples=("deep.png", "own.npy"))) == ()
-    assert "deep.png is not shown on the page for browsers: its mode I;16" in caplog.text
-    assert "own.npy is not shown on the page for browsers" in caplog.text
+    assert "deep.png is not shown on the page for browsers: its mode I;16" in said[0]
+    assert "own.npy is not shown on the page for browsers" in said[1]
