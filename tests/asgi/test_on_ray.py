@@ -4,7 +4,15 @@ import subprocess
 import sys
 
 from camserve.asgi.batches import BatchRules
-from camserve.asgi.on_ray.deployment import Places, count_workers, describe_room, divide, make_options, on_device
+from camserve.asgi.on_ray.deployment import (
+    Places,
+    Wanted,
+    count_workers,
+    describe_room,
+    divide,
+    make_options,
+    on_device,
+)
 from camserve.asgi.on_ray.replica import Tally
 from camserve.operate.ray_here import share
 
@@ -23,16 +31,26 @@ def test_all_workers_find_room_whatever_there_is_of_cores_and_gpus():
     assert all(share(count, workers) * workers <= count for count in range(9) for workers in range(1, 9))
 
 
+ONE = Wanted(1, True)
+
+
 def test_a_changed_archive_with_more_workers_gets_what_is_free_beside_the_old_one():
     have = {"CPU": 4.0, "GPU": 1.0}
-    before = divide(have, 1, 0, [])
+    before = divide(have, ONE, [], [])
     assert before == Places(1, {"num_cpus": 2.0, "num_gpus": 0.5})
-    assert divide(have, 4, 0, [before]) == Places(4, {"num_cpus": 0.5, "num_gpus": 0.125})
-    both = [divide(have, 1, 1, []), divide(have, 1, 1, [])]
-    four = divide(have, 4, 1, both)
+    assert divide(have, Wanted(4, True), [], [before]) == Places(4, {"num_cpus": 0.5, "num_gpus": 0.125})
+    both = [divide(have, ONE, [ONE], []), divide(have, ONE, [ONE], [])]
+    four = divide(have, Wanted(4, True), [ONE], both)
     assert sum(one.workers * one.resources["num_cpus"] for one in (four, *both)) <= 4
     assert four.resources["num_gpus"] > 0
-    assert divide(have, 1, 0, [Places(4, four.resources)]) == before
+    assert divide(have, ONE, [], [Places(4, four.resources)]) == before
+
+
+def test_an_archive_of_the_cpu_takes_no_share_of_a_gpu_from_others():
+    have, on_cpu = {"CPU": 8.0, "GPU": 1.0}, Wanted(3, False)
+    assert divide(have, ONE, [on_cpu], []) == Places(1, {"num_cpus": 1.0, "num_gpus": 0.5})
+    assert divide(have, on_cpu, [ONE], []) == Places(3, {"num_cpus": 1.0, "num_gpus": 0.0})
+    assert divide(have, ONE, [ONE, on_cpu], []).resources["num_gpus"] == 0.25
 
 
 def test_an_archive_of_the_cpu_asks_for_no_gpu():

@@ -327,8 +327,8 @@ def test_workers_share_a_gpu_but_for_an_archive_that_is_of_the_cpu(archive, tmp_
     copy_changed(archive, other, change)
     command = [sys.executable, "-c", PLACED, archive, other]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    # Two of two archives, beside what a change begins: an eighth each, and none for the other archive.
-    assert [line for line in done.stdout.splitlines() if line.startswith("free")] == ["free GPUs 0.75"], done.stderr
+    # Two of one archive, beside what a change begins: a quarter each, and none for the other archive.
+    assert [line for line in done.stdout.splitlines() if line.startswith("free")] == ["free GPUs 0.5"], done.stderr
 
 
 def test_more_workers_than_cores_share_them(archive, tmp_path, next_ports, coffee):

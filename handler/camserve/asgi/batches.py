@@ -49,6 +49,11 @@ def read_rules(config: Mapping[str, Any]) -> BatchRules:
     )
 
 
+def may_use_gpu(config: Mapping[str, Any]) -> bool:
+    """Return whether a model-config.yaml lets its workers use a GPU."""
+    return config.get("deviceType") != "cpu"
+
+
 class Batches:
     """The queue of one model; used from one event loop."""
 

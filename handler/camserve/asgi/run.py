@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.asgi.app import Served
-from camserve.asgi.batches import Batches, read_rules
+from camserve.asgi.batches import Batches, may_use_gpu, read_rules
 from camserve.asgi.listen import listen
 from camserve.asgi.metrics import Metrics, ModelSink
 from camserve.build.mar.unpack import unpacked
@@ -33,7 +33,7 @@ def _load(path: Path, metrics: Metrics, stack: ExitStack, report: Progress) -> S
         report(f"{path.name}: minWorkers is {workers}; this process is one worker, which uses all cores")
     config: dict[str, Any] = {**contents.config, "minWorkers": 1}
     rules = read_rules(config)
-    device = device_of(None if config.get("deviceType") == "cpu" else 0)
+    device = device_of(0 if may_use_gpu(config) else None)
     pipeline = load_worker(folder, config, contents.name, contents.version, device, rules.size)
     pipeline.monitor.report_to(*recorders_into(ModelSink(metrics, path.stem, contents.version), pipeline))
     return Served(contents.version, Batches(Answering(pipeline), rules))

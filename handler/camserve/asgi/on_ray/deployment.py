@@ -6,11 +6,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from camserve.asgi.batches import BatchRules
+from camserve.asgi.batches import BatchRules, may_use_gpu
 from camserve.asgi.gather import Gatherer
 from camserve.asgi.on_ray.replica import Replica, ReplicaPlan
 from camserve.build.mar.unpack import Contents
@@ -32,7 +32,9 @@ def bind(name: str, place: str, contents: Contents, rules: BatchRules, resources
     import ray
     from ray import serve
 
-    plan = ReplicaPlan(place, contents.config, contents.name, contents.version, rules.size, rules.delay, rules.timeout)
+    gpu = 0 if may_use_gpu(contents.config) else None  # a replica sees its own alone
+    known = (contents.config, contents.name, contents.version)
+    plan = ReplicaPlan(place, *known, rules.size, rules.delay, rules.timeout, gpu)
     for part in (Replica, Gatherer, unpack_once):
         ray.cloudpickle.register_pickle_by_value(sys.modules[part.__module__])
     return serve.deployment(Replica, name=name, **make_options(contents.config, rules, resources)).bind(plan)
@@ -74,22 +76,38 @@ class Places:
     resources: Mapping[str, float]
 
 
-def divide(have: Mapping[str, float], workers: int, others: int, running: Collection[Places]) -> Places:
-    """Return places for ``workers`` replicas among ``others`` on what a Ray has; they fit beside those that run.
+class Wanted(NamedTuple):
+    """The replicas that an archive may have."""
+
+    workers: int
+    on_gpu: bool  # where there is one
+
+
+def read_wanted(config: Mapping[str, Any]) -> Wanted:
+    """Return the replicas that a model-config.yaml asks for at most."""
+    return Wanted(count_workers(config)[1], may_use_gpu(config))
+
+
+def divide(have: Mapping[str, float], wanted: Wanted, others: Iterable[Wanted], running: Collection[Places]) -> Places:
+    """Return places for replicas beside those of other archives on what a Ray has; they fit beside those that run.
 
     So that every archive finds room for a change, all together take a part of the machine.
     """
-    resources = {}
+    resources, everyone = {}, [wanted, *others]
     for kind, name in KINDS.items():
+        sharing = [one for one in everyone if one.on_gpu or kind != "GPU"]
+        if wanted not in sharing:
+            resources[name] = 0.0
+            continue
         free = have.get(kind, 0.0) - sum(places.workers * places.resources[name] for places in running)
-        usual = share(have.get(kind, 0.0), DURING_A_CHANGE * (workers + others))
-        resources[name] = min(usual, share(max(0.0, free), workers))
-    return Places(workers, resources)
+        usual = share(have.get(kind, 0.0), DURING_A_CHANGE * sum(one.workers for one in sharing))
+        resources[name] = min(usual, share(max(0.0, free), wanted.workers))
+    return Places(wanted.workers, resources)
 
 
 def on_device(config: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, float]:
     """Return what a replica asks of Ray: no GPU where the archive's deviceType is cpu."""
-    return {**resources, **({"num_gpus": 0.0} if config.get("deviceType") == "cpu" else {})}
+    return {**resources, **({} if may_use_gpu(config) else {"num_gpus": 0.0})}
 
 
 def describe_room(places: Places, have: Mapping[str, float]) -> str:

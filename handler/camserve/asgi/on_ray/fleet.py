@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from camserve.asgi.app import Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import Places, bind, count_workers, divide, on_device, wait_for_start
+from camserve.asgi.on_ray.deployment import Places, Wanted, bind, divide, read_wanted, wait_for_start
 from camserve.asgi.on_ray.model import RayModel
 from camserve.build.mar.unpack import read_contents, unpacked
 from camserve.errors import CamserveError, ConfigError, first_line
@@ -37,6 +37,7 @@ class _Running:
     sink: ModelSink
     version: str
     sha256: str  # of the archive
+    wanted: Wanted
     places: Places
     files: ExitStack  # its unpacked files, which go when it is closed
 
@@ -47,7 +48,7 @@ class Fleet:
     def __init__(self, archives: Sequence[Path], metrics: Metrics, report: Progress) -> None:
         """Load all archives. ConfigError: one does not load."""
         self._archives, self._metrics, self._report = archives, metrics, report
-        self._workers = {path: count_workers(read_contents(path).config)[1] for path in archives}
+        self._wanted = {path: read_wanted(read_contents(path).config) for path in archives}
         self._is_over = threading.Event()
         self._started = 0
         self._change = asyncio.Lock()
@@ -110,7 +111,7 @@ class Fleet:
 
     def _take(self, path: Path, running: _Running) -> None:
         self._running[path] = running
-        self._workers[path] = running.places.workers
+        self._wanted[path] = running.wanted
         self.models[path.stem] = Served(running.version, running.model)
 
     def _load(self, path: Path) -> _Running:
@@ -118,7 +119,8 @@ class Fleet:
         found = sha256(path)  # first: a file that is renamed after this is taken at the next signal
         with ExitStack() as files:
             contents, folder = files.enter_context(unpacked(path))
-            rules, places = read_rules(contents.config), self._find_places(path, contents.config)
+            rules, wanted = read_rules(contents.config), read_wanted(contents.config)
+            places = self._find_places(path, wanted)
             bound = bind(DEPLOYMENT, str(folder), contents, rules, places.resources)
             self._started += 1
             application = f"{path.stem}@{self._started}"
@@ -131,7 +133,7 @@ class Fleet:
                 if isinstance(error, ConfigError):
                     raise ConfigError(f"{path} does not load: {error}") from None
                 raise
-            return _Running(application, model, sink, contents.version, found, places, files.pop_all())
+            return _Running(application, model, sink, contents.version, found, wanted, places, files.pop_all())
 
     def _start(self, application: str, bound: Any, places: Places, rules: BatchRules, sink: ModelSink) -> RayModel:
         target = serve.RunTarget(bound, application, route_prefix=None)
@@ -141,12 +143,11 @@ class Fleet:
         model.count(handle.counted.remote().result())
         return model
 
-    def _find_places(self, path: Path, config: Mapping[str, Any]) -> Places:
+    def _find_places(self, path: Path, wanted: Wanted) -> Places:
         """Return the places of an archive beside all that runs, its former self too."""
-        others = sum(workers for other, workers in self._workers.items() if other != path)
+        others = [one for other, one in self._wanted.items() if other != path]
         running = [one.places for one in self._running.values()]
-        places = divide(ray.cluster_resources(), count_workers(config)[1], others, running)
-        return Places(places.workers, on_device(config, places.resources))
+        return divide(ray.cluster_resources(), wanted, others, running)
 
     def _delete(self, application: str) -> None:
         try:

@@ -31,6 +31,7 @@ class ReplicaPlan(NamedTuple):
     batch_size: int
     delay: float  # seconds
     timeout: float  # seconds
+    gpu: int | None  # its number, where one may be used
 
 
 class Tally:
@@ -69,7 +70,7 @@ class Replica:
         from camserve.serving.load import device_of
 
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, from the half that it keeps free for a change
-        device = device_of(None if plan.config.get("deviceType") == "cpu" else 0)
+        device = device_of(plan.gpu)
         pipeline = load_worker(folder, plan.config, plan.name, plan.version, device, plan.batch_size)
         self._tally = Tally()
         recorders = recorders_into(self._tally, pipeline)
