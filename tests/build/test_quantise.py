@@ -235,6 +235,14 @@ def test_no_layer_is_kept_where_the_limits_allow_all_in_int8():
     assert len(said) == 3  # float32, int8, and what int8 changes: nothing is ranked
 
 
+def test_so_many_steps_are_tried_as_one_in_five_layers_where_no_limit_can_be_met():
+    said: list[str] = []
+    with pytest.raises(ConfigError, match="changes too much"):
+        quantise_loud(QuantiseChoice(top1_agreement=1.0, map_correlation=1.0), said)
+    passes = [line for line in said if "probabilities move by" in line]
+    assert len(passes) == 3  # float32, int8, and one step for five layers; what ranks them gets no line
+
+
 def test_a_product_of_activations_is_no_layer_with_weights():
     import_openvino()
     ops = import_module("openvino.opset13")

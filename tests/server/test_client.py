@@ -50,9 +50,9 @@ def test_a_photo_is_explained(client, coffee):
 def test_a_prediction_alone_and_the_model_description(client, coffee):
     assert client.predict(coffee, top_k=2).explanations == ()
     assert len(client.predict(coffee, top_k=2).predictions) == 2
-    card = client.describe()
-    assert card["model"]["name"] == "imagenet"
-    assert card["labels"][967] == "espresso"
+    description = client.describe()
+    assert description["model"]["name"] == "imagenet"
+    assert description["labels"][967] == "espresso"
 
 
 def test_every_kind_of_photo_gets_the_same_answer(client, coffee, tmp_path):
@@ -143,11 +143,11 @@ def test_the_async_client_does_the_same(server, client, coffee, chelsea):
             many = [answer async for answer in asking.explain_many([chelsea, b"x", coffee], concurrency=2)]
             return one, many, await asking.predict(coffee), await asking.describe()
 
-    one, many, predicted, card = asyncio.run(ask())
+    one, many, predicted, description = asyncio.run(ask())
     assert one.explanations == client.explain(coffee, target="cup").explanations
     assert [type(answer).__name__ for answer in many] == ["Answer", "UnsupportedFormat", "Answer"]
     assert many[2].predictions == predicted.predictions
-    assert card["model"]["name"] == "imagenet"
+    assert description["model"]["name"] == "imagenet"
 
 
 def test_a_key_that_was_renewed_is_read_again(server, coffee):

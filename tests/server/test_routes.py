@@ -137,9 +137,9 @@ def test_one_batch_may_mix_every_route(post, rpc, server, coffee, text, expected
 def test_the_describe_call_returns_the_model_description(server):
     side = server.management
     answer = requests.get(f"{side.url}/models/imagenet?customized=true", headers=side.headers, timeout=60)
-    card = answer.json()[0]["customizedMetadata"]
-    assert len(card["labels"]) == 1000
-    assert {"layers", "methods", "input", "limits", "options"} <= set(card)
+    description = answer.json()[0]["customizedMetadata"]
+    assert len(description["labels"]) == 1000
+    assert {"layers", "methods", "input", "limits", "options"} <= set(description)
 
 
 def test_curl_in_three_ways(server, coffee, expected, tmp_path):

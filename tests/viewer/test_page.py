@@ -72,7 +72,7 @@ def test_a_label_cannot_end_the_element_that_holds_it():
     assert html_of(page).count("<style>") == 1
 
 
-def test_without_a_card_the_page_holds_nothing_of_a_model():
+def test_without_a_description_the_page_holds_nothing_of_a_model():
     assert facts_of(render_page(None)) is None
 
 

@@ -85,10 +85,9 @@ def _plot(measure: str, figures: Mapping[str, Figure]) -> str:
 
 def _examples(summary: Summary, pipeline: Pipeline, photos: Sequence[LabelledPhoto], usual: Variant) -> list[str]:
     columns = {name: summary.columns[name].get(usual.name) for name in ORDER if name in summary.columns}
-    measure = next((name for name, values in columns.items() if values), None)
-    if measure is None:
+    measure, values = next(((name, values) for name, values in columns.items() if values), ("", None))
+    if values is None:
         return []
-    values = summary.columns[measure][usual.name]
     ranked = sorted(values, key=lambda name: values[name] * MEASURES[measure].is_better, reverse=True)
     known = {name_of(photo): photo for photo in photos}
     parts = []

@@ -38,7 +38,7 @@ MOST_PHOTOS = 600  # half of them calibrate
 BATCH = 8  # photos of one pass
 INT8 = "int8"
 MARGIN = 0.6  # of what a limit allows: chance moves the agreement of 250 photos by 1 %
-MOST_KEPT = 0.2  # of the layers: more in floating point take as long as bf16
+MOST_KEPT = 0.2  # steps a layer; each takes back one layer or several, and many of these take as long as bf16
 RANKING = 60  # photos that move most, by which layers are ranked
 FLAT = 1e-6  # of a map's norm: less than that is the rounding of float32
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # operations with weights
@@ -144,8 +144,9 @@ def _contrast(maps: Tensor) -> Tensor:
 def _calibrate(model: Any, halved: Split, photos: Sequence[Tensor], most: float, report: Progress) -> Any:
     """Return an int8 form of an ``openvino.Model``, with layers in floating point until it changes less than ``most``.
 
-    NNCF ranks the layers by what the change falls to without each, and takes the costliest back one by one, at most
-    ``MOST_KEPT`` of them. ConfigError: NNCF is missing, or cannot.
+    NNCF ranks the layers by what the change falls to without each, and takes the costliest back, in at most
+    ``MOST_KEPT`` steps for each layer; a step takes back one layer, or several that share a quantiser. ConfigError:
+    NNCF is missing, or cannot.
     """
     import_openvino()  # without what it sends to its maker
     with torch.no_grad():
@@ -154,7 +155,8 @@ def _calibrate(model: Any, halved: Split, photos: Sequence[Tensor], most: float,
         nncf: Any = import_module("nncf")
         nncf.set_log_level(logging.ERROR)
         tuning = nncf.AdvancedAccuracyRestorerParameters(
-            max_num_iterations=math.ceil(MOST_KEPT * len(_weight_sizes(model))), ranking_subset_size=RANKING
+            max_num_iterations=math.ceil(MOST_KEPT * len(_weight_sizes(model))),
+            ranking_subset_size=max(1, min(RANKING, len(photos) - 1)),  # not all: ``_measure_kept`` reports these
         )
         with redirect_stdout(sys.stderr):  # of its bars
             return nncf.quantize_with_accuracy_control(
