@@ -33,12 +33,12 @@ class Run:
 
 QUICK, SLOW = ("quick",), ("slow",)
 RUNS: Mapping[str, Run] = {
-    "place": Run(frozenset({"place"}), 60, QUICK),
-    "steady": Run(frozenset({"shape", "stable", "random"}), 8, QUICK),
-    "boxes": Run(frozenset({"place"}), 120, ("gradcam",), is_small=False),
-    "change": Run(frozenset({"change"}), 4, COMPARED),
-    "slow": Run(frozenset({"place", "shape", "random"}), 6, SLOW),
-    "road": Run(frozenset({"road"}), 4, COMPARED),
+    "place": Run(frozenset({"place"}), 120, QUICK),
+    "steady": Run(frozenset({"shape", "stable", "random"}), 16, QUICK),
+    "boxes": Run(frozenset({"place"}), 200, ("gradcam",), is_small=False),
+    "change": Run(frozenset({"change"}), 16, COMPARED),
+    "slow": Run(frozenset({"place", "shape", "random"}), 10, SLOW),
+    "road": Run(frozenset({"road"}), 16, COMPARED),
 }
 
 
