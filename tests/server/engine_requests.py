@@ -98,8 +98,8 @@ def ask_beside_hostile_files(side, good, count):
 def cut_off(process, side, coffee):
     """Press Ctrl-C twice while slow requests are under way; return the exit status."""
     slow = {"files": {"data": coffee}, "data": {"method": "guided_gradcam,ablationcam"}}
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, side, "POST", PREDICT, **slow) for _ in range(8)]
+    with ThreadPoolExecutor(48) as pool:  # seconds of work on any machine
+        asked = [pool.submit(ask, side, "POST", PREDICT, **slow) for _ in range(48)]
         time.sleep(0.5)
         for _ in range(2):
             process.signal(signal.SIGINT)
