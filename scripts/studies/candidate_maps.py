@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ from camserve.serving.pipeline import Pipeline
 from camserve.values import Layer
 from evidence import CONVOLUTIONAL, PHOTO, PHOTOS, TRANSFORMER, archive_of, recipes
 from evidence_tables import write_table
-from labelled_photos import read_boxed_photos
+from labelled_photos import data_folder, read_boxed_photos
 from token_maps import fit_tokens
 
 DIRECTIONS = 3
@@ -101,9 +100,7 @@ def main() -> int:
     parser.add_argument("--first", action="store_true", help="the photos on which candidates are chosen")
     args = parser.parse_args()
     try:
-        if "CAMSERVE_DATA" not in os.environ:
-            raise ConfigError("CAMSERVE_DATA names no folder of labelled photos")
-        lines = measure_all(Path(os.environ["CAMSERVE_DATA"]), args.keep, args.backbone, 0 if args.first else 1)
+        lines = measure_all(data_folder(), args.keep, args.backbone, 0 if args.first else 1)
     except CamserveError as error:
         say(f"camserve: {error}")
         return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import zipfile
@@ -16,10 +15,10 @@ from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.cli.terminal import say
 from camserve.drift.theme import alt, render_png
-from camserve.errors import CamserveError, ConfigError
+from camserve.errors import CamserveError
 from drift_measure import Condition, load, measure_all, save
 from drift_power import FAMILIES, Design, Estimate, clean_month, estimate_accuracy, power, table
-from labelled_photos import read_photos
+from labelled_photos import data_folder, read_photos
 
 RECIPE = Path("config/models/imagenet.yaml")
 KEPT = Path("out/drift_study.npz")
@@ -73,9 +72,7 @@ def main() -> int:
 
 
 def measured() -> dict[str, Condition]:
-    if not os.environ.get("CAMSERVE_DATA"):
-        raise ConfigError("set CAMSERVE_DATA to a folder that holds imagenet-val-500")
-    photos = read_photos(Path(os.environ["CAMSERVE_DATA"]) / "imagenet-val-500")
+    photos = read_photos(data_folder() / "imagenet-val-500")
     with tempfile.TemporaryDirectory() as folder:
         archive = build_archive(load_recipe(RECIPE), Path(folder), say)
         with zipfile.ZipFile(archive) as opened:

@@ -9,7 +9,6 @@ code, so that no figure is of an earlier one.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from camserve.build.archive import build_archive
 from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import Recipe, load_recipe
 from camserve.cli.terminal import say
-from camserve.errors import CamserveError, ConfigError
+from camserve.errors import CamserveError
 from camserve.evaluate.plan import PhotoMeasures
 from camserve.evaluate.run import name_of
 from camserve.input_spec import InputSpec
@@ -47,7 +46,7 @@ from evidence_text import (
     STRENGTH,
     TOKENS,
 )
-from labelled_photos import read_boxed_photos, read_photos
+from labelled_photos import data_folder, read_boxed_photos, read_photos
 from map_measures import AIRLINER, RUNS, STEPS, Part, measure, read_rows
 from strength_measure import measure_strengths, read_strengths, write_strengths
 from token_maps import TOKENS_NAME, fit_tokens
@@ -74,9 +73,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="measure nothing more")
     args = parser.parse_args()
     try:
-        if "CAMSERVE_DATA" not in os.environ:
-            raise ConfigError("CAMSERVE_DATA names no folder of labelled photos")
-        folder = Path(os.environ["CAMSERVE_DATA"])
+        folder = data_folder()
         if not args.page:
             measure_all(folder, args.keep, args.backbone)
         page = write_page(folder, args.keep, PAGE.read_text(encoding="utf-8"))

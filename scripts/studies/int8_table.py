@@ -8,7 +8,6 @@ medians in seconds of the processor.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,8 @@ from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import QuantiseChoice, load_recipe
 from camserve.build.runtime.quantise import BATCH, Observed, Shown, correlate_maps, observe, quantise
-from camserve.errors import ConfigError
+from camserve.cli.terminal import say
+from camserve.errors import CamserveError, ConfigError
 from camserve.fast.compiled import Trunk
 from camserve.fast.prepare import write_compiled
 from camserve.fast.split import Split
@@ -34,7 +34,7 @@ from camserve.intake.preprocess import normalise
 from camserve.measures import Quantised
 from camserve.network.load import load_network
 from camserve.settings import RuntimeSpec, Settings
-from labelled_photos import Photos, read_photos
+from labelled_photos import Photos, data_folder, read_photos
 
 PASSES = 20
 CPU = torch.device("cpu")
@@ -115,13 +115,18 @@ def study(path: Path, photos: Photos) -> None:
             report(str(error))  # it misses the usual limits
 
 
-def main() -> None:
+def main() -> int:
     """Print the table of the recipes that the command line names."""
-    photos = read_photos(Path(os.environ["CAMSERVE_DATA"]) / "imagenet-val-500")
-    print(HEAD, "|---" * 7 + "|", sep="\n")
-    for path in sys.argv[1:]:
-        study(Path(path), photos)
+    try:
+        photos = read_photos(data_folder() / "imagenet-val-500")
+        print(HEAD, "|---" * 7 + "|", sep="\n")
+        for path in sys.argv[1:]:
+            study(Path(path), photos)
+    except CamserveError as error:
+        say(f"camserve: {error}")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

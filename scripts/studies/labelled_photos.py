@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,13 @@ class Photos:
 
     paths: Sequence[Path]
     classes: np.ndarray  # (P,) int64
+
+
+def data_folder() -> Path:
+    """Return the folder that CAMSERVE_DATA names. ConfigError: it names none."""
+    if not os.environ.get("CAMSERVE_DATA"):
+        raise ConfigError("CAMSERVE_DATA names no folder of labelled photos")
+    return Path(os.environ["CAMSERVE_DATA"])
 
 
 def read_photos(folder: Path) -> Photos:

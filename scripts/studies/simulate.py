@@ -122,10 +122,8 @@ def find_batches(answers: Sequence[Answered]) -> list[Batch]:
 def predict(instants: Sequence[float], rules: BatchRules, batches: Sequence[Batch], lone: Sequence[Answered]) -> Result:
     """Return the simulated answers of two replicas, each with the time of a lone request beside its batch."""
     beside = [max(0.0, answer.seconds - rules.delay - sum(answer.stages)) for answer in lone]
-    scenario, service = (
-        Scenario(0.0, instants[-1], 2, rules.size, rules.delay, rules.waiting),
-        measured_service(batches),
-    )
+    scenario = Scenario(0.0, instants[-1], 2, rules.size, rules.delay, rules.waiting)
+    service = measured_service(batches)
     source, latencies = random.Random(1), list[float]()
     for seed in range(REPEATS):
         latencies += [taken + source.choice(beside) for taken in simulate(scenario, service, seed, instants).latencies]
