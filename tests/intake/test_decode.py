@@ -155,6 +155,16 @@ def test_a_bomb_is_refused_from_its_header(encoded):
         decode(bomb, LIMITS)
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}], ids=["VP8", "VP8L", "VP8X"])
+def test_a_webp_bomb_is_refused_before_pillow_opens_it(monkeypatch, options):
+    """To open one is to take two whole pictures of memory, which a worker that keeps its heap writes zeros to."""
+    file = BytesIO()
+    Image.new("RGB", (1031, 257)).save(file, "WEBP", **options)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(TooManyPixels, match="1031 x 257"):
+        decode(file.getvalue(), Limits(max_pixels=1031 * 257 - 1))
+
+
 @pytest.mark.parametrize("orientation", range(10))
 def test_exif_orientation_is_applied(orientation):
     upright = np.zeros((20, 30, 3), np.uint8)

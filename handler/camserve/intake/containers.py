@@ -95,6 +95,21 @@ def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end + end % 2
 
 
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Return the width and height of a WebP in pixels; 0, 0 where its first chunk names none."""
+    for name, start, _ in riff_chunks(data):
+        head = data[start : start + 10]
+        if name == b"VP8X":
+            return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+        if name == b"VP8L":
+            sides = int.from_bytes(head[1:5], "little")
+            return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+        if name == b"VP8 ":
+            return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+        break
+    return 0, 0
+
+
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Walk over a JPEG's segments up to its end: their markers, and where their contents start and end in ``data``."""
     at, has_scans = 2, False

@@ -25,7 +25,7 @@ from camserve.errors import (
     quote,
 )
 from camserve.input_spec import InputSpec
-from camserve.intake.containers import check_parts, has_many_scans, sniff
+from camserve.intake.containers import check_parts, has_many_scans, sniff, webp_size
 from camserve.intake.exif import UPRIGHT, check_tags, read_orientation
 from camserve.settings import Limits
 
@@ -99,6 +99,8 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
     kind = sniff(data, spec.extra_formats)
     check_parts(kind, data)
     check_tags(kind, data)
+    if kind == "WEBP":
+        _check_most(kind, *webp_size(data), limits)  # Pillow takes the memory of two whole pictures to open one
     with refusals(kind), Image.open(BytesIO(data), formats=[kind]) as opened:
         _check_size(kind, opened.width, opened.height, limits)
         _check_codec(kind, opened)
@@ -159,14 +161,18 @@ def _from_base64(text: str, limits: Limits) -> bytes:
 def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
     if width < limits.min_side or height < limits.min_side:
         raise ImageTooSmall(f"the picture is {width} x {height} pixels; each side must have {limits.min_side} or more")
+    _check_most(kind, width, height, limits)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
+
+
+def _check_most(kind: str, width: int, height: int, limits: Limits) -> None:
     most = min(limits.max_pixels, MOST_PIXELS.get(kind, limits.max_pixels))
     if width * height > most or max(width, height) > limits.max_side:
         raise TooManyPixels(
             f"the {kind} picture is {width} x {height} pixels; the limit is {most} pixels in all and "
             f"{limits.max_side} a side"
         )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
 
 
 def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
