@@ -1,4 +1,7 @@
-"""Compare what a run of camserve explain takes with what the engine alone takes, decoding included, in CPU seconds.
+"""Compare the rate of camserve explain with that of its engine alone, at the same time, each on a core of its own.
+
+The run reads its photos from a folder and writes shards; the engine has them in memory. Both decode. They change cores
+every turn, so that a busy neighbour of the machine slows both.
 
 Run from a clone: .venv/bin/python scripts/studies/bulk_overhead.py ARCHIVE PHOTOS
 """
@@ -6,52 +9,98 @@ Run from a clone: .venv/bin/python scripts/studies/bulk_overhead.py ARCHIVE PHOT
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from multiprocessing import Event, Process, SimpleQueue
+from multiprocessing.synchronize import Event as Signal
 from pathlib import Path
 
+import numpy as np
+import psutil
 import torch
 
 from camserve.build.mar.unpack import open_archive
-from camserve.bulk.archive import ArchiveAsker
-from camserve.bulk.reading import read_ahead
-from camserve.bulk.shards import encode_shard
 from camserve.bulk.sources import list_photos
-from camserve.serving.heap import keep_heap
+from camserve.drift.run_records import SHARDS
+from camserve.serving.heap import keep_heap, share_heap
 from camserve.values import RawRequest
 
+Batches = list[tuple[float, int]]  # when each ended, in seconds, and its pictures
 OPTIONS = {"explain": "true", "format": "grid"}
-PICTURES = 192
+SHARD_SIZE = 100  # pictures: fewer than usual, so that writing them costs more than usual
+SHARDS_A_TURN = 20
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds of this process during some work."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+def ask_engine(core: int, archive: Path, photos: list[Path], over: Signal, ends: SimpleQueue[Batches]) -> None:
+    """Answer the photos one batch after the other until it is over; put when each ended, and its size."""
+    psutil.Process().cpu_affinity([core])
+    torch.set_num_threads(1)
+    share_heap()
+    with open_archive(archive) as engine:
+        keep_heap()  # as a worker of a run does
+        requests = [RawRequest(photo.read_bytes(), OPTIONS) for photo in photos]
+        size = engine.runner.rows_at_once
+        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        ended: Batches = []
+        for part in itertools.cycle(parts):
+            engine.complete(part, engine.decode(part))
+            ended.append((time.time(), len(part)))
+            if over.is_set():
+                break
+    ends.put(ended)
+
+
+def run_turn(archive: Path, photos: Path, cores: tuple[int, int], folder: Path) -> tuple[float, float]:
+    """Return the pictures a second of the engine and of the run, while both were at work."""
+    over = Event()
+    ends: SimpleQueue[Batches] = SimpleQueue()
+    files = sorted(Path(photo.path) for photo in list_photos([str(photos)], {}))
+    engine = Process(target=ask_engine, args=(cores[0], archive, files[:500], over, ends))
+    engine.start()
+    command = [Path(sys.executable).parent / "camserve", "explain", photos, "--archive", archive, "--out", folder]
+    command += ["--workers", 1, "--save", "parquet", "--shard-size", SHARD_SIZE]
+    with open(folder.with_suffix(".log"), "w") as log:
+        run = psutil.Popen([*map(str, command)], stdout=log, stderr=log)
+        run.cpu_affinity([cores[1]])
+        if run.wait() != 0:
+            raise SystemExit(Path(log.name).read_text())
+    over.set()
+    return rates(ends.get(), sorted(shard.stat().st_mtime for shard in (folder / SHARDS).iterdir()))
+
+
+def rates(batches: Batches, shards: list[float]) -> tuple[float, float]:
+    """Return the pictures a second of batches and of shards, by their ends, from the first common shard to the last."""
+    ends, sizes = np.array(batches).T
+    common = [end for end in shards if ends[0] < end < ends[-1]]
+    first, last = np.interp([common[0], common[-1]], ends, np.cumsum(sizes))
+    seconds = common[-1] - common[0]
+    return (last - first) / seconds, SHARD_SIZE * (len(common) - 1) / seconds
 
 
 def main() -> None:
-    """Measure both in turns and print the median share."""
+    """Measure in turns and print the median share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path)
-    parser.add_argument("photos", help="a folder")
+    parser.add_argument("photos", type=Path, help="a folder")
     parser.add_argument("--turns", type=int, default=6)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    photos = list_photos([args.photos], {})[:PICTURES]
+    cores = psutil.Process().cpu_affinity()[:2]
     shares = []
-    with open_archive(args.archive) as engine, open_archive(args.archive) as asked:
-        keep_heap()  # as a worker does
-        ask, size = ArchiveAsker(asked, OPTIONS), engine.runner.rows_at_once
-        requests = [RawRequest(Path(photo.path).read_bytes(), OPTIONS, request_id=photo.path) for photo in photos]
-        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        for _ in range(args.turns):
-            alone = cpu_seconds(lambda: [engine.complete(part, engine.decode(part)) for part in parts])
-            run = cpu_seconds(lambda: encode_shard(ask(read_ahead(photos)), "uint8"))
-            shares.append(alone / run)
-            print(f"{1000 * alone / len(photos):.1f} ms alone, {1000 * run / len(photos):.1f} ms in a run", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = Path(scratch, "photos")
+        photos.mkdir()
+        found = itertools.cycle(list_photos([str(args.photos)], {}))
+        for number in range(SHARD_SIZE * SHARDS_A_TURN):
+            (photos / f"{number:06d}.jpg").symlink_to(Path(next(found).path).resolve())
+        for turn in range(args.turns):
+            alone, run = run_turn(
+                args.archive, photos, (cores[turn % 2], cores[1 - turn % 2]), Path(scratch, f"{turn}")
+            )
+            shares.append(run / alone)
+            print(f"{alone:.1f} pictures/s alone, {run:.1f} in a run: {run / alone:.3f}", flush=True)
     print(f"median share of the engine: {statistics.median(shares):.3f}")
 
 
