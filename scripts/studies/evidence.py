@@ -61,7 +61,7 @@ TOGETHER = "all"
 METHODS: tuple[str, ...] = (
     *("gradcam", "gradcam+", "gradcam-", "hirescam", "layercam", "xgradcam", "gradcam++", "eigengradcam", "cam"),
     *("eigencam", "reciprocam", "gradient", "input_x_gradient", "guided_backprop", "deconvnet", "guided_gradcam"),
-    "cmwp",
+    *("cmwp", "smoothgrad", "integrated_gradients", "scorecam", "ablationcam"),
 )
 WITHOUT_CAM = ("squeezenet1_1",)  # which ends in a convolution
 

@@ -27,7 +27,8 @@ from map_measures import Part
 TOKENS_NAME = "dino"
 METHODS: tuple[str, ...] = (
     *("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam", "eigengradcam", "eigencam"),
-    *("gradcam+", "gradcam-"),
+    *("gradcam+", "gradcam-", "vit_reciprocam", "scorecam", "ablationcam", "gradient", "input_x_gradient"),
+    *("smoothgrad", "integrated_gradients"),
 )
 MODEL = "vit_small_patch14_dinov2"
 SIDE, RESIZED = 224, 256  # pixels
