@@ -337,8 +337,9 @@ def test_the_activation_of_a_channel_is_no_reason_for_a_class(coffee_shown, url,
     expect(page.locator("#caption")).to_contain_text(f"Where channel {strongest} is active, whatever the class")
     expect(page.locator("#caption")).not_to_contain_text("gradcam")
     expect(page.locator("#under-pointer")).to_have_text("in units of activation")
+    expect(page.locator("#spoken")).to_contain_text(f"activation of channel {strongest}: strongest")
+    expect(page.locator("#stage")).to_have_attribute("aria-label", re.compile("^activation of channel"))
     page.locator("#classes input").nth(1).check()
-    expect(page.locator("#spoken")).to_contain_text("\u2068cup\u2069: strongest")
     page.locator("#compare").select_option(label="espresso")
     side = f"activation of channel {strongest}, up to [0-9.]+ units of activation"
     expect(page.locator("#swipe-row label")).to_have_text(re.compile(f"^{side} \\| {side}$"))

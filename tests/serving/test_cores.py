@@ -54,9 +54,18 @@ def test_threads_are_counted(workers, said, quota, threads, tmp_path, monkeypatc
 
 def write_quota(quota, folder, monkeypatch):
     """Let a container have a limit, in the words of its cpu.max; None: no such file."""
-    monkeypatch.setattr(cores, "CPU_MAX", folder / "cpu.max")
+    monkeypatch.setattr(cores, "CGROUP", folder)
     if quota is not None:
         (folder / "cpu.max").write_text(quota)
+
+
+@pytest.mark.parametrize(("quota", "threads"), [("250000\n", 2), ("50000\n", 1), ("-1\n", 16)])
+def test_a_container_of_an_older_system_has_its_limit_in_two_files(quota, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert count_threads(1) == threads
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in each period, or "max"
+CGROUP = Path("/sys/fs/cgroup")  # of a container
+# Microseconds in each period, or "max" or -1: of cgroup v2, and of v1.
+QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 
 
 def count_cores() -> int:
@@ -21,9 +23,11 @@ def count_threads(workers: int) -> int:
 
 
 def _quota() -> list[int]:
-    with suppress(OSError, ValueError):  # no cgroup v2, or no limit
-        quota, period = map(int, CPU_MAX.read_text(encoding="ascii").split())
-        return [quota // period]
+    for files in QUOTAS:
+        with suppress(OSError, ValueError):  # no such cgroup, or no limit
+            text = " ".join((CGROUP / file).read_text(encoding="ascii") for file in files)
+            quota, period = map(int, text.split())
+            return [quota // period] if quota > 0 else []
     return []
 
 

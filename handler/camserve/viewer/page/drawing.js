@@ -46,8 +46,7 @@ function drawPicture(photo, book, left, right) {
 function sideNames(left, right) {
   const isSameClass = left.target.index === right.target.index;
   return [left, right].map((map) => {
-    const active = activeChannel(map) && `activation of channel ${activeChannel(map)}`;
-    const name = active ?? (isSameClass ? makingOf(map).join(", ") : isolate(map.target.label));
+    const name = isSameClass && !activeChannel(map) ? makingOf(map).join(", ") : subjectOf(map);
     return map.status === "ok" ? `${name}, up to ${writeValue(map.scale, map)}` : `${name}: ${STATUS[map.status]}`;
   });
 }

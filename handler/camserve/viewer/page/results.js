@@ -68,10 +68,15 @@ function showStrength(map, strength) {
   $("strength-bar").value = strength ?? 0;
 }
 
+// Return what a map is of: a channel's activation is no reason for a class.
+function subjectOf(map) {
+  const channel = activeChannel(map);
+  return channel ? `activation of channel ${channel}` : isolate(map.target.label);
+}
+
 function writeSpoken(map, input) {
-  const label = isolate(map.target.label);
-  if (map.status !== "ok" || !map.grid) return `${label}: ${STATUS[map.status] ?? "no map"}`;
-  return `${label}: strongest ${strongestPlace(fieldOf(map, input.region), input.region, input)}`;
+  if (map.status !== "ok" || !map.grid) return `${subjectOf(map)}: ${STATUS[map.status] ?? "no map"}`;
+  return `${subjectOf(map)}: strongest ${strongestPlace(fieldOf(map, input.region), input.region, input)}`;
 }
 
 // Say what the map's value under the pointer is; undefined: in which unit values are.
