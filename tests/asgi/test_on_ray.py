@@ -5,10 +5,10 @@ import sys
 
 from camserve.asgi.batches import BatchRules
 from camserve.asgi.on_ray.deployment import (
-    Places,
+    Replicas,
     Wanted,
     count_workers,
-    describe_room,
+    describe_replicas,
     divide,
     make_options,
     on_device,
@@ -37,19 +37,19 @@ ONE = Wanted(1, True)
 def test_a_changed_archive_with_more_workers_gets_what_is_free_beside_the_old_one():
     have = {"CPU": 4.0, "GPU": 1.0}
     before = divide(have, ONE, [], [])
-    assert before == Places(1, {"num_cpus": 2.0, "num_gpus": 0.5})
-    assert divide(have, Wanted(4, True), [], [before]) == Places(4, {"num_cpus": 0.5, "num_gpus": 0.125})
+    assert before == Replicas(1, {"num_cpus": 2.0, "num_gpus": 0.5})
+    assert divide(have, Wanted(4, True), [], [before]) == Replicas(4, {"num_cpus": 0.5, "num_gpus": 0.125})
     both = [divide(have, ONE, [ONE], []), divide(have, ONE, [ONE], [])]
     four = divide(have, Wanted(4, True), [ONE], both)
     assert sum(one.workers * one.resources["num_cpus"] for one in (four, *both)) <= 4
     assert four.resources["num_gpus"] > 0
-    assert divide(have, ONE, [], [Places(4, four.resources)]) == before
+    assert divide(have, ONE, [], [Replicas(4, four.resources)]) == before
 
 
 def test_an_archive_of_the_cpu_takes_no_share_of_a_gpu_from_others():
     have, on_cpu = {"CPU": 8.0, "GPU": 1.0}, Wanted(3, False)
-    assert divide(have, ONE, [on_cpu], []) == Places(1, {"num_cpus": 1.0, "num_gpus": 0.5})
-    assert divide(have, on_cpu, [ONE], []) == Places(3, {"num_cpus": 1.0, "num_gpus": 0.0})
+    assert divide(have, ONE, [on_cpu], []) == Replicas(1, {"num_cpus": 1.0, "num_gpus": 0.5})
+    assert divide(have, on_cpu, [ONE], []) == Replicas(3, {"num_cpus": 1.0, "num_gpus": 0.0})
     assert divide(have, ONE, [ONE, on_cpu], []).resources["num_gpus"] == 0.25
 
 
@@ -61,10 +61,11 @@ def test_an_archive_of_the_cpu_asks_for_no_gpu():
 
 def test_what_workers_ask_for_and_what_there_is_are_said_in_words():
     have = {"CPU": 4.0, "GPU": 1.0}
-    both = Places(2, {"num_cpus": 3.0, "num_gpus": 0.25})
-    assert describe_room(both, have) == "2 x 3 CPU and 0.25 GPU is asked for, and Ray has 4 CPU and 1 GPU"
+    both = Replicas(2, {"num_cpus": 3.0, "num_gpus": 0.25})
+    assert describe_replicas(both, have) == "2 x 3 CPU and 0.25 GPU is asked for, and Ray has 4 CPU and 1 GPU"
     assert (
-        describe_room(Places(1, {"num_cpus": 5.0, "num_gpus": 0.0}), {}) == "1 x 5 CPU is asked for, and Ray has 0 CPU"
+        describe_replicas(Replicas(1, {"num_cpus": 5.0, "num_gpus": 0.0}), {})
+        == "1 x 5 CPU is asked for, and Ray has 0 CPU"
     )
 
 

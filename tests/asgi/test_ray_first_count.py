@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from camserve.asgi.on_ray.deployment import Places
+from camserve.asgi.on_ray.deployment import Replicas
 
 pytest.importorskip("ray", reason="pip install 'camserve[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own imports warn
@@ -36,11 +36,11 @@ def lines_of(monkeypatch, caplog, waits_for_room, *trials):
     from camserve.asgi.on_ray import application
 
     async def count():
-        await asyncio.wait_for(application.count_first("pets", places, Handle(*trials), model), 20)
+        await asyncio.wait_for(application.count_first("pets", replicas, Handle(*trials), model), 20)
 
     counted = []
     model = SimpleNamespace(waits_for_room=waits_for_room, count=counted.append)
-    places = Places(1, {"num_cpus": 2.0, "num_gpus": 0.0})
+    replicas = Replicas(1, {"num_cpus": 2.0, "num_gpus": 0.0})
     monkeypatch.setattr(application, "SECONDS_BETWEEN_LINES", 0.05)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     with caplog.at_level(logging.WARNING, "camserve"):

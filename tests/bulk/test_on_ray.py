@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from camserve.bulk.on_ray import Made, check_seen, find_places
+from camserve.bulk.on_ray import Made, check_seen, plan_tasks
 from camserve.bulk.rows import RunStopped
 from camserve.bulk.run import read_run
 from camserve.bulk.shards import Tally
-from camserve.bulk.silence import Places, describe_room
+from camserve.bulk.silence import Tasks, describe_tasks
 from camserve.cli import main
 from camserve.drift.run_records import read_shard
 from camserve.operate.ray_here import SETTINGS
@@ -36,39 +36,39 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'ca
 
 
 @pytest.mark.parametrize(
-    ("nodes", "threads", "workers", "shards", "places"),
+    ("nodes", "threads", "workers", "shards", "tasks"),
     [
-        ([NODE], None, None, 100, Places(4, 1, 0)),
-        ([NODE], 2, None, 100, Places(2, 2, 0)),
-        ([NODE], None, 2, 100, Places(2, 2, 0)),
-        ([NODE], None, 9, 100, Places(9, 1, 0)),
-        ([NODE], None, None, 1, Places(1, 4, 0)),
-        ([NODE, NODE], None, 1, 9, Places(1, 4, 0)),  # a task runs on one machine
-        ([{"CPU": 4.0, "memory": 2.0 * GIB}], None, None, 9, Places(1, 4, 0)),
-        ([{**NODE, "GPU": 2.0}], None, None, 9, Places(2, 2, 1)),
-        ([{**NODE, "GPU": 1.0}], None, 4, 9, Places(4, 1, 0.25)),
-        ([{"CPU": 64.0, "memory": 64.0 * GIB}, {**NODE, "GPU": 1.0}], None, None, 9, Places(1, 4, 1)),  # it had 64
-        ([{}], None, None, 9, Places(1, 1, 0)),  # a cluster that grows when it is asked
+        ([NODE], None, None, 100, Tasks(4, 1, 0)),
+        ([NODE], 2, None, 100, Tasks(2, 2, 0)),
+        ([NODE], None, 2, 100, Tasks(2, 2, 0)),
+        ([NODE], None, 9, 100, Tasks(9, 1, 0)),
+        ([NODE], None, None, 1, Tasks(1, 4, 0)),
+        ([NODE, NODE], None, 1, 9, Tasks(1, 4, 0)),  # a task runs on one machine
+        ([{"CPU": 4.0, "memory": 2.0 * GIB}], None, None, 9, Tasks(1, 4, 0)),
+        ([{**NODE, "GPU": 2.0}], None, None, 9, Tasks(2, 2, 1)),
+        ([{**NODE, "GPU": 1.0}], None, 4, 9, Tasks(4, 1, 0.25)),
+        ([{"CPU": 64.0, "memory": 64.0 * GIB}, {**NODE, "GPU": 1.0}], None, None, 9, Tasks(1, 4, 1)),  # it had 64
+        ([{}], None, None, 9, Tasks(1, 1, 0)),  # a cluster that grows when it is asked
     ],
 )
-def test_a_run_is_spread_over_machines(nodes, threads, workers, shards, places):
-    assert find_places(nodes, threads, workers, shards) == places
+def test_a_run_is_spread_over_machines(nodes, threads, workers, shards, tasks):
+    assert plan_tasks(nodes, threads, workers, shards) == tasks
 
 
 @pytest.mark.parametrize(
-    ("nodes", "places", "count"),
+    ("nodes", "tasks", "count"),
     [
-        ([{"CPU": 3.0}, {"CPU": 3.0}], Places(3, 2, 0), 2),  # the sum has room for three
-        ([NODE, NODE], Places(2, 4, 0), 2),
-        ([{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}], Places(4, 1, 0.25), 2),  # the cores are elsewhere
-        ([{"CPU": 8.0, "GPU": 1.0}], Places(8, 1, 0.125), 8),
-        ([{"CPU": 8.0, "GPU": 1.0}], Places(3, 2, 0.3333), 3),
-        ([{"CPU": 16.0, "GPU": 1.0}], Places(10, 1, 0.1), 10),  # 1.0 // 0.1 is 9
-        ([{}], Places(1, 1, 0), 0),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], Tasks(3, 2, 0), 2),  # the sum has room for three
+        ([NODE, NODE], Tasks(2, 4, 0), 2),
+        ([{"CPU": 64.0}, {"CPU": 2.0, "GPU": 1.0}], Tasks(4, 1, 0.25), 2),  # the cores are elsewhere
+        ([{"CPU": 8.0, "GPU": 1.0}], Tasks(8, 1, 0.125), 8),
+        ([{"CPU": 8.0, "GPU": 1.0}], Tasks(3, 2, 0.3333), 3),
+        ([{"CPU": 16.0, "GPU": 1.0}], Tasks(10, 1, 0.1), 10),  # 1.0 // 0.1 is 9
+        ([{}], Tasks(1, 1, 0), 0),
     ],
 )
-def test_workers_run_at_once_where_a_machine_has_all_that_one_asks_for(nodes, places, count):
-    assert places.count_at_once(nodes) == count
+def test_workers_run_at_once_where_a_machine_has_all_that_one_asks_for(nodes, tasks, count):
+    assert tasks.count_at_once(nodes) == count
 
 
 def test_a_picture_that_only_the_driver_reads_ends_the_run(tmp_path):
@@ -295,7 +295,7 @@ def test_a_cluster_that_is_lost_ends_the_run_in_words_of_its_own(pets, photos, m
 def test_a_cluster_without_room_ends_the_run(pets, photos, monkeypatch):
     """Five minutes are one second here."""
     command = explain_by("ray", pets, "photos", "--out", "run")
-    command[2] = f"import camserve.bulk.silence as silence; silence.ROOM_SECONDS = 1; {command[2]}"
+    command[2] = f"import camserve.bulk.silence as silence; silence.GROWTH_SECONDS = 1; {command[2]}"
     with running_cluster(monkeypatch, "--num-cpus", "0"):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
@@ -305,7 +305,7 @@ def test_a_cluster_without_room_ends_the_run(pets, photos, monkeypatch):
 
 def test_what_there_is_room_for_is_said_in_words():
     nodes = [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 8.0}]
-    assert describe_room(Places(2, 2, 0.5), nodes) == (
+    assert describe_tasks(Tasks(2, 2, 0.5), nodes) == (
         "a worker asks for 2 cores and 0.5 of a GPU, and Ray has 12 CPUs and 2 GPUs on 2 machines"
     )
 

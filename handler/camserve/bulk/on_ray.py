@@ -19,7 +19,7 @@ from camserve.bulk.reading import UNREADABLE, read_ahead
 from camserve.bulk.remote import is_remote
 from camserve.bulk.rows import Ask, Row, RunStopped
 from camserve.bulk.shards import Shard, Tally, encode_shard, keep_shard
-from camserve.bulk.silence import SECONDS_BETWEEN_LOOKS, Places, Silence, describe_room, living_nodes
+from camserve.bulk.silence import SECONDS_BETWEEN_LOOKS, Silence, Tasks, describe_tasks, living_nodes
 from camserve.bulk.sources import Photo
 from camserve.bulk.workers import BYTES_OF_A_WORKER, RESTARTS, load_asker
 from camserve.errors import CamserveError, ConfigError, first_line
@@ -61,24 +61,24 @@ def run_on_ray(
         import ray
 
         nodes = living_nodes()
-        places = find_places(nodes, read_contents(archive).settings.runtime.threads, workers, len(shards))
-        if places.workers > places.count_at_once(nodes):
-            report(f"not all of {places.workers} workers run at once: {describe_room(places, nodes)}")
-        work = Work([ray.put(archive.read_bytes())], options, grid, places.cores, str(Path.cwd()), __version__)
+        tasks = plan_tasks(nodes, read_contents(archive).settings.runtime.threads, workers, len(shards))
+        if tasks.workers > tasks.count_at_once(nodes):
+            report(f"not all of {tasks.workers} workers run at once: {describe_tasks(tasks, nodes)}")
+        work = Work([ray.put(archive.read_bytes())], options, grid, tasks.cores, str(Path.cwd()), __version__)
         # Retries are counted and reported here. max_calls: Ray would start a process for each task on a GPU.
-        task = ray.remote(num_cpus=places.cores, num_gpus=places.gpus, max_retries=0, max_calls=0)(make_shard)
-        silence = Silence(archive.name, places, report)
+        task = ray.remote(num_cpus=tasks.cores, num_gpus=tasks.gpus, max_retries=0, max_calls=0)(make_shard)
+        silence = Silence(archive.name, tasks, report)
 
         def start(shard: Shard) -> Any:
             return task.remote(shard.photos, work)
 
-        for shard, made in _run_tasks(shards, start, places.workers, silence, report):
+        for shard, made in _run_tasks(shards, start, tasks.workers, silence, report):
             check_seen(made)
             keep_shard(shard.path, made.content)
             yield made.tally
 
 
-def find_places(nodes: Sequence[Mapping[str, float]], threads: int | None, workers: int | None, shards: int) -> Places:
+def plan_tasks(nodes: Sequence[Mapping[str, float]], threads: int | None, workers: int | None, shards: int) -> Tasks:
     """Return how a run is spread over machines, given by their resources; ``threads`` is what an archive names.
 
     What a task takes fits on the largest machine that it can run on, so that each runs at some time.
@@ -90,7 +90,7 @@ def find_places(nodes: Sequence[Mapping[str, float]], threads: int | None, worke
         workers = max(1, int(gpus or by_cores))
     workers = min(workers, shards)
     most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-    return Places(workers, max(1, int(min(cores // workers, most))), min(1.0, share(gpus, workers)))
+    return Tasks(workers, max(1, int(min(cores // workers, most))), min(1.0, share(gpus, workers)))
 
 
 def _run_tasks(

@@ -13,11 +13,11 @@ from camserve.values import Progress
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_BETWEEN_LINES = 60.0
 LOST_SECONDS = 20.0  # without an answer; after 60 Ray ends this process, without a line of ours
-ROOM_SECONDS = 300.0  # in which a cluster may grow
+GROWTH_SECONDS = 300.0  # in which a cluster may grow
 Nodes = Sequence[Mapping[str, float]]  # the resources of each machine
 
 
-class Places(NamedTuple):
+class Tasks(NamedTuple):
     """How many tasks run at once, and what each takes."""
 
     workers: int
@@ -53,9 +53,9 @@ def living_nodes() -> Nodes:
 class Silence:
     """The time since a shard came."""
 
-    def __init__(self, archive: str, places: Places, report: Progress) -> None:
-        """Wait for tasks of an archive that ask for ``places``; ``report`` gets a line a minute."""
-        self._archive, self._places, self._report = archive, places, report
+    def __init__(self, archive: str, tasks: Tasks, report: Progress) -> None:
+        """Wait for tasks of an archive that ask for ``tasks``; ``report`` gets a line a minute."""
+        self._archive, self._tasks, self._report = archive, tasks, report
         self.end()
 
     def end(self) -> None:
@@ -76,22 +76,22 @@ class Silence:
 
     def _look_at_room(self, now: float) -> None:
         nodes = living_nodes()
-        room = describe_room(self._places, nodes)
-        if self._places.fit(nodes):
+        room = describe_tasks(self._tasks, nodes)
+        if self._tasks.fit(nodes):
             self._had_room = now
-        elif now - self._had_room > ROOM_SECONDS:
+        elif now - self._had_room > GROWTH_SECONDS:
             raise RunStopped(f"no room for a worker of {self._archive}: {room}: start larger machines")
         if now - self._said > SECONDS_BETWEEN_LINES:
             self._said = now
             self._report(f"no shard for {now - self._begun:.0f} s: {room}")
 
 
-def describe_room(places: Places, nodes: Nodes) -> str:
+def describe_tasks(tasks: Tasks, nodes: Nodes) -> str:
     """Return what a task asks for and what there is, in words."""
     cores, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-    also = f" and {_count(gpus, 'GPU')}" if places.gpus else ""
+    also = f" and {_count(gpus, 'GPU')}" if tasks.gpus else ""
     there = f"{_count(cores, 'CPU')}{also} on {_count(len(nodes), 'machine')}"
-    return f"a worker asks for {places.describe()}, and Ray has {there}"
+    return f"a worker asks for {tasks.describe()}, and Ray has {there}"
 
 
 def _count(number: float, noun: str) -> str:

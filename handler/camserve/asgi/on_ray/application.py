@@ -24,7 +24,7 @@ from camserve.asgi.app import App, Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.listen import TOKEN_FILE, most_body_bytes, read_token
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import Places, bind, count_workers, describe_room, on_device
+from camserve.asgi.on_ray.deployment import Replicas, bind, count_workers, describe_replicas, on_device
 from camserve.asgi.on_ray.model import RayModel
 from camserve.asgi.on_ray.replica import Counted
 from camserve.build.mar.unpack import check_names, read_contents
@@ -34,7 +34,7 @@ ARCHIVES = "CAMSERVE_ARCHIVES"
 USUAL = {"archives": [], "token_folder": "/etc/camserve", "num_cpus": 1.0, "num_gpus": 0.0}
 ROUTES = {"max_ongoing_requests": 512, "ray_actor_options": {"num_cpus": 0.5}}  # most requests wait for a replica
 # Version, how requests are gathered, what replicas ask for, and what Ray makes a handle.
-Models = Mapping[str, tuple[str, BatchRules, Places, Any]]
+Models = Mapping[str, tuple[str, BatchRules, Replicas, Any]]
 INGRESS = "routes"
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -52,9 +52,9 @@ class Routes:
         self._models = {}
         self._first_counts = []  # which nobody else refers to
         application = serve.get_replica_context().app_name
-        for name, (version, gather, places, handle) in models.items():
+        for name, (version, gather, replicas, handle) in models.items():
             model = RayModel(application, name, handle, gather, ModelSink(self._metrics, name, version))
-            self._first_counts.append(asyncio.ensure_future(count_first(name, places, handle, model)))
+            self._first_counts.append(asyncio.ensure_future(count_first(name, replicas, handle, model)))
             self._models[name] = Served(version, model)
 
     def __serve_build_asgi_app__(self) -> Router:  # Ray's name
@@ -62,7 +62,7 @@ class Routes:
         return App(self._models, self._token, most_body_bytes(), self._metrics).asgi()
 
 
-async def count_first(name: str, places: Places, handle: Any, model: RayModel) -> None:
+async def count_first(name: str, replicas: Replicas, handle: Any, model: RayModel) -> None:
     """Let every series of a model begin at 0, once a replica runs; until then a line a minute says what is wanting.
 
     One that never runs is no end of the others.
@@ -71,7 +71,7 @@ async def count_first(name: str, places: Places, handle: Any, model: RayModel) -
         counted = asyncio.ensure_future(_ask_count(handle))
         try:
             while not (await asyncio.wait([counted], timeout=SECONDS_BETWEEN_LINES))[0]:
-                logger.warning("camserve: no worker of %s runs yet%s", name, _advise(places, model))
+                logger.warning("camserve: no worker of %s runs yet%s", name, _advise(replicas, model))
             model.count(counted.result())
             return
         except (RayError, RayServeException) as error:
@@ -81,10 +81,10 @@ async def count_first(name: str, places: Places, handle: Any, model: RayModel) -
         await asyncio.sleep(SECONDS_BETWEEN_LINES)
 
 
-def _advise(places: Places, model: RayModel) -> str:
+def _advise(replicas: Replicas, model: RayModel) -> str:
     if not model.waits_for_room:
         return ""
-    return f": {describe_room(places, ray.cluster_resources())}: add machines, or set num_cpus in args"
+    return f": {describe_replicas(replicas, ray.cluster_resources())}: add machines, or set num_cpus in args"
 
 
 async def _ask_count(handle: Any) -> Counted:
@@ -105,9 +105,9 @@ def build(args: Mapping[str, Any]) -> Any:
     for path in check_names(_paths(given["archives"]), print):
         contents = read_contents(path)
         rules = read_rules(contents.config)
-        places = Places(count_workers(contents.config)[0], on_device(contents.config, resources))
-        bound = bind(path.stem, str(path), contents, rules, places.resources)
-        models[path.stem] = (contents.version, rules, places, bound)
+        replicas = Replicas(count_workers(contents.config)[0], on_device(contents.config, resources))
+        bound = bind(path.stem, str(path), contents, rules, replicas.resources)
+        models[path.stem] = (contents.version, rules, replicas, bound)
     return serve.deployment(Routes, name=INGRESS, **ROUTES).bind(models, str(given["token_folder"]))
 
 

@@ -20,7 +20,7 @@ from camserve.operate.unpack_once import unpack_once
 
 HEALTH_SECONDS = 2  # between two looks at a replica; three in vain, and another is started
 GROW_SECONDS, SHRINK_SECONDS = 5, 300  # of more, or less, traffic before the number of replicas changes
-ROOM_SECONDS = 120  # before what waits for cores or a GPU counts as without room: a process may begin slowly
+SCHEDULE_SECONDS = 120  # before what waits for cores or a GPU counts as without room: a process may begin slowly
 LOAD_SECONDS = 600
 SECONDS_BETWEEN_LOOKS = 0.2
 KINDS = {"CPU": "num_cpus", "GPU": "num_gpus"}  # Ray's names of what there is, and of what is asked for
@@ -69,7 +69,7 @@ def count_workers(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Places:
+class Replicas:
     """The replicas of one archive, and what each asks of Ray."""
 
     workers: int
@@ -88,8 +88,10 @@ def read_wanted(config: Mapping[str, Any]) -> Wanted:
     return Wanted(count_workers(config)[1], may_use_gpu(config))
 
 
-def divide(have: Mapping[str, float], wanted: Wanted, others: Iterable[Wanted], running: Collection[Places]) -> Places:
-    """Return places for replicas beside those of other archives on what a Ray has; they fit beside those that run.
+def divide(
+    have: Mapping[str, float], wanted: Wanted, others: Iterable[Wanted], running: Collection[Replicas]
+) -> Replicas:
+    """Return an archive's replicas beside those of others on what a Ray has; they fit beside those that run.
 
     So that every archive finds room for a change, all together take a part of the machine.
     """
@@ -99,10 +101,10 @@ def divide(have: Mapping[str, float], wanted: Wanted, others: Iterable[Wanted], 
         if wanted not in sharing:
             resources[name] = 0.0
             continue
-        free = have.get(kind, 0.0) - sum(places.workers * places.resources[name] for places in running)
+        free = have.get(kind, 0.0) - sum(replicas.workers * replicas.resources[name] for replicas in running)
         usual = share(have.get(kind, 0.0), DURING_A_CHANGE * sum(one.workers for one in sharing))
         resources[name] = min(usual, share(max(0.0, free), wanted.workers))
-    return Places(wanted.workers, resources)
+    return Replicas(wanted.workers, resources)
 
 
 def on_device(config: Mapping[str, Any], resources: Mapping[str, float]) -> dict[str, float]:
@@ -110,12 +112,12 @@ def on_device(config: Mapping[str, Any], resources: Mapping[str, float]) -> dict
     return {**resources, **({} if may_use_gpu(config) else {"num_gpus": 0.0})}
 
 
-def describe_room(places: Places, have: Mapping[str, float]) -> str:
+def describe_replicas(replicas: Replicas, have: Mapping[str, float]) -> str:
     """Return what replicas ask for and what a Ray has, in words."""
-    asked = {kind: places.resources[name] for kind, name in KINDS.items() if places.resources[name]}
+    asked = {kind: replicas.resources[name] for kind, name in KINDS.items() if replicas.resources[name]}
     each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items()) or "nothing"
     there = " and ".join(f"{have.get(kind, 0.0):g} {kind}" for kind in asked or KINDS)
-    return f"{places.workers} x {each} is asked for, and Ray has {there}"
+    return f"{replicas.workers} x {each} is asked for, and Ray has {there}"
 
 
 def lacks_room(message: str) -> bool:
@@ -123,7 +125,7 @@ def lacks_room(message: str) -> bool:
     return "to be scheduled" in message  # Ray's words after 30 s
 
 
-def wait_for_start(application: str, places: Places, is_over: threading.Event) -> None:
+def wait_for_start(application: str, replicas: Replicas, is_over: threading.Event) -> None:
     """Return when an application's replicas run.
 
     ConfigError: one does not load, there is no room for them, they take too long, or ``is_over`` is set.
@@ -137,11 +139,11 @@ def wait_for_start(application: str, places: Places, is_over: threading.Event) -
         seconds = time.monotonic() - begun
         if found.status == "DEPLOY_FAILED":
             raise ConfigError(_find_reason(text))
-        if seconds > ROOM_SECONDS and lacks_room(text):
-            room = describe_room(places, ray.cluster_resources())
-            raise ConfigError(f"no room for its workers after {ROOM_SECONDS} s: {room}: give it fewer minWorkers")
+        if seconds > SCHEDULE_SECONDS and lacks_room(text):
+            room = describe_replicas(replicas, ray.cluster_resources())
+            raise ConfigError(f"no room for its workers after {SCHEDULE_SECONDS} s: {room}: give it fewer minWorkers")
         if seconds > LOAD_SECONDS:
-            raise ConfigError(f"{places.workers} workers are not ready after {LOAD_SECONDS} s")
+            raise ConfigError(f"{replicas.workers} workers are not ready after {LOAD_SECONDS} s")
         if is_over.wait(SECONDS_BETWEEN_LOOKS):
             raise ConfigError("the server ends")
 

@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from camserve.asgi.app import Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import Places, Wanted, bind, divide, read_wanted, wait_for_start
+from camserve.asgi.on_ray.deployment import Replicas, Wanted, bind, divide, read_wanted, wait_for_start
 from camserve.asgi.on_ray.model import RayModel
 from camserve.build.mar.unpack import read_contents, unpacked
 from camserve.errors import CamserveError, ConfigError, first_line
@@ -38,7 +38,7 @@ class _Running:
     version: str
     sha256: str  # of the archive
     wanted: Wanted
-    places: Places
+    replicas: Replicas
     files: ExitStack  # its unpacked files, which go when it is closed
 
 
@@ -120,33 +120,33 @@ class Fleet:
         with ExitStack() as files:
             contents, folder = files.enter_context(unpacked(path))
             rules, wanted = read_rules(contents.config), read_wanted(contents.config)
-            places = self._find_places(path, wanted)
-            bound = bind(DEPLOYMENT, str(folder), contents, rules, places.resources)
+            replicas = self._plan_replicas(path, wanted)
+            bound = bind(DEPLOYMENT, str(folder), contents, rules, replicas.resources)
             self._started += 1
             application = f"{path.stem}@{self._started}"
             sink = ModelSink(self._metrics, path.stem, contents.version)
             try:
-                model = self._start(application, bound, places, rules, sink)
+                model = self._start(application, bound, replicas, rules, sink)
             except Exception as error:
                 if not self._is_over.is_set():  # else it ends with Ray
                     self._delete(application)
                 if isinstance(error, ConfigError):
                     raise ConfigError(f"{path} does not load: {error}") from None
                 raise
-            return _Running(application, model, sink, contents.version, found, wanted, places, files.pop_all())
+            return _Running(application, model, sink, contents.version, found, wanted, replicas, files.pop_all())
 
-    def _start(self, application: str, bound: Any, places: Places, rules: BatchRules, sink: ModelSink) -> RayModel:
+    def _start(self, application: str, bound: Any, replicas: Replicas, rules: BatchRules, sink: ModelSink) -> RayModel:
         target = serve.RunTarget(bound, application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
-        wait_for_start(application, places, self._is_over)
+        wait_for_start(application, replicas, self._is_over)
         model = RayModel(application, DEPLOYMENT, handle, rules, sink)
         model.count(handle.counted.remote().result())
         return model
 
-    def _find_places(self, path: Path, wanted: Wanted) -> Places:
-        """Return the places of an archive beside all that runs, its former self too."""
+    def _plan_replicas(self, path: Path, wanted: Wanted) -> Replicas:
+        """Return the replicas of an archive beside all that runs, its former self too."""
         others = [one for other, one in self._wanted.items() if other != path]
-        running = [one.places for one in self._running.values()]
+        running = [one.replicas for one in self._running.values()]
         return divide(ray.cluster_resources(), wanted, others, running)
 
     def _delete(self, application: str) -> None:
