@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_strangers_and_long_bodies_are_refused_and_numbers_are_there(side, coffe
     assert "cam_requests_total{" in ask(side, "GET", "/metrics").text
 
 
+def wait_for_model(side, name, seconds=60):
+    end = time.monotonic() + seconds
+    while not ask(side, "GET", f"/v2/models/{name}/ready").ok:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def test_an_archive_that_does_not_load_is_no_end_of_the_others(archive, tmp_path, next_ports, coffee):
     """The routes waited for every model, so that none answered."""
     broken = tmp_path / "broken.mar"
@@ -80,6 +88,7 @@ def test_an_archive_that_does_not_load_is_no_end_of_the_others(archive, tmp_path
 
     copy_changed(archive, broken, change)
     with applied([archive, broken], tmp_path, next_ports(), "DEPLOY_FAILED") as side:
+        wait_for_model(side, "imagenet")  # which may load for longer than the other takes to fail
         assert ask(side, "POST", PREDICT, data=coffee, headers=PNG).ok
         lost = ask(side, "POST", "/predictions/broken", data=coffee, headers=PNG)
         assert code_of(lost) == (500, "internal_error")
