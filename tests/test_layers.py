@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections import defaultdict
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -25,6 +26,9 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 SERVED_MAY_IMPORT = {"torch", "numpy", "PIL", "yaml", "camserve"}
 MOST_LINES = 250
+# Names that several modules share: the two halves of a command, what every kind of source and every engine is asked,
+# and what a client reads of an answer, by the words of the answer.
+SHARED_NAMES = {"add_options", "run", "fits", "describe", "serve", "Answer", "Explanation", "Prediction", "Target"}
 MARKED = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.server\b", re.MULTILINE)
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "camserve" or path.stem != "__init__")
@@ -84,6 +88,15 @@ def test_members_of_a_table_folder_do_not_import_the_table():
 def test_no_file_is_too_long_to_be_read_at_once():
     long = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in FILES}
     assert {name: lines for name, lines in long.items() if lines > MOST_LINES} == {}
+
+
+def test_no_name_means_two_things():
+    homes = defaultdict(list)
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name[0] != "_":
+                homes[node.name].append(str(path.relative_to(SOURCE)))
+    assert {name for name, paths in homes.items() if len(paths) > 1} == SHARED_NAMES
 
 
 def test_no_folder_of_tests_is_passed_over(pytestconfig):

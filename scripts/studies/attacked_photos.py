@@ -16,7 +16,7 @@ from camserve.build.mar.unpack import open_archive
 from camserve.evaluate.asking import Answer, Asker
 from camserve.evaluate.attack import attack, picture_of
 from camserve.evaluate.frames import box_mask, enlarge
-from camserve.evaluate.measures import energy, pointing
+from camserve.evaluate.measures import energy_inside, pointing
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.evaluate.plan import PhotoUnanswered, Variant
 from camserve.monitor.signals import NAMES
@@ -108,7 +108,7 @@ def _look(asker: Asker, methods: Sequence[str], picture: bytes, label: int, mask
 def _place(answer: Answer, mask: np.ndarray) -> list[float]:
     grid = answer["explanations"][-1]["grid"]  # the label comes last, and is asked for once where it is predicted
     values = enlarge(np.array(grid, np.float32), (mask.shape[0], mask.shape[1]))
-    return [pointing(values, mask), energy(values, mask)]
+    return [pointing(values, mask), energy_inside(values, mask)]
 
 
 def separations(rows: Sequence[Attacked]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from camserve.cli.terminal import say
 from camserve.errors import CamserveError, ConfigError
 from camserve.evaluate.asking import Asker
 from camserve.evaluate.frames import box_mask, enlarge
-from camserve.evaluate.measures import complexity, energy, pointing
+from camserve.evaluate.measures import complexity, energy_inside, pointing
 from camserve.evaluate.photos import LabelledPhoto
 from camserve.evaluate.statistics import interval
 from camserve.input_spec import InputSpec
@@ -178,7 +178,7 @@ def _places(signed: np.ndarray, gradcam: np.ndarray, mask: np.ndarray) -> tuple[
     grid = np.maximum(signed, 0)
     shown = enlarge(grid, mask.shape)
     as_sharp = enlarge(sharpen(gradcam, complexity(grid)), mask.shape)
-    return pointing(shown, mask), energy(shown, mask), energy(as_sharp, mask)
+    return pointing(shown, mask), energy_inside(shown, mask), energy_inside(as_sharp, mask)
 
 
 def sharpen(signed: np.ndarray, goal: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from camserve.build.baseline.measure import quantile_bins
-from camserve.drift.statistics import ALARM_WINDOWS, STARTS, compare, estimated_accuracy, log_e_detector
+from camserve.drift.statistics import ALARM_WINDOWS, STARTS, compare_counts, estimated_accuracy, log_e_detector
 from camserve.monitor.signals import COLUMNS, NAMES, SIGNALS
 from drift_measure import Condition
 from shifts import SHIFTS
@@ -52,7 +52,7 @@ def _alarms(cuts: Sequence[tuple[np.ndarray, np.ndarray]], values: np.ndarray, l
     for (edges, counts), column in zip(cuts, values.T):
         place = np.searchsorted(edges, column[np.isfinite(column)], side="right")
         live = np.bincount(place, minlength=len(counts))
-        if len(counts) > 1 and compare(counts, live).p < level:
+        if len(counts) > 1 and compare_counts(counts, live).p < level:
             return True
     return False
 
@@ -129,7 +129,7 @@ def clean_month(clean: Condition, reference: int, hourly: int, days: int = 30, s
         histories[name] = counts, quarters.reshape(-1, QUARTERS, len(counts)).sum(axis=1)
         for span in (QUARTERS, 24 * QUARTERS):
             sums = np.cumsum(np.concatenate([np.zeros((1, len(counts)), int), quarters]), axis=0)
-            drifts = [compare(counts, window) for window in sums[span:] - sums[:-span]]
+            drifts = [compare_counts(counts, window) for window in sums[span:] - sums[:-span]]
             highest = max(highest, *(drift.z for drift in drifts))
             alarms += sum(one.alarms and other.alarms for one, other in zip(drifts, drifts[1:]))
             evaluations += len(drifts)

@@ -23,7 +23,7 @@ from camserve.build.archive import build_archive
 from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import QuantiseChoice, load_recipe
-from camserve.build.runtime.quantise import BATCH, Observed, Shown, correlate_maps, observe, quantise
+from camserve.build.runtime.quantise import BATCH, Observed, QuantisePhotos, correlate_maps, observe, quantise
 from camserve.cli.terminal import say
 from camserve.errors import CamserveError, ConfigError
 from camserve.fast.compiled import Trunk
@@ -91,7 +91,7 @@ def compare(network: Network, model: Any, halved: Split) -> tuple[Any, Quantised
     expected = observe(halved.whole, layer, list(network.pixels))
     for precision in ("fp32", "bf16"):
         print_row(network, halved, expected, precision, Trunk(model, precision))
-    shown = Shown(list(network.pixels[::2]), list(network.pixels[1::2]))
+    shown = QuantisePhotos(list(network.pixels[::2]), list(network.pixels[1::2]))
     for choice in (QuantiseChoice(top1_agreement=0.0, map_correlation=-1.0), QuantiseChoice()):
         int8, made = quantise(model, halved, layer, shown, choice, report)
         word = f"int8, {made.kept} kept" if made.kept else "int8"

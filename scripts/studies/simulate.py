@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from camserve.asgi.batches import BatchRules, read_rules
-from camserve.bench.load import Client, draw_arrivals
+from camserve.bench.load import RequestAddress, draw_arrivals
 from camserve.build.archive import build_archive
 from camserve.build.mar.unpack import read_contents
 from camserve.cli.terminal import say
@@ -68,7 +68,7 @@ class Answered(NamedTuple):
     stages: tuple[float, ...]  # seconds, the same for all rows of a batch
 
 
-async def ask(client: Client, photo: bytes, since: float, due: float = 0.0) -> Answered:
+async def ask(client: RequestAddress, photo: bytes, since: float, due: float = 0.0) -> Answered:
     """Return the answer to one request on a connection of its own; ``since`` is when it was due."""
     host, port = client.url.split("/")[2].split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -82,7 +82,7 @@ async def ask(client: Client, photo: bytes, since: float, due: float = 0.0) -> A
     return Answered(due, seconds, int(head.split()[1]), stages)
 
 
-async def ask_at(client: Client, photos: Sequence[bytes], instants: Sequence[float]) -> list[Answered]:
+async def ask_at(client: RequestAddress, photos: Sequence[bytes], instants: Sequence[float]) -> list[Answered]:
     """Return the answers to requests that are sent at these instants, whether or not earlier ones are answered."""
     start, under_way = time.perf_counter(), []
     for number, instant in enumerate(instants):
@@ -91,12 +91,12 @@ async def ask_at(client: Client, photos: Sequence[bytes], instants: Sequence[flo
     return await asyncio.gather(*under_way)
 
 
-async def ask_alone(client: Client, photos: Sequence[bytes]) -> list[Answered]:
+async def ask_alone(client: RequestAddress, photos: Sequence[bytes]) -> list[Answered]:
     """Return the answers to requests one after the other."""
     return [await ask(client, photos[number % len(photos)], time.perf_counter()) for number in range(LONE)]
 
 
-async def find_rate(client: Client, photos: Sequence[bytes], seconds: float) -> float:
+async def find_rate(client: RequestAddress, photos: Sequence[bytes], seconds: float) -> float:
     """Return how many answers a second 16 clients get."""
     start, done = time.perf_counter(), 0
 
@@ -134,7 +134,7 @@ def compare(
     archive: Path, photos: Sequence[bytes], url: str, token: str, seconds: float, turns: int, load: float
 ) -> None:
     """Print the turns, and the median error of the simulated p99."""
-    client = Client(url, {"Authorization": f"Bearer {token}", "X-Camserve-Details": "timing"})
+    client = RequestAddress(url, {"Authorization": f"Bearer {token}", "X-Camserve-Details": "timing"})
     rules, errors = read_rules(read_contents(archive).config), []
     asyncio.run(find_rate(client, photos, seconds / 4))  # everything is in memory then
     print(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from camserve.answer.caption import write_caption, write_legend
 from camserve.answer.render import DRAWERS, Caption, Scene, draw
-from camserve.answer.render.text import draw_text, find_font, fold, wrap_text
+from camserve.answer.render.text import draw_text, find_font, fold_marks, wrap_text
 
 ESPRESSO = {"index": 967, "label": "espresso", "probability": 0.951062}
 MUG = {"index": 504, "label": "coffee mug", "probability": 0.01}
@@ -72,7 +72,7 @@ def test_every_line_of_a_caption_is_drawn_inside_the_strip():
 
 @pytest.mark.parametrize("letter", "äöüÄÖÜéèêčñ")
 def test_an_accent_is_drawn_above_its_letter(letter):
-    plain = fold(letter).letters
+    plain = fold_marks(letter).letters
     assert plain.isascii()
     accented, bare = np.asarray(draw_text(letter, 24)), np.asarray(draw_text(plain, 24))
     extra = accented.shape[0] - bare.shape[0]
@@ -83,14 +83,14 @@ def test_an_accent_is_drawn_above_its_letter(letter):
 
 
 def test_german_is_readable_and_other_letters_are_boxes():
-    assert fold("Größe").letters == "Grosse"
+    assert fold_marks("Größe").letters == "Grosse"
     box = np.asarray(draw_text("☃", 24))
     assert (np.asarray(draw_text("猫", 24)) == box).all()
     assert box.any()
 
 
 def test_control_characters_and_no_text_at_all_are_drawn():
-    assert fold("a\nb\u202ec").letters == "a b c"
+    assert fold_marks("a\nb\u202ec").letters == "a b c"
     assert draw_text("", 12).width >= 1
     assert draw("overlay", scene(caption=Caption("", "", ""))).height > 200
 

@@ -10,7 +10,7 @@ from camserve.attribution.objectives import Objectives
 from camserve.bench import memory
 from camserve.bench.engine import TOO_SLOW, EnginePlan, measure_memory, measure_model
 from camserve.bench.networks import load_subject, settle_statistics
-from camserve.bench.pairs import Effort, Spread, summarise, summarise_ratios, time_in_turns
+from camserve.bench.pairs import Effort, Spread, spread_of, summarise_ratios, time_in_turns
 from camserve.bench.photos import SIZE, cut_pictures, encode_jpegs, load_pixels
 from camserve.network.output import ScoringNetwork
 from camserve.settings import RuntimeSpec
@@ -27,8 +27,8 @@ def test_a_ratio_is_taken_within_each_round():
 
 
 def test_a_spread_is_the_median_and_the_quartiles():
-    assert summarise([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 2.0, 4.0, 5)
-    assert summarise([7.0]) == Spread(7.0, 7.0, 7.0, 1)
+    assert spread_of([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert spread_of([7.0]) == Spread(7.0, 7.0, 7.0, 1)
 
 
 def test_works_take_turns_in_both_orders():

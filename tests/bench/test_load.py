@@ -8,7 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from camserve.bench.load import Client, Load, Reply, draw_arrivals, run_closed_loop, run_fixed_rate, send_once
+from camserve.bench.load import (
+    Load,
+    LoadReply,
+    RequestAddress,
+    draw_arrivals,
+    run_closed_loop,
+    run_fixed_rate,
+    send_once,
+)
 from camserve.bench.workloads import read_best_class
 from camserve.errors import ConfigError
 
@@ -39,7 +47,9 @@ def server():
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Page)
     threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-    received.client = Client(f"http://127.0.0.1:{running.server_port}/predictions/m", {"X-Camserve-Explain": "false"})
+    received.client = RequestAddress(
+        f"http://127.0.0.1:{running.server_port}/predictions/m", {"X-Camserve-Explain": "false"}
+    )
     yield received
     running.shutdown()
     running.server_close()
@@ -80,8 +90,8 @@ def test_a_latency_is_given_in_milliseconds():
 
 
 def test_one_request_gets_its_answer(server):
-    assert send_once(server.client, b"1234") == Reply(200, b"xxxx")
-    assert send_once(server.client, b"bad") == Reply(503, b"xxx")
+    assert send_once(server.client, b"1234") == LoadReply(200, b"xxxx")
+    assert send_once(server.client, b"bad") == LoadReply(503, b"xxx")
 
 
 def test_the_best_class_is_read_from_the_answer_of_each_handler():
@@ -90,9 +100,9 @@ def test_the_best_class_is_read_from_the_answer_of_each_handler():
         {"1": 0.2, "7": 0.5, "3": 0.1},
         {"classes": {"7": 0.9, "2": 0.1}, "map": "..."},
     ):
-        assert read_best_class(Reply(200, json.dumps(body).encode())) == 7, body
+        assert read_best_class(LoadReply(200, json.dumps(body).encode())) == 7, body
 
 
 def test_a_refusal_has_no_best_class():
     with pytest.raises(ConfigError, match="answers 503: busy"):
-        read_best_class(Reply(503, b"busy"))
+        read_best_class(LoadReply(503, b"busy"))

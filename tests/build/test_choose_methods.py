@@ -14,7 +14,7 @@ from camserve.bench.networks import wake
 from camserve.build.archive import build_archive
 from camserve.build.choose_methods import choose_methods, suitable_method
 from camserve.build.mar.unpack import open_archive
-from camserve.build.probe.target import Target
+from camserve.build.probe.target import TargetLayers
 from camserve.build.recipe import OutputChoice, Recipe, RecipeDefaults, load_recipe, write_recipe
 from camserve.input_spec import InputSpec
 from camserve.settings import RuntimeSpec
@@ -34,7 +34,7 @@ EXPECTED = {
 def test_tokens_that_the_score_does_not_read_alike_are_explained_by_layercam(method, kinds, name):
     kind = kinds[name]
     pixels = torch.randn(3, 3, *kind.size, generator=torch.Generator().manual_seed(1))
-    assert suitable_method(kind.scoring(), Target((kind.layer,)), pixels) == method
+    assert suitable_method(kind.scoring(), TargetLayers((kind.layer,)), pixels) == method
 
 
 @pytest.mark.parametrize(

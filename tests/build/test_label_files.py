@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from camserve.build.label_files import label_names, read_names
+from camserve.build.label_files import label_names, read_class_names
 from camserve.errors import ConfigError
 
 CAT_DOG = ["cat", "dog"]
@@ -25,18 +25,18 @@ FORMS = {
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_json_of_every_known_form_is_read(tmp_path, name, mark):
     (tmp_path / "names.json").write_text(mark + json.dumps(FORMS[name]), encoding="utf-8")
-    assert read_names(str(tmp_path / "names.json")) == CAT_DOG
+    assert read_class_names(str(tmp_path / "names.json")) == CAT_DOG
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
-    assert read_names(str(tmp_path / "names.txt")) == CAT_DOG
+    assert read_class_names(str(tmp_path / "names.txt")) == CAT_DOG
 
 
 def test_eleven_classes_stand_in_the_order_of_their_numbers(tmp_path):
     names = {str(index): f"class {index}" for index in range(11)}
     (tmp_path / "names.json").write_text(json.dumps(names, sort_keys=True))
-    assert read_names(str(tmp_path / "names.json")) == list(names.values())
+    assert read_class_names(str(tmp_path / "names.json")) == list(names.values())
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_eleven_classes_stand_in_the_order_of_their_numbers(tmp_path):
 def test_other_files_are_refused_in_one_line(tmp_path, file, content, message):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        read_names(str(tmp_path / file))
+        read_class_names(str(tmp_path / file))
 
 
 def test_the_builder_says_which_names_are_words_or_numbers(tmp_path):

@@ -16,7 +16,14 @@ from camserve.build.mar.file import extract_all
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import QuantiseChoice, load_recipe, recipe_block
 from camserve.build.runtime.compile import stage_compiled
-from camserve.build.runtime.quantise import MARGIN, Shown, correlate_maps, describe_kept, quantise, read_photos
+from camserve.build.runtime.quantise import (
+    MARGIN,
+    QuantisePhotos,
+    correlate_maps,
+    describe_kept,
+    quantise,
+    read_calibration,
+)
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.fast.compiled import convert_trunk, import_openvino
@@ -130,7 +137,7 @@ def settings_of(side):
 def test_the_photos_of_a_large_folder_are_taken_from_all_of_it(tmp_path):
     for number in range(900):
         Image.new("RGB", (16, 16), "white" if number >= 450 else "black").save(tmp_path / f"{number:03}.png")
-    shown = read_photos(QuantiseChoice(str(tmp_path)), settings_of(16), None, quiet)
+    shown = read_calibration(QuantiseChoice(str(tmp_path)), settings_of(16), None, quiet)
     for half in (shown.calibrating, shown.comparing):
         assert len(half) == 300
         assert sum(float(picture.mean()) > 0 for picture in half) == 150
@@ -214,7 +221,7 @@ def quantise_loud(choice, said):
     network = ScoringNetwork(small.network).eval().requires_grad_(False)
     trunk, tail = split(network, small.layer, pictures[:2])
     halved = Split(network, trunk, tail, small.layer)
-    shown = Shown(list(pictures[::2]), list(pictures[1::2]))
+    shown = QuantisePhotos(list(pictures[::2]), list(pictures[1::2]))
     return quantise(convert_trunk(trunk, pictures[:2]), halved, small.layer, shown, choice, said.append)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from camserve.bulk.on_ray import Made, check_seen, plan_tasks
+from camserve.bulk.on_ray import MadeShard, check_seen, plan_tasks
 from camserve.bulk.rows import RunStopped
 from camserve.bulk.run import read_run
 from camserve.bulk.shards import Tally
@@ -74,9 +74,9 @@ def test_workers_run_at_once_where_a_machine_has_all_that_one_asks_for(nodes, ta
 def test_a_picture_that_only_the_driver_reads_ends_the_run(tmp_path):
     """It would be a row with an error for good."""
     here = write_photo(tmp_path / "a.png")
-    check_seen(Made(b"", Tally(), [str(tmp_path / "absent.png"), str(tmp_path)], "far"))
+    check_seen(MadeShard(b"", Tally(), [str(tmp_path / "absent.png"), str(tmp_path)], "far"))
     with pytest.raises(RunStopped, match=r"a\.png is not to be read on far: "):
-        check_seen(Made(b"", Tally(), [str(here)], "far"))
+        check_seen(MadeShard(b"", Tally(), [str(here)], "far"))
 
 
 def test_ray_needs_an_archive_shards_and_a_folder(photos, pets, capsys):

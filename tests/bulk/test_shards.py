@@ -22,7 +22,7 @@ from camserve.bulk.columns import as_utf8, from_columns, make_schema, to_columns
 from camserve.bulk.outputs import OUTPUTS
 from camserve.bulk.rows import Row
 from camserve.bulk.run import Job, read_run
-from camserve.bulk.shards import divide
+from camserve.bulk.shards import divide_into_shards
 from camserve.bulk.sources import Photo, list_photos
 from camserve.cli import main
 from camserve.drift.audit_log import read_audit
@@ -172,7 +172,10 @@ def test_a_shard_is_named_by_what_its_answers_rest_on(pets, runs):
 
     def names(grid="uint8", sources=("photos", "absent.png"), **options):
         job = Job(list(sources), {**asked, **options}, pets, read_contents(pets))
-        return {shard.path.name for shard in divide(list_photos(job.sources, {}), Path("other"), job.spec(), grid, 2)}
+        return {
+            shard.path.name
+            for shard in divide_into_shards(list_photos(job.sources, {}), Path("other"), job.spec(), grid, 2)
+        }
 
     made = set(stamps(runs[1]))
     assert names() == names(palette="jet") == made  # the palette is none of it

@@ -13,7 +13,7 @@ from torch import nn
 from camserve.build.archive import build_archive
 from camserve.build.recipe import load_recipe
 from camserve.card.activation import activation_of, as_picture, pixels_of
-from camserve.card.ascent import Made, draw_channel, draw_class, dream, invert
+from camserve.card.ascent import Ascent, draw_channel, draw_class, dream, invert
 from camserve.card.concepts import (
     COLORS,
     EACH,
@@ -134,7 +134,7 @@ def test_what_gets_no_nearer_to_the_photo_is_not_shown_as_inverted():
 
 def test_an_inverted_picture_is_called_nearly_the_same_only_where_it_is():
     for after, called in ((NEAR, "nearly the same feature maps"), (1.01 * NEAR, "feature maps nearer to")):
-        assert called in describe_inverted(Made(torch.zeros(3, 4, 4), 0.9, after))[0]
+        assert called in describe_inverted(Ascent(torch.zeros(3, 4, 4), 0.9, after))[0]
 
 
 def test_an_inverted_representation_is_nearer_than_noise_and_than_another_photo(subject, photo):

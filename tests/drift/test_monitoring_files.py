@@ -15,7 +15,7 @@ from camserve.cli import main
 from camserve.drift.audit_log import CLASSES
 from camserve.drift.dashboard_panels import ROWS
 from camserve.drift.panels import PANELS
-from camserve.drift.statistics import compare
+from camserve.drift.statistics import compare_counts
 from camserve.monitor.series import COUNTERS, GAUGES
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_the_rules_compute_what_python_computes(tmp_path):
             series.append({"series": f"cam_ref_count{labels}", "values": f"{reference}x120"})
             series.append({"series": f"cam_bin_total{labels}", "values": f"0+{live}x120"})  # a minute
         reference, live = (np.array(each) for each in zip(*bins.values()))
-        drift = compare(reference, 60 * live, feature != CLASSES)
+        drift = compare_counts(reference, 60 * live, feature != CLASSES)
         found = {"omnibus_z": drift.omnibus, "location_z": drift.location, "drift_z": drift.z, "psi": drift.psi}
         expected += [(f'cam:{metric}:1h{{feature="{feature}"}}', value) for metric, value in found.items()]
     asked = [

@@ -14,7 +14,7 @@ from camserve.drift.statistics import (
     ball_radius,
     chi_square,
     chi_square_quantile,
-    compare,
+    compare_counts,
     estimated_accuracy,
     log_e_detector,
     log_e_value,
@@ -61,7 +61,7 @@ def test_psi_by_hand():
 
 
 def test_equal_shares_are_no_drift():
-    drift = compare(DECILES, DECILES * 3)
+    drift = compare_counts(DECILES, DECILES * 3)
     assert drift.chi2 == pytest.approx(0)
     assert drift.psi == pytest.approx(0, abs=1e-6)
     assert drift.omnibus < -3
@@ -99,38 +99,38 @@ def test_a_window_without_requests_and_a_single_full_bin_have_no_trend(live):
 
 def test_a_move_of_all_values_is_seen_sooner_than_by_the_chi_square_alone():
     live = np.arange(10) * 2 + 3
-    drift = compare(DECILES, live)
+    drift = compare_counts(DECILES, live)
     assert drift.omnibus < 3 < Z_ALARM < drift.z
-    assert (drift.moved, compare(DECILES, live[::-1]).moved) == ("higher", "lower")
-    assert compare(DECILES, live, ordered=False).z == drift.omnibus
-    assert compare(DECILES, np.array([0] * 8 + [60, 60])).moved == "higher"  # where the chi-square is louder
-    assert compare(DECILES, np.array([30, 0] * 5)).moved == ""
+    assert (drift.moved, compare_counts(DECILES, live[::-1]).moved) == ("higher", "lower")
+    assert compare_counts(DECILES, live, ordered=False).z == drift.omnibus
+    assert compare_counts(DECILES, np.array([0] * 8 + [60, 60])).moved == "higher"  # where the chi-square is louder
+    assert compare_counts(DECILES, np.array([30, 0] * 5)).moved == ""
 
 
 def test_p_counts_every_test_and_both_directions():
     live = np.arange(10) * 2 + 3
-    ordered, classes = compare(DECILES, live), compare(DECILES, live, ordered=False)
+    ordered, classes = compare_counts(DECILES, live), compare_counts(DECILES, live, ordered=False)
     assert ordered.p == pytest.approx(2 * stats.norm.sf(ordered.location) / 0.9)
-    scattered = compare(DECILES, np.array([30, 0] * 5))
+    scattered = compare_counts(DECILES, np.array([30, 0] * 5))
     assert scattered.p == pytest.approx(stats.norm.sf(scattered.omnibus) / 0.1)
     assert classes.p == pytest.approx(stats.norm.sf(classes.omnibus))
-    assert compare(DECILES, DECILES).p == 1
+    assert compare_counts(DECILES, DECILES).p == 1
 
 
 def test_a_dispersion_divides_the_square_of_its_test():
     live = np.array([160, 40] + [100] * 8)
-    found = compare(DECILES, live, dispersions={"omnibus": 4.0, "location": 9.0})
+    found = compare_counts(DECILES, live, dispersions={"omnibus": 4.0, "location": 9.0})
     assert found.omnibus == pytest.approx(z_score(chi_square(DECILES, live)[0] / 4, 9))
     assert found.location == pytest.approx(trend(DECILES, live) / 3)
 
 
 def test_an_alarm_needs_evidence_size_and_requests():
     half = np.array([20] * 5 + [0] * 5)
-    assert compare(DECILES, half).location < -Z_ALARM
-    assert compare(DECILES, half).alarms
-    assert not compare(DECILES, half // 2).alarms  # 50 requests
+    assert compare_counts(DECILES, half).location < -Z_ALARM
+    assert compare_counts(DECILES, half).alarms
+    assert not compare_counts(DECILES, half // 2).alarms  # 50 requests
     slight = np.array([11_000, 9_000] * 5)
-    drift = compare(DECILES * 100, slight)
+    drift = compare_counts(DECILES * 100, slight)
     assert drift.z > 10
     assert not drift.alarms  # PSI .01: certain, and too small to matter
 
@@ -139,7 +139,7 @@ def test_an_alarm_needs_evidence_size_and_requests():
 def test_clean_windows_alarm_as_rarely_as_the_tests_say(test):
     random = np.random.default_rng(1)
     source = np.full(10, 0.1)
-    drifts = [compare(random.multinomial(1000, source), random.multinomial(200, source)) for _ in range(4000)]
+    drifts = [compare_counts(random.multinomial(1000, source), random.multinomial(200, source)) for _ in range(4000)]
     limit = stats.norm.isf(0.01)
     told = {
         "omnibus": [each.omnibus > limit for each in drifts],

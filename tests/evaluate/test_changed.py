@@ -11,7 +11,7 @@ from camserve.errors import ConfigError
 from camserve.evaluate.asking import Asker, grid_of
 from camserve.evaluate.attack import REACH, attack, picture_of
 from camserve.evaluate.cascade import STAGES, Cascade
-from camserve.evaluate.changed import Frame, change_picture, compare
+from camserve.evaluate.changed import Frame, change_picture, compare_maps
 from camserve.evaluate.one_photo import Evaluator
 from camserve.evaluate.plan import EvaluationPlan, PhotoUnanswered, Variant
 from camserve.values import Target
@@ -44,10 +44,10 @@ def test_a_shift_moves_the_picture_and_its_map_is_moved_back():
     assert np.array_equal(opened(changed["shift"])[2:, 2:], values[:-2, :-2])
     grid = np.random.default_rng(1).random((32, 32)).astype(np.float32)
     moved = np.pad(grid, ((2, 0), (2, 0)))[:32, :32]
-    assert compare("shift", grid, moved, FRAME) > 0.99
-    assert compare("shift", grid, grid, FRAME) < 0.5
-    assert compare("shift", -grid, -moved, FRAME) > 0.99
-    assert compare("jpeg", grid, grid, FRAME) == pytest.approx(1)
+    assert compare_maps("shift", grid, moved, FRAME) > 0.99
+    assert compare_maps("shift", grid, grid, FRAME) < 0.5
+    assert compare_maps("shift", -grid, -moved, FRAME) > 0.99
+    assert compare_maps("jpeg", grid, grid, FRAME) == pytest.approx(1)
 
 
 def test_noise_is_the_same_for_a_seed_and_a_picture_that_cannot_be_read_is_said():

@@ -11,7 +11,7 @@ from camserve.evaluate.measures import (
     complexity,
     deletion,
     drop_and_gain,
-    energy,
+    energy_inside,
     insertion,
     mask_overlaps,
     overlap,
@@ -56,8 +56,8 @@ def test_pointing_counts_the_maximum_and_shares_equal_ones():
 
 def test_energy_is_the_share_inside():
     mask = np.array([[True, False], [False, False]])
-    assert energy(np.array([[3.0, 1], [0, 0]]), mask) == 0.75
-    assert energy(np.zeros((2, 2)), mask) == 0
+    assert energy_inside(np.array([[3.0, 1], [0, 0]]), mask) == 0.75
+    assert energy_inside(np.zeros((2, 2)), mask) == 0
 
 
 def test_the_first_box_is_compared_with_the_true_box_that_it_fits_best():
@@ -138,7 +138,7 @@ def test_place_and_complexity_are_those_of_quantus():
     values = random.random((3, 1, 16, 16)).astype(np.float32)[:, 0]
     masks = (random.random((3, 1, 16, 16)) > 0.6)[:, 0]
     assert [pointing(*pair) for pair in zip(values, masks)] == [1, 1, 1]
-    assert [energy(*pair) for pair in zip(values, masks)] == pytest.approx(
+    assert [energy_inside(*pair) for pair in zip(values, masks)] == pytest.approx(
         [0.39867148, 0.3775308, 0.44210145], abs=1e-6
     )
     assert [complexity(one) for one in values] == pytest.approx([0.96642761, 0.97008792, 0.96716585], abs=1e-6)

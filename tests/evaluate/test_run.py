@@ -12,7 +12,7 @@ from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
 from camserve.evaluate.measures import GROUPS
-from camserve.evaluate.page import render_page
+from camserve.evaluate.page import render_evaluation
 from camserve.evaluate.photos import LabelledPhoto, read_photos
 from camserve.evaluate.plan import EvaluationPlan, Variant
 from camserve.evaluate.run import evaluate
@@ -231,13 +231,13 @@ def test_photos_are_sorted_by_a_measure_that_the_first_map_has(means, data):
         for row in rows:
             if row.variant == "gradcam":
                 del row.values["energy"]
-        page = render_page(summarise(rows), pipeline, photos, PLAN.variants[0], "title")
+        page = render_evaluation(summarise(rows), pipeline, photos, PLAN.variants[0], "title")
         assert "Best by complexity" in page
         assert page.count("data:image/jpeg;base64,") == 2 * COUNT
         for row in rows:
             if row.variant == "gradcam":
                 row.values.clear()
-        page = render_page(summarise(rows), pipeline, photos, PLAN.variants[0], "title")
+        page = render_evaluation(summarise(rows), pipeline, photos, PLAN.variants[0], "title")
     assert "Best by" not in page
 
 

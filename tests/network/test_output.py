@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
-from camserve.network.returned import as_rows, describe, select, tensors_in
+from camserve.network.returned import as_rows, describe_returned, select, tensors_in
 from camserve.output_spec import OutputSpec
 from odd_networks import Odd
 from small_networks import deep, pictures, settle
@@ -72,7 +72,7 @@ NO_SCORES = {
 
 def test_an_answer_without_scores_is_described():
     for described, output in NO_SCORES.items():
-        assert describe(output) == described
+        assert describe_returned(output) == described
         with pytest.raises(ConfigError, match="it must return scores of shape"):
             as_rows(output, output)
 

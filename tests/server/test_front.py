@@ -24,7 +24,7 @@ from PIL import Image
 
 from camserve.errors import ConfigError
 from camserve.operate.doctor.front import check_front
-from camserve.operate.front import SERVER_PROPERTIES, Front, Limits, add_client
+from camserve.operate.front import SERVER_PROPERTIES, Front, FrontLimits, add_client
 from camserve.operate.server import Server
 
 pytestmark = [pytest.mark.server, needs_nginx]
@@ -48,7 +48,7 @@ def served(faulty_archive, open_folder, next_ports):
 
 @pytest.fixture(scope="module")
 def front(served, next_ports):
-    limits = Limits(IDLE_SECONDS, 2, CLIENT_REQUESTS)
+    limits = FrontLimits(IDLE_SECONDS, 2, CLIENT_REQUESTS)
     with started(Front(served, next_ports(), [ORIGIN], limits)) as running:
         yield running
 

@@ -20,7 +20,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from camserve.asgi.metrics import Metrics
-from camserve.asgi.received import fields_of, plain_headers, read_body
+from camserve.asgi.received import fields_of, lower_headers, read_body
 from camserve.asgi.refusals import Refused
 from camserve.choices import JSON_TYPE
 from camserve.serving.engines.answering import ReceivedRow, wants_page
@@ -187,7 +187,7 @@ class App:
         return Response(answer.body, answer.status, headers, answer.content_type)
 
     async def _receive(self, request: Request, request_id: str, parts: Mapping[str, str | None]) -> ReceivedRow:
-        headers = plain_headers(request)
+        headers = lower_headers(request)
         headers["explain"] = str(parts["verb"] in EXPLAINING)
         headers["url_path"] = (parts.get("rest") or "").removeprefix("/")
         try:

@@ -34,7 +34,7 @@ async def read_body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def plain_headers(request: Request) -> dict[str, str]:
+def lower_headers(request: Request) -> dict[str, str]:
     """Return a request's headers, names in lower case; of equal ones the last."""
     return {
         name.lower(): value for name, value in request.headers.items() if name.lower() not in ("explain", "url_path")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from camserve.bench.load import Client, run_closed_loop
+from camserve.bench.load import RequestAddress, run_closed_loop
 from camserve.bench.photos import encode_jpegs
 from camserve.bench.repack import repack
 from camserve.bench.report import BenchReport, Table
@@ -134,7 +134,7 @@ def _measure(
     report: Progress,
 ) -> Iterator[LoadPoint]:
     (model,) = server.models
-    client = Client(f"{server.inference.url}/predictions/{model}", server.inference.headers)
+    client = RequestAddress(f"{server.inference.url}/predictions/{model}", server.inference.headers)
     run_closed_loop(client, photos, connections[-1], WARM_UP_LOAD_SECONDS)
     for count in connections:
         load = run_closed_loop(client, photos, count, seconds)

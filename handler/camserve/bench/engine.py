@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 
 from camserve.bench.memory import measure_cuda_peak, measure_fresh_peak
-from camserve.bench.networks import SIDE, Subject, build_classifier, make_subject, settle_statistics
+from camserve.bench.networks import SIDE, BenchNetwork, build_classifier, make_subject, settle_statistics
 from camserve.bench.onnx_runtime import ONNX_RUNTIME, onnx_runtime_work
 from camserve.bench.openvino import ALONE, openvino_works
-from camserve.bench.pairs import Effort, Spread, Work, summarise, summarise_ratios, time_in_turns
+from camserve.bench.pairs import Effort, Spread, Work, spread_of, summarise_ratios, time_in_turns
 from camserve.bench.peers import make_peers
 from camserve.bench.photos import load_pixels
 from camserve.errors import CompilationUnavailable, ConfigError
@@ -75,7 +75,7 @@ def measure_models(plan: EnginePlan, report: Progress) -> Iterator[EngineCell]:
         gc.collect()
 
 
-def measure_model(subject: Subject, plan: EnginePlan, report: Progress, side: int = SIDE) -> Iterator[EngineCell]:
+def measure_model(subject: BenchNetwork, plan: EnginePlan, report: Progress, side: int = SIDE) -> Iterator[EngineCell]:
     """Measure the speed of one model."""
     pace = 0.0  # seconds a photo
     for batch in plan.batches:
@@ -94,7 +94,7 @@ def measure_model(subject: Subject, plan: EnginePlan, report: Progress, side: in
             yield from measure_openvino(subject, plan, side)
 
 
-def measure_overhead(subject: Subject, batch: int, plan: EnginePlan, pace: float, side: int) -> EngineCell:
+def measure_overhead(subject: BenchNetwork, batch: int, plan: EnginePlan, pace: float, side: int) -> EngineCell:
     """Measure an explained forward pass against a plain one."""
     name = "explained / plain"
     if not plan.allows(2 * batch * pace):
@@ -103,11 +103,11 @@ def measure_overhead(subject: Subject, batch: int, plan: EnginePlan, pace: float
     works = {"plain": lambda: subject.predict(photos), "explained": lambda: subject.explain(photos)}
     times = time_in_turns(works, plan.effort)
     return EngineCell(
-        "overhead", subject.name, batch, name, summarise_ratios(times, "explained", "plain"), summarise(times["plain"])
+        "overhead", subject.name, batch, name, summarise_ratios(times, "explained", "plain"), spread_of(times["plain"])
     )
 
 
-def measure_targets(subject: Subject, plan: EnginePlan, pace: float, side: int) -> Iterator[EngineCell]:
+def measure_targets(subject: BenchNetwork, plan: EnginePlan, pace: float, side: int) -> Iterator[EngineCell]:
     """Measure what further classes of the same rows cost."""
     names = {count: f"{count} / 1" for count in plan.classes}
     further = plan.classes[1:]
@@ -121,13 +121,13 @@ def measure_targets(subject: Subject, plan: EnginePlan, pace: float, side: int) 
     works = {names[count]: functools.partial(subject.explain, photos, count) for count in plan.classes}
     times = time_in_turns(works, plan.effort)
     one = names[plan.classes[0]]
-    base = summarise(times[one])
+    base = spread_of(times[one])
     for count in further:
         ratio = summarise_ratios(times, names[count], one)
         yield EngineCell("targets", subject.name, COMPARED_BATCH, names[count], ratio, base)
 
 
-def measure_peers(subject: Subject, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
+def measure_peers(subject: BenchNetwork, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
     """Measure what other libraries cost for predictions and maps of the same batch."""
     photos = load_pixels(COMPARED_BATCH, side, plan.device).to(subject.dtype)
     working, reasons = make_peers(subject.network.classifier, subject.layer, photos)
@@ -146,13 +146,13 @@ def measure_peers(subject: Subject, plan: EnginePlan, side: int) -> Iterator[Eng
             COMPARED_BATCH,
             name,
             summarise_ratios(times, name, "plain"),
-            summarise(times["plain"]),
+            spread_of(times["plain"]),
         )
     for name, reason in reasons.items():
         yield EngineCell("peers", subject.name, COMPARED_BATCH, name, reason=reason)
 
 
-def measure_openvino(subject: Subject, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
+def measure_openvino(subject: BenchNetwork, plan: EnginePlan, side: int) -> Iterator[EngineCell]:
     """Measure what answers cost beside OpenVINO's plain prediction with the whole network, and ONNX Runtime's."""
     photos = load_pixels(COMPARED_BATCH, side, plan.device)
     try:
@@ -167,17 +167,17 @@ def measure_openvino(subject: Subject, plan: EnginePlan, side: int) -> Iterator[
     except CompilationUnavailable as error:
         yield EngineCell("openvino", subject.name, COMPARED_BATCH, ONNX_RUNTIME, reason=str(error))
     times = time_in_turns(works, plan.effort)
-    base = summarise(times[ALONE])
+    base = spread_of(times[ALONE])
     for name in list(works)[1:]:
         yield EngineCell("openvino", subject.name, COMPARED_BATCH, name, summarise_ratios(times, name, ALONE), base)
 
 
-def _plain_copy(subject: Subject) -> torch.nn.Module:
+def _plain_copy(subject: BenchNetwork) -> torch.nn.Module:
     """Return the network itself, on its own, with its weights unpacked."""
     return copy.deepcopy(subject.network.classifier).float().eval()
 
 
-def measure_memory(subject: Subject, device: torch.device) -> EngineCell:
+def measure_memory(subject: BenchNetwork, device: torch.device) -> EngineCell:
     """Measure the peak of an explained pass against a plain one, beyond the loaded model."""
     name = "explained / plain"
     try:
@@ -189,4 +189,4 @@ def measure_memory(subject: Subject, device: torch.device) -> EngineCell:
         )
     except ConfigError as error:
         return EngineCell("memory", subject.name, MEMORY_BATCH, name, reason=str(error))
-    return EngineCell("memory", subject.name, MEMORY_BATCH, name, summarise([explained / plain]), summarise([plain]))
+    return EngineCell("memory", subject.name, MEMORY_BATCH, name, spread_of([explained / plain]), spread_of([plain]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from camserve.bench.engine import EngineCell, TableName
 from camserve.bench.plots import plot_bars, plot_curves
-from camserve.bench.report import NOT_MEASURED, BenchReport, Figure, Table, format_spread
+from camserve.bench.report import NOT_MEASURED, BenchReport, ReportFigure, Table, format_spread
 
 TITLES: Mapping[TableName, str] = {
     "overhead": "Time of an explained forward pass / of a plain one: median of paired runs (quartiles)",
@@ -64,23 +64,25 @@ def _amount(name: TableName, cell: EngineCell | None) -> str:
     return f"{cell.base.median / 1e6:.0f}" if name == "memory" else f"{cell.base.median * 1000:.1f}"
 
 
-def _figures(name: str, cells: Sequence[EngineCell]) -> Iterator[Figure]:
+def _figures(name: str, cells: Sequence[EngineCell]) -> Iterator[ReportFigure]:
     measured = [cell for cell in cells if cell.ratio is not None]
     overhead = [cell for cell in measured if cell.table == "overhead"]
     if overhead:
         batches = sorted({cell.batch for cell in overhead})
         drawn = plot_curves(_by_model(overhead), ("photos a batch", "explained / plain"), marks=batches, level=1.0)
-        yield Figure(f"{name}-overhead", "Time of an explained forward pass over a plain one, by batch size", drawn)
+        yield ReportFigure(
+            f"{name}-overhead", "Time of an explained forward pass over a plain one, by batch size", drawn
+        )
     further = [cell for cell in measured if cell.table == "targets"]
     if further:
         marks = sorted({1, *(_classes(cell) for cell in further)})
         drawn = plot_curves(_by_targets(further), ("classes explained", "time / of one class"), marks=marks, level=1.0)
-        yield Figure(f"{name}-targets", f"Time by number of classes explained, batch {further[0].batch}", drawn)
+        yield ReportFigure(f"{name}-targets", f"Time by number of classes explained, batch {further[0].batch}", drawn)
     compared = [cell for cell in measured if cell.table == "peers"]
     for model in dict.fromkeys(cell.model for cell in compared):
         ratios = {cell.what: cell.ratio for cell in compared if cell.model == model and cell.ratio is not None}
         title = f"Time of predictions and maps over predictions alone, {model}, batch {compared[0].batch}"
-        yield Figure(f"{name}-peers-{model}", title, plot_bars(ratios, "explained / plain", 1.0))
+        yield ReportFigure(f"{name}-peers-{model}", title, plot_bars(ratios, "explained / plain", 1.0))
 
 
 def _by_model(cells: Sequence[EngineCell]) -> dict[str, list[tuple[float, float]]]:

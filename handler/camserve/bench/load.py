@@ -19,7 +19,7 @@ PATIENCE = 120  # seconds for one answer
 
 
 @dataclass(frozen=True)
-class Client:
+class RequestAddress:
     """The address and the headers of one kind of request."""
 
     url: str  # with its path
@@ -39,7 +39,7 @@ class Client:
 
 
 @dataclass(frozen=True)
-class Reply:
+class LoadReply:
     """One answer."""
 
     status: int
@@ -68,7 +68,7 @@ class Load:
 class _Run:
     """Connections to one server, and the answers that they received."""
 
-    def __init__(self, client: Client, photos: Sequence[bytes]) -> None:
+    def __init__(self, client: RequestAddress, photos: Sequence[bytes]) -> None:
         parts = urlsplit(client.url)
         self._address = (parts.hostname, parts.port)
         self._requests = [client.encode(photo) for photo in photos]
@@ -100,13 +100,13 @@ class _Run:
         return Load(tuple(self._latencies), seconds, self._failed, size)
 
 
-async def _read(reader: asyncio.StreamReader) -> Reply:
+async def _read(reader: asyncio.StreamReader) -> LoadReply:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-    return Reply(int(head[0].split()[1]), await reader.readexactly(int(fields["content-length"])))
+    return LoadReply(int(head[0].split()[1]), await reader.readexactly(int(fields["content-length"])))
 
 
-def run_closed_loop(client: Client, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
+def run_closed_loop(client: RequestAddress, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
     """Keep ``connections`` requests under way for so many seconds, then wait for the last answers.
 
     All the work is divided by all the time, so that whole batches are never cut.
@@ -114,7 +114,7 @@ def run_closed_loop(client: Client, photos: Sequence[bytes], connections: int, s
     return asyncio.run(_run_closed_loop(client, photos, connections, seconds))
 
 
-async def _run_closed_loop(client: Client, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
+async def _run_closed_loop(client: RequestAddress, photos: Sequence[bytes], connections: int, seconds: float) -> Load:
     run, start = _Run(client, photos), time.perf_counter()
 
     async def keep_sending(number: int) -> None:
@@ -126,7 +126,7 @@ async def _run_closed_loop(client: Client, photos: Sequence[bytes], connections:
     return run.finish(start)
 
 
-def run_fixed_rate(client: Client, photos: Sequence[bytes], rate: float, seconds: float) -> Load:
+def run_fixed_rate(client: RequestAddress, photos: Sequence[bytes], rate: float, seconds: float) -> Load:
     """Send ``rate`` requests a second at random instants, whether or not earlier ones are answered.
 
     Latency counts from when a request was due, so that a late generator hides nothing.
@@ -143,7 +143,7 @@ def draw_arrivals(rate: float, seconds: float, seed: int = 0) -> list[float]:
     return instants[:-1]
 
 
-async def _run_fixed_rate(client: Client, photos: Sequence[bytes], instants: Sequence[float]) -> Load:
+async def _run_fixed_rate(client: RequestAddress, photos: Sequence[bytes], instants: Sequence[float]) -> Load:
     run, start, under_way = _Run(client, photos), time.perf_counter(), []
     for number, instant in enumerate(instants):
         await asyncio.sleep(max(0.0, start + instant - time.perf_counter()))
@@ -152,12 +152,12 @@ async def _run_fixed_rate(client: Client, photos: Sequence[bytes], instants: Seq
     return run.finish(start)
 
 
-def send_once(client: Client, photo: bytes) -> Reply:
+def send_once(client: RequestAddress, photo: bytes) -> LoadReply:
     """Send one request on a connection of its own."""
     return asyncio.run(_send_once(client, photo))
 
 
-async def _send_once(client: Client, photo: bytes) -> Reply:
+async def _send_once(client: RequestAddress, photo: bytes) -> LoadReply:
     parts = urlsplit(client.url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(client.encode(photo))

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject
+from camserve.bench.networks import SIDE, BenchNetwork, build_classifier, load_subject
 from camserve.bench.photos import load_pixels
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
@@ -31,7 +31,7 @@ RELEASE_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": 
 PASSES = 2
 
 
-def measure_fresh_peak(subject: Subject, batch: int, classes: int) -> int:
+def measure_fresh_peak(subject: BenchNetwork, batch: int, classes: int) -> int:
     """Return the bytes that passes over ``batch`` photos take beyond the loaded model; 0 classes: plain.
 
     ConfigError: the process failed, or this system does not report the peak of a process.
@@ -53,7 +53,7 @@ def measure_fresh_peak(subject: Subject, batch: int, classes: int) -> int:
     return int(done.stdout)
 
 
-def measure_cuda_peak(subject: Subject, batch: int, classes: int, device: torch.device) -> int:
+def measure_cuda_peak(subject: BenchNetwork, batch: int, classes: int, device: torch.device) -> int:
     """Return the bytes that the same passes take on a GPU."""
     photos = load_pixels(batch, SIDE, device)
     torch.cuda.empty_cache()
@@ -63,7 +63,7 @@ def measure_cuda_peak(subject: Subject, batch: int, classes: int, device: torch.
     return int(torch.cuda.max_memory_allocated(device) - loaded)
 
 
-def _run(subject: Subject, photos: torch.Tensor, classes: int) -> None:
+def _run(subject: BenchNetwork, photos: torch.Tensor, classes: int) -> None:
     for _ in range(PASSES):
         if classes:
             subject.explain(photos, classes)

@@ -46,7 +46,7 @@ SCORE_SPREAD = 10.0  # of the scores that separate photos
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchNetwork:
     """A classifier as an archive serves it: frozen, its target layer and closed form found."""
 
     name: str
@@ -166,7 +166,7 @@ def photo_shape(side: int) -> InputShape:
 
 def make_subject(
     name: str, network: nn.Module, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
-) -> Subject:
+) -> BenchNetwork:
     """Return a subject with its target layer and closed form, found as building and loading an archive do."""
     scores = ScoringNetwork(network).eval()
     return load_subject(name, scores, find_layer(scores, photo_shape(side)), runtime, device, side)
@@ -174,10 +174,10 @@ def make_subject(
 
 def load_subject(
     name: str, network: ScoringNetwork, layer: Layer, runtime: RuntimeSpec, device: torch.device, side: int = SIDE
-) -> Subject:
+) -> BenchNetwork:
     """Return a subject whose target layer is known, in the form in which it is served."""
     network.requires_grad_(False).to(device)
     head = find_linear_head(network, layer, photo_shape(side))
     heads = {} if head is None else {layer.name: head}
     prepared = prepare(network, (layer,), photo_shape(side), runtime, heads)
-    return Subject(name, network, prepared, layer, runtime)
+    return BenchNetwork(name, network, prepared, layer, runtime)

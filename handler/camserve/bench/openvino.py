@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from camserve.bench.networks import SIDE, Subject, photo_shape
+from camserve.bench.networks import SIDE, BenchNetwork, photo_shape
 from camserve.bench.pairs import Work
 from camserve.fast.compiled import Trunk, convert_trunk
 from camserve.fast.prepare import Prepared, rewrite, without_watched
@@ -21,7 +21,7 @@ from camserve.settings import RuntimeSpec
 ALONE = "OpenVINO alone, plain"
 
 
-def in_openvino(subject: Subject, network: ScoringNetwork, device: torch.device, side: int = SIDE) -> Subject:
+def in_openvino(subject: BenchNetwork, network: ScoringNetwork, device: torch.device, side: int = SIDE) -> BenchNetwork:
     """Return the subject with its trunk in OpenVINO; ``network`` is its own in float32, and is changed.
 
     CompilationUnavailable: it cannot be converted.
@@ -35,7 +35,7 @@ def in_openvino(subject: Subject, network: ScoringNetwork, device: torch.device,
     return replace(subject, network=network, prepared=prepared, runtime=runtime)
 
 
-def openvino_works(subject: Subject, photos: Tensor, side: int) -> dict[str, Work]:
+def openvino_works(subject: BenchNetwork, photos: Tensor, side: int) -> dict[str, Work]:
     """Return what is timed on (N, C, H, W) ``photos``: OpenVINO's whole network first, with our threads and precision.
 
     CompilationUnavailable: it is not installed, or cannot convert the network.

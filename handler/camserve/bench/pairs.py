@@ -46,7 +46,7 @@ class Spread:
     count: int
 
 
-def summarise(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> Spread:
     """Return the median and the quartiles of at least one value, linear between neighbours."""
     low, median, high = (float(value) for value in np.percentile(values, (25, 50, 75)))
     return Spread(median, low, high, len(values))
@@ -54,7 +54,7 @@ def summarise(values: Sequence[float]) -> Spread:
 
 def summarise_ratios(times: Mapping[str, Sequence[float]], one: str, other: str) -> Spread:
     """Return the spread of ``one`` / ``other``, each ratio taken within one round."""
-    return summarise([mine / theirs for mine, theirs in zip(times[one], times[other])])
+    return spread_of([mine / theirs for mine, theirs in zip(times[one], times[other])])
 
 
 def time_in_turns(works: Mapping[str, Work], effort: Effort) -> dict[str, list[float]]:

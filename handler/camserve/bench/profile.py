@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from camserve.bench.load import Client, run_closed_loop
-from camserve.bench.pairs import summarise
+from camserve.bench.load import RequestAddress, run_closed_loop
+from camserve.bench.pairs import spread_of
 from camserve.bench.photos import encode_jpegs
 from camserve.bench.repack import repack
 from camserve.bench.report import BenchReport, Table, format_spread
@@ -117,7 +117,7 @@ def _with_profile(archive: Path, folder: Path) -> Path:
 
 def _load(server: Server, photos: Sequence[bytes], seconds: float) -> None:
     (model,) = server.models
-    client = Client(f"{server.inference.url}/predictions/{model}", server.inference.headers)
+    client = RequestAddress(f"{server.inference.url}/predictions/{model}", server.inference.headers)
     load = run_closed_loop(client, photos, CONNECTIONS, seconds)
     if load.failed:
         raise ConfigError(f"the server refused {load.failed} photos")
@@ -151,7 +151,7 @@ def make_profile_report(turns: Mapping[str, Sequence[Turn]], command: str, setti
         *((purpose, partial(_step, name=step)) for step, purpose in STEPS.items()),
     ]
     rows = [(name, *(_spread(found, read) for found in turns.values())) for name, read in lines]
-    share = [format_spread(summarise([turn.outside / turn.worker for turn in found])) for found in turns.values()]
+    share = [format_spread(spread_of([turn.outside / turn.worker for turn in found])) for found in turns.values()]
     rows.append(("share of the worker's outside the network", *share))
     table = Table("Milliseconds of the processor for one answer", ("step", *(Path(name).stem for name in turns)), rows)
     return BenchReport("profile", command, setting, [table], [], dict(turns))
@@ -162,4 +162,4 @@ def _step(turn: Turn, name: str) -> float:
 
 
 def _spread(turns: Sequence[Turn], read: Callable[[Turn], float]) -> str:
-    return format_spread(summarise([read(turn) for turn in turns]))
+    return format_spread(spread_of([read(turn) for turn in turns]))

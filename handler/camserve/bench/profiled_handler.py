@@ -62,7 +62,7 @@ class Ledger:
         self._since = now
 
 
-def watch(ledger: Ledger) -> None:
+def charge_steps(ledger: Ledger) -> None:
     """Charge the steps of TorchServe's worker and of camserve that run in the thread which takes the batches."""
     service: Any = import_module("ts.service")
     places = (
@@ -99,7 +99,7 @@ def handle(data: Sequence[Mapping[str, object]] | None, context: Any) -> list[by
     """Answer a batch, and write what was spent until now beside the archive's files; without ``data``, load these."""
     if data is None:
         _handler.initialize(context)
-        watch(_ledger)
+        charge_steps(_ledger)
         return None
     with _ledger.step("handler"):
         bodies = _handler.handle(data, context)

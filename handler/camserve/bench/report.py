@@ -46,7 +46,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ReportFigure:
     """A picture, to be written as NAME.svg."""
 
     name: str
@@ -62,7 +62,7 @@ class BenchReport:
     command: str
     setting: Mapping[str, str]
     tables: Sequence[Table]
-    figures: Sequence[Figure]
+    figures: Sequence[ReportFigure]
     data: Any  # what the tables are made from: dataclasses, lists, numbers
 
     def text(self) -> str:

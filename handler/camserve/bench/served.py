@@ -13,8 +13,8 @@ from statistics import median
 import psutil
 
 from camserve.bench.contenders import CAMSERVE, STOCK
-from camserve.bench.load import Client, Load, run_closed_loop, run_fixed_rate, send_once
-from camserve.bench.pairs import Spread, summarise, summarise_ratios
+from camserve.bench.load import Load, RequestAddress, run_closed_loop, run_fixed_rate, send_once
+from camserve.bench.pairs import Spread, spread_of, summarise_ratios
 from camserve.bench.photos import encode_jpegs
 from camserve.bench.workloads import (
     ALONE,
@@ -84,10 +84,10 @@ class Contender:
     ready_seconds: float  # from the command line to every worker READY
     archive_bytes: int
 
-    def client(self, workload: Workload, route: str = "predictions") -> Client:
+    def client(self, workload: Workload, route: str = "predictions") -> RequestAddress:
         """Return the client that sends a workload to this server."""
         side = self.server.inference
-        return Client(f"{side.url}/{route}/{workload.server}", {**side.headers, **workload.headers})
+        return RequestAddress(f"{side.url}/{route}/{workload.server}", {**side.headers, **workload.headers})
 
     def resident(self, model: str) -> int:
         """Return the bytes that the model's workers hold."""
@@ -148,7 +148,7 @@ def measure_servers(contenders: Mapping[str, Contender], plan: ServerPlan, repor
             for one, other in RATIOS
             if one in workloads
         },
-        {name: summarise(values) for name, values in middles.items()},
+        {name: spread_of(values) for name, values in middles.items()},
         summarise_ratios(middles, EXPLAINED.name, PLAIN.name),
         loaded,
         {name: _describe_server(name, contender) for name, contender in contenders.items()},
@@ -193,9 +193,9 @@ def _rounds(
 
 def _summarise_loads(loads: Sequence[Load]) -> LoadSummary:
     return LoadSummary(
-        summarise([load.throughput for load in loads]),
-        summarise([load.percentile(50) for load in loads]),
-        summarise([load.percentile(99) for load in loads]),
+        spread_of([load.throughput for load in loads]),
+        spread_of([load.percentile(50) for load in loads]),
+        spread_of([load.percentile(99) for load in loads]),
         median(load.size for load in loads),
         sum(load.failed for load in loads),
     )

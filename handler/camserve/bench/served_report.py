@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from camserve.bench.plots import plot_bars, plot_curves, plot_stages
-from camserve.bench.report import NOT_MEASURED, BenchReport, Figure, Table, format_spread
+from camserve.bench.report import NOT_MEASURED, BenchReport, ReportFigure, Table, format_spread
 from camserve.bench.served import ServerFindings
 from camserve.bench.workloads import CONNECTIONS, EXPLAINED, PLAIN
 
@@ -84,10 +84,10 @@ def _milliseconds(value: float) -> str:
     return f"{value:.0f}" if value > 0 else NOT_MEASURED
 
 
-def _figures(found: ServerFindings, model: str) -> Iterator[Figure]:
+def _figures(found: ServerFindings, model: str) -> Iterator[ReportFigure]:
     speeds = {name: turn.throughput for name, turn in found.turns.items()}
     title = f"Answers a second, {model}, {CONNECTIONS} connections"
-    yield Figure("server-throughput", title, plot_bars(speeds, "answers per second"))
+    yield ReportFigure("server-throughput", title, plot_bars(speeds, "answers per second"))
     names = dict.fromkeys(point.workload for point in found.loaded)
     middle, tail = (
         {
@@ -101,9 +101,9 @@ def _figures(found: ServerFindings, model: str) -> Iterator[Figure]:
         for which in ("p50", "p99")
     )
     title = "Latency against load: p50 solid, p99 dashed"
-    yield Figure(
+    yield ReportFigure(
         "server-latency",
         title,
         plot_curves(middle, ("requests per second", "latency (ms)"), tail, names=("p50", "p99"), log=True),
     )
-    yield Figure("server-stages", "One explained request, stage by stage", plot_stages(found.stages, "ms"))
+    yield ReportFigure("server-stages", "One explained request, stage by stage", plot_stages(found.stages, "ms"))

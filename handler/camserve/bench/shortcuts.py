@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from camserve.attribution.capture import Tail
-from camserve.bench.networks import SIDE, Subject, build_classifier, load_subject, photo_shape, settle_statistics
+from camserve.bench.networks import SIDE, BenchNetwork, build_classifier, load_subject, photo_shape, settle_statistics
 from camserve.bench.openvino import in_openvino
 from camserve.bench.pairs import Effort, Spread, summarise_ratios, time_in_turns
 from camserve.bench.photos import load_pixels
@@ -26,7 +26,7 @@ from camserve.network.precision import full_precision
 from camserve.settings import RuntimeSpec
 from camserve.values import Progress
 
-Variant = Callable[[Subject, ScoringNetwork, torch.device], Subject]
+Variant = Callable[[BenchNetwork, ScoringNetwork, torch.device], BenchNetwork]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def measure_gains(
 
 
 def _measure_gain(
-    shortcut: str, model: str, batch: int, pair: tuple[Subject, Subject], effort: Effort, device: torch.device
+    shortcut: str, model: str, batch: int, pair: tuple[BenchNetwork, BenchNetwork], effort: Effort, device: torch.device
 ) -> Gain:
     photos = load_pixels(batch, SIDE, device)
     works = {name: partial(subject.explain, photos) for name, subject in zip(("with", "without"), pair)}
@@ -83,15 +83,15 @@ def make_gains_report(gains: Sequence[Gain], command: str, machine: Mapping[str,
     return BenchReport("shortcuts", command, machine, [table], [], list(gains))
 
 
-def _without_backward(subject: Subject, _network: ScoringNetwork, _device: torch.device) -> Subject:
+def _without_backward(subject: BenchNetwork, _network: ScoringNetwork, _device: torch.device) -> BenchNetwork:
     tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
     return replace(subject, prepared=Prepared(subject.prepared.network, tails))
 
 
 @full_precision()
 def _rewritten(
-    subject: Subject, network: ScoringNetwork, device: torch.device, folds: bool, packs: bool, channels_last: bool
-) -> Subject:
+    subject: BenchNetwork, network: ScoringNetwork, device: torch.device, folds: bool, packs: bool, channels_last: bool
+) -> BenchNetwork:
     """Return the subject with some of what ``fast.prepare.rewrite`` does, in float32."""
     sample = example(photo_shape(SIDE), torch.float32, device)
     if folds:
@@ -103,15 +103,15 @@ def _rewritten(
     return replace(subject, network=network, prepared=Prepared(network, subject.prepared.tails))
 
 
-def _without_folding(subject: Subject, network: ScoringNetwork, device: torch.device) -> Subject:
+def _without_folding(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> BenchNetwork:
     return _rewritten(subject, network, device, folds=False, packs=True, channels_last=True)
 
 
-def _without_packing(subject: Subject, network: ScoringNetwork, device: torch.device) -> Subject:
+def _without_packing(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> BenchNetwork:
     return _rewritten(subject, network, device, folds=True, packs=False, channels_last=True)
 
 
-def _without_channels_last(subject: Subject, network: ScoringNetwork, device: torch.device) -> Subject:
+def _without_channels_last(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> BenchNetwork:
     return _rewritten(subject, network, device, folds=True, packs=False, channels_last=False)
 
 

@@ -16,7 +16,7 @@ from camserve.bench.contenders import (
     NAIVE,
     STOCK,
 )
-from camserve.bench.load import Reply
+from camserve.bench.load import LoadReply
 from camserve.errors import ConfigError
 
 CONNECTIONS = 16
@@ -65,7 +65,7 @@ RATIOS = (
 )
 
 
-def read_best_class(reply: Reply) -> int:
+def read_best_class(reply: LoadReply) -> int:
     """Read the best class from an answer of any of the three handlers. ConfigError: it is a refusal."""
     if reply.status != 200:
         raise ConfigError(f"a server answers {reply.status}: {reply.body[:200].decode(errors='replace')}")

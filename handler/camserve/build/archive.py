@@ -18,7 +18,7 @@ from torch import Tensor
 import camserve
 from camserve.answer.respond import word_meaning
 from camserve.build.check import check_expected, check_recipe, multiply_limits
-from camserve.build.label_files import label_names, read_names
+from camserve.build.label_files import label_names, read_class_names
 from camserve.build.local_modules import local_modules, module_files
 from camserve.build.locate import find_file, module_path
 from camserve.build.mar.pack import pack_archive, settings_block, write_config
@@ -163,7 +163,7 @@ def _stage_model(recipe: Recipe, content: Path, report: Progress) -> tuple[Setti
         check_contexts(recipe.methods)
     geometry = input_spec(recipe.preprocess)
     report(f"input {geometry.describe()}")
-    names = [read_names(head.labels) for head in recipe.head_choices.values()]
+    names = [read_class_names(head.labels) for head in recipe.head_choices.values()]
     transform = load_transform(content, geometry)
     samples = stage_samples(recipe.samples, content)
     pixels = pixels_to_try(content, samples, geometry, recipe.limits, transform)

@@ -54,12 +54,12 @@ def _refuse_key(key: str) -> str:
 
 def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return a line for each value in force that two model-config.yaml give differently."""
-    old, new = flatten(before), flatten(after)
+    old, new = flatten_config(before), flatten_config(after)
     keys = sorted({*old, *new})
     return [f"{key}: {_show(old, key)} -> {_show(new, key)}" for key in keys if old.get(key) != new.get(key)]
 
 
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return every value in force that may be changed, by its key."""
     settings = dataclasses.asdict(load_settings(config["camserve"]))
     blocks = {name: settings[name] for name in CHANGEABLE}

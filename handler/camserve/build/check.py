@@ -10,7 +10,7 @@ from typing import Any
 from camserve.answer.respond import word_meaning
 from camserve.attribution.methods import METHODS
 from camserve.build.choose_methods import METHOD, choose_methods
-from camserve.build.label_files import read_names
+from camserve.build.label_files import read_class_names
 from camserve.build.local_modules import module_files
 from camserve.build.locate import archive_name, find_file, find_weights, module_path
 from camserve.build.preprocess.geometry import input_spec
@@ -43,7 +43,7 @@ def check_recipe(recipe: Recipe) -> None:
         if method not in METHODS:
             raise ConfigError(unknown_choice(method, METHODS, "method"))
     check_server_keys(recipe.server_keys)
-    names = [read_names(head.labels) for head in recipe.head_choices.values()]
+    names = [read_class_names(head.labels) for head in recipe.head_choices.values()]
     if names[0] is not None:
         _check_defaults(recipe, names[0])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from camserve.attribution.capture import Capture
 from camserve.attribution.find_head import PICTURES, random_objectives
 from camserve.attribution.methods import METHODS
-from camserve.build.probe.target import Target
+from camserve.build.probe.target import TargetLayers
 from camserve.build.recipe import AUTO, Recipe
 from camserve.errors import ConfigError
 from camserve.network.output import ScoringNetwork
@@ -22,7 +22,7 @@ WITHOUT_GRADIENTS = "reciprocam"
 ALIKE = 1e-3  # of the largest gradient
 
 
-def suitable_method(network: ScoringNetwork, target: Target, pixels: Tensor) -> str:
+def suitable_method(network: ScoringNetwork, target: TargetLayers, pixels: Tensor) -> str:
     """Return the method that suits the target layer of a network, which is run on ``pixels`` (N, C, H, W).
 
     Grad-CAM weighs every position alike. That suits a score that does so too; behind a grid of tokens it often reads

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from camserve.answer.respond import ModelName
-from camserve.build.label_files import fit_names, label_names, read_names
+from camserve.build.label_files import fit_names, label_names, read_class_names
 from camserve.build.preprocess.transforms import Preprocessing
 from camserve.build.recipe import Recipe
 from camserve.build.trial.examine import examine
@@ -102,7 +102,7 @@ def _examine(
     report: Progress,
 ) -> tuple[Settings, Classifier | None, list[str]]:
     """Return the settings, the network on the CPU where it is ready, and a name of each class."""
-    known = read_names(recipe.labels) if names is None else names
+    known = read_class_names(recipe.labels) if names is None else names
     scoring = ScoringNetwork(network)
     examined = examine(scoring, recipe, pixels, [None if known is None else len(known)], report)
     classes = examined.meanings[0].classes

@@ -23,7 +23,7 @@ WRAPPERS = (
 FORMS = 'a list of names, {"0": "cat"}, {"0": ["n01", "cat"]}, {"cat": 0}, or a config.json with id2label'
 
 
-def read_names(labels: str | None) -> list[str] | None:
+def read_class_names(labels: str | None) -> list[str] | None:
     """Return the class names of a recipe by class index; None where they follow from the number of classes.
 
     ConfigError: the file is missing, or is not one name a line or JSON of a known form.
@@ -55,7 +55,7 @@ def label_names(labels: str | None, classes: int, report: Progress, noun: str = 
 
     ConfigError: there are more or fewer names than classes.
     """
-    names = read_names(labels)
+    names = read_class_names(labels)
     if names is None:
         return [str(index) if labels == INDICES else f"{noun} {index}" for index in range(classes)]
     return fit_names(names, classes, report)

@@ -35,7 +35,7 @@ def find_file(name: str) -> Path:
         path = module_path(module) / inner
     archive = next((parent for parent in path.parents if parent.is_file()), None)
     if archive is not None:
-        return inside(unpacked(archive), str(path.relative_to(archive)))
+        return inside(unpack_kept(archive), str(path.relative_to(archive)))
     if not path.is_file():
         raise ConfigError(f"there is no file '{name}'")
     return path
@@ -46,7 +46,7 @@ def find_weights(name: str) -> Path:
     return Path(name) if Path(name).is_dir() else find_file(name)
 
 
-def unpacked(archive: Path) -> Path:
+def unpack_kept(archive: Path) -> Path:
     """Return a folder of what an archive holds, which stays while this process runs. ConfigError: it is none."""
     try:
         return Path(_unpack(archive.resolve(), archive.stat().st_mtime_ns).name)

@@ -15,7 +15,7 @@ from camserve.answer.render import Scene, draw
 from camserve.bulk.options import USUAL_SIDE, Look
 from camserve.bulk.reading import load
 from camserve.bulk.rows import Answer, Row, warning_codes
-from camserve.bulk.sources import UNSAFE, cut
+from camserve.bulk.sources import UNSAFE, cut_text
 from camserve.errors import ConfigError, RequestError, TooManyPixels
 from camserve.input_spec import InputSpec
 from camserve.intake.decode import decode
@@ -134,7 +134,7 @@ def map_name(answer: Answer, number: int) -> str:
 
 
 def _short(label: str) -> str:
-    return cut(re.sub(r"[\s.]+", "_", UNSAFE.sub("_", label)), LONGEST_LABEL)
+    return cut_text(re.sub(r"[\s.]+", "_", UNSAFE.sub("_", label)), LONGEST_LABEL)
 
 
 def thumbnail_look(look: Look, side: int) -> Look:

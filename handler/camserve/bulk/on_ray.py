@@ -30,7 +30,7 @@ from camserve.values import Progress
 
 
 @dataclass(frozen=True)
-class Work:
+class RemoteWork:
     """What a worker does with every shard."""
 
     archive: Sequence[Any]  # one reference to the bytes of a .mar; in a sequence Ray does not fetch it for each task
@@ -41,7 +41,7 @@ class Work:
     version: str  # of camserve
 
 
-class Made(NamedTuple):
+class MadeShard(NamedTuple):
     """A shard as a worker made it."""
 
     content: bytes
@@ -64,7 +64,7 @@ def run_on_ray(
         tasks = plan_tasks(nodes, read_contents(archive).settings.runtime.threads, workers, len(shards))
         if tasks.workers > tasks.count_at_once(nodes):
             report(f"not all of {tasks.workers} workers run at once: {describe_tasks(tasks, nodes)}")
-        work = Work([ray.put(archive.read_bytes())], options, grid, tasks.cores, str(Path.cwd()), __version__)
+        work = RemoteWork([ray.put(archive.read_bytes())], options, grid, tasks.cores, str(Path.cwd()), __version__)
         # Retries are counted and reported here. max_calls: Ray would start a process for each task on a GPU.
         task = ray.remote(num_cpus=tasks.cores, num_gpus=tasks.gpus, max_retries=0, max_calls=0)(make_shard)
         silence = Silence(archive.name, tasks, report)
@@ -95,7 +95,7 @@ def plan_tasks(nodes: Sequence[Mapping[str, float]], threads: int | None, worker
 
 def _run_tasks(
     shards: Sequence[Shard], start: Any, workers: int, silence: Silence, report: Progress
-) -> Iterator[tuple[Shard, Made]]:
+) -> Iterator[tuple[Shard, MadeShard]]:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -125,7 +125,7 @@ def _run_tasks(
         yield shard, made
 
 
-def check_seen(made: Made) -> None:
+def check_seen(made: MadeShard) -> None:
     """RunStopped: the worker does not reach a picture that this process reads."""
     for path in made.unreadable:
         if os.path.isfile(path) and os.access(path, os.R_OK):
@@ -146,7 +146,7 @@ class _Worker:
 _worker = _Worker()
 
 
-def make_shard(photos: Sequence[Photo], work: Work) -> Made | str:
+def make_shard(photos: Sequence[Photo], work: RemoteWork) -> MadeShard | str:
     """Return a shard, or the line that says why nothing can be asked."""
     unreadable: list[str] = []
     try:
@@ -155,10 +155,10 @@ def make_shard(photos: Sequence[Photo], work: Work) -> Made | str:
         content, tally = encode_shard(rows, work.grid)
     except CamserveError as error:
         return str(error)
-    return Made(content, tally, unreadable, platform.node())
+    return MadeShard(content, tally, unreadable, platform.node())
 
 
-def _ask_of(work: Work) -> Ask:
+def _ask_of(work: RemoteWork) -> Ask:
     if _worker.ask is not None:
         return _worker.ask
     if work.version != __version__:

@@ -127,12 +127,12 @@ def _count(row: Row, progress: ProgressLine, say: Progress) -> None:
 
 def run_shards(job: Job, out: Path, grid: str, size: int, say: Progress) -> Outcome:
     """Ask about every picture that no shard in ``out`` has yet, and write each shard when it is whole."""
-    from camserve.bulk.shards import divide, read_done
+    from camserve.bulk.shards import divide_into_shards, read_done
 
     spec, folder = job.spec(f"parquet, {grid}"), out / SHARDS
     with open_run(out, spec) as see:
         photos = list_photos(job.sources, read_done(folder))
-        shards = divide(photos, folder, spec, grid, size)
+        shards = divide_into_shards(photos, folder, spec, grid, size)
         progress = ProgressLine(sum(len(shard.photos) for shard in shards))
         kept = len(photos) - progress.total
 

@@ -38,7 +38,7 @@ class Shard(NamedTuple):
     photos: Sequence[Photo]
 
 
-def divide(photos: Sequence[Photo], folder: Path, spec: RunSpec, grid: str, size: int) -> list[Shard]:
+def divide_into_shards(photos: Sequence[Photo], folder: Path, spec: RunSpec, grid: str, size: int) -> list[Shard]:
     """Return the shards of pictures that no shard in the folder has yet, each named by all that its answers rest on."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_unfinished(folder, f"*{SUFFIX}")  # the folder is locked

@@ -128,9 +128,9 @@ def safe_name(shown: str) -> str:
 
 def safe_part(text: str) -> str:
     """Return a text as a part of a file's name."""
-    return cut(UNSAFE.sub("_", text), LONGEST_PART).strip(" .") or "_"
+    return cut_text(UNSAFE.sub("_", text), LONGEST_PART).strip(" .") or "_"
 
 
-def cut(text: str, most: int) -> str:
+def cut_text(text: str, most: int) -> str:
     """Return the start of a text that has at most so many bytes in UTF-8, of which a file's name may have 255."""
     return text.encode()[:most].decode(errors="ignore")

@@ -27,7 +27,7 @@ Objective = Callable[[Tensor], Tensor]  # one picture (1, 3, H, W), 0..1 -> a nu
 
 
 @dataclass(frozen=True)
-class Made:
+class Ascent:
     """A picture, and what its objective is of it and of the picture that it began as."""
 
     picture: Tensor  # (3, H, W), 0..1 in steps of 1/255
@@ -35,7 +35,7 @@ class Made:
     after: float
 
 
-def draw_class(subject: Subject, index: int, steps: int, seed: int) -> Made:
+def draw_class(subject: Subject, index: int, steps: int, seed: int) -> Ascent:
     """Return a picture that raises the score of a class above that of the others, from grey noise.
 
     Simonyan et al. 2014, arXiv:1312.6034, with the blur and the jitter of Yosinski et al. 2015, arXiv:1506.06579. What
@@ -56,7 +56,7 @@ def draw_class(subject: Subject, index: int, steps: int, seed: int) -> Made:
     return _check_rise(_measure(score, start, _climb(lead, start, steps, seed)), "class's score", steps)
 
 
-def draw_channel(subject: Subject, channel: int, steps: int, seed: int) -> Made:
+def draw_channel(subject: Subject, channel: int, steps: int, seed: int) -> Ascent:
     """Return a picture that raises the mean activation of a channel, from grey noise. Erhan et al. 2009.
 
     ConfigError: no step was found that does.
@@ -64,7 +64,7 @@ def draw_channel(subject: Subject, channel: int, steps: int, seed: int) -> Made:
     return _raise(_mean_of(subject, channel), _noise(subject, seed), steps, seed)
 
 
-def dream(subject: Subject, photo: Tensor, channel: int, steps: int, seed: int) -> Made:
+def dream(subject: Subject, photo: Tensor, channel: int, steps: int, seed: int) -> Ascent:
     """Return a photo (3, H, W) changed so that the mean activation of a channel rises.
 
     Mordvintsev et al. 2015 (DeepDream), at one size. ConfigError: no step was found that does.
@@ -72,7 +72,7 @@ def dream(subject: Subject, photo: Tensor, channel: int, steps: int, seed: int) 
     return _raise(_mean_of(subject, channel), photo[None], max(1, steps // DREAM), seed, decay=0.0)
 
 
-def invert(subject: Subject, photo: Tensor, steps: int, seed: int) -> Made:
+def invert(subject: Subject, photo: Tensor, steps: int, seed: int) -> Ascent:
     """Return a picture whose feature maps are those of a photo (3, H, W), from grey noise.
 
     Mahendran and Vedaldi 2015, arXiv:1412.0035, by Adam. The objective is |A(x) - A(photo)|^2 / |A(photo)|^2.
@@ -110,12 +110,12 @@ def _mean_of(subject: Subject, channel: int) -> Objective:
     return lambda picture: subject.look(picture)[1][0, channel].mean()
 
 
-def _raise(objective: Objective, start: Tensor, steps: int, seed: int, decay: float = DECAY) -> Made:
+def _raise(objective: Objective, start: Tensor, steps: int, seed: int, decay: float = DECAY) -> Ascent:
     made = _measure(objective, start, _climb(objective, start, steps, seed, decay))
     return _check_rise(made, "channel's activation", steps)
 
 
-def _check_rise(made: Made, what: str, steps: int) -> Made:
+def _check_rise(made: Ascent, what: str, steps: int) -> Ascent:
     if not made.after > made.before:  # nor where it is NaN
         raise ConfigError(f"{steps} steps did not raise the {what} above {made.before:.3g}")
     return made
@@ -168,10 +168,10 @@ class _OpenRectifiers(OperatorMode):
         return args[0].clone() if func in BACKWARD else func(*args, **(kwargs or {}))
 
 
-def _measure(objective: Objective, start: Tensor, picture: Tensor) -> Made:
+def _measure(objective: Objective, start: Tensor, picture: Tensor) -> Ascent:
     drawn = (picture * 255).round() / 255
     with torch.no_grad():
-        return Made(drawn[0].cpu(), float(objective(start)), float(objective(drawn)))
+        return Ascent(drawn[0].cpu(), float(objective(start)), float(objective(drawn)))
 
 
 def _noise(subject: Subject, seed: int) -> Tensor:

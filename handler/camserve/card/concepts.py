@@ -113,18 +113,18 @@ def read_concepts(found: Mapping[Path, Mapping[str, Path]], size: tuple[int, int
 
 
 def _read(path: Path, masks: Mapping[str, Path], size: tuple[int, int]) -> ConceptPicture:
-    photo = open_picture(path)
+    photo = read_picture(path)
     shape = (size[1], size[0])
     found = {}
     for concept, file in masks.items():
-        mask = open_picture(file)
+        mask = read_picture(file)
         if mask.size != photo.size:
             raise ConfigError(f"--concepts: {file.name} has {mask.size} pixels, its photo {photo.size}")
         found[concept] = np.asarray(mask.convert("L").resize(shape, Image.Resampling.NEAREST)) > 0
     return ConceptPicture(as_tensor(photo.resize(shape, Image.Resampling.BILINEAR)), found)
 
 
-def open_picture(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
     """Return a picture of the file system in RGB, turned as its EXIF says. ConfigError: it is none."""
     try:
         with Image.open(path) as image:

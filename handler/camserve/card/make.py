@@ -13,8 +13,8 @@ from camserve.build.trial.samples import PATTERN
 from camserve.card.concepts import draw_concepts, find_masks, read_concepts
 from camserve.card.dissect import Dissection, dissect, join
 from camserve.card.page import render
-from camserve.card.plan import CardPlan, Shown
-from camserve.card.sections import draw_channels, draw_classes, draw_photo, list_names
+from camserve.card.plan import CardPhoto, CardPlan
+from camserve.card.sections import draw_channels, draw_class_pictures, draw_photo, list_names
 from camserve.card.subject import Subject
 from camserve.errors import BadOption, ConfigError, RequestError, unknown_choice
 from camserve.network.load import load_network
@@ -45,7 +45,7 @@ def make_card(path: Path, plan: CardPlan, report: Progress) -> str:
         if shown.remark:
             report(shown.remark)
         parts = [
-            draw_classes(subject, shown, plan, report),
+            draw_class_pictures(subject, shown, plan, report),
             draw_photo(subject, shown, plan, report),
         ]
         found = name_channels(subject, masks, report)
@@ -85,7 +85,7 @@ def _subject(folder: Path, settings: Settings, pipeline: Pipeline, layer: Layer)
     return Subject(network, settings.input, pipeline.heads[0].labels, layer, device)
 
 
-def _choose(pipeline: Pipeline, subject: Subject, name: str, photo: bytes, plan: CardPlan) -> Shown:
+def _choose(pipeline: Pipeline, subject: Subject, name: str, photo: bytes, plan: CardPlan) -> CardPhoto:
     """Return the photo, the classes and the channels of a card."""
     (request,) = pipeline.decode([RawRequest(photo)])
     if isinstance(request, RequestError):
@@ -103,7 +103,7 @@ def _choose(pipeline: Pipeline, subject: Subject, name: str, photo: bytes, plan:
         label = subject.labels[classes[0]]
         remark = f"No channel is known to carry evidence of {label} in this photo: the most active ones are shown."
     subject.check_channels(channels)
-    return Shown(name, picture, classes, channels, remark)
+    return CardPhoto(name, picture, classes, channels, remark)
 
 
 def _strongest(pipeline: Pipeline, subject: Subject, photo: bytes, index: int) -> list[int]:

@@ -24,7 +24,7 @@ td,th{padding:3px 10px;text-align:left;border-bottom:1px solid var(--line)}
 
 
 @dataclass(frozen=True)
-class Figure:
+class CardFigure:
     """One picture with its words."""
 
     picture: Tensor  # (3, H, W), 0..1
@@ -40,7 +40,7 @@ class Section:
 
     title: str
     words: str
-    pictures: Sequence[Figure] = ()
+    pictures: Sequence[CardFigure] = ()
     rows: Sequence[Sequence[str]] = field(default_factory=tuple)  # the first is the head
 
 
@@ -57,10 +57,10 @@ def _section(section: Section) -> str:
     return f"<h2>{escape(section.title)}</h2><p>{escape(section.words)}</p>{flow}{_table(section.rows)}"
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: CardFigure) -> str:
     words = " ".join(filter(None, (figure.shows, figure.figures)))
     return (
-        f"<figure><img src='{data_uri(figure.picture)}' alt='{escape(figure.title, quote=True)}'><figcaption>"
+        f"<figure><img src='{png_uri(figure.picture)}' alt='{escape(figure.title, quote=True)}'><figcaption>"
         f"<b>{escape(figure.title)}</b><br>{escape(words)}<br><i>Not: {escape(figure.is_not)}</i></figcaption></figure>"
     )
 
@@ -73,7 +73,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<div class='table'><table>{''.join(lines)}</table></div>"
 
 
-def data_uri(picture: Tensor) -> str:
+def png_uri(picture: Tensor) -> str:
     """Return a picture (3, H, W), 0..1, as a PNG inside an address."""
     buffer = BytesIO()
     values = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

@@ -23,7 +23,7 @@ class CardPlan:
 
 
 @dataclass(frozen=True)
-class Shown:
+class CardPhoto:
     """The photo of a card, and what was asked about it."""
 
     name: str

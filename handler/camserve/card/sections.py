@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from camserve.card.activation import activation_of, as_picture, pixels_of
-from camserve.card.ascent import Made, draw_channel, draw_class, dream, invert
+from camserve.card.ascent import Ascent, draw_channel, draw_class, dream, invert
 from camserve.card.dissect import DETECTS, Dissection
-from camserve.card.page import Figure, Section
-from camserve.card.plan import CardPlan, Shown
+from camserve.card.page import CardFigure, Section
+from camserve.card.plan import CardPhoto, CardPlan
 from camserve.card.subject import Subject
 from camserve.errors import ConfigError
 from camserve.input_spec import InputSpec
@@ -23,10 +23,10 @@ NEAR = 0.1  # squared distance, of the squared size of a photo's feature maps, u
 Words = tuple[str, str, str]  # what a picture shows, what it is not, and what was measured of it
 
 
-def draw_classes(subject: Subject, shown: Shown, plan: CardPlan, report: Progress) -> Section:
+def draw_class_pictures(subject: Subject, shown: CardPhoto, plan: CardPlan, report: Progress) -> Section:
     """Return the pictures of the chosen classes."""
 
-    def words(made: Made) -> Words:
+    def words(made: Ascent) -> Words:
         return (
             "Made from noise by climbing the class's score above that of the others.",
             "an example of the class, or what the network needs to see; other seeds give other pictures.",
@@ -51,11 +51,11 @@ def _predicted(subject: Subject, picture: Tensor) -> str:
     return f"best class of the picture: {subject.labels[int(scores.argmax())]}"
 
 
-def draw_photo(subject: Subject, shown: Shown, plan: CardPlan, report: Progress) -> Section:
+def draw_photo(subject: Subject, shown: CardPhoto, plan: CardPlan, report: Progress) -> Section:
     """Return the photo, and the picture that its feature maps are inverted to."""
     make = partial(invert, subject, shown.picture, plan.steps, plan.seed)
     figures = (
-        Figure(shown.picture.cpu(), shown.name, "What the network is shown.", describe_fitting(subject.spec)),
+        CardFigure(shown.picture.cpu(), shown.name, "What the network is shown.", describe_fitting(subject.spec)),
         _draw(make, f"inverted from {subject.layer.name}", describe_inverted, report),
     )
     return _section("A photo, and what the layer keeps of it", "The representation, inverted.", figures)
@@ -74,7 +74,7 @@ def describe_fitting(spec: InputSpec) -> str:
     return f"the file as it is: it is {', '.join(done)}."
 
 
-def describe_inverted(made: Made) -> Words:
+def describe_inverted(made: Ascent) -> Words:
     """Return the words of an inverted picture, which say how near its feature maps are."""
     near = "nearly the same feature maps" if made.after <= NEAR else "feature maps nearer to the photo's"
     return (
@@ -86,7 +86,7 @@ def describe_inverted(made: Made) -> Words:
 
 
 def draw_channels(
-    subject: Subject, shown: Shown, found: Dissection, plan: CardPlan, report: Progress
+    subject: Subject, shown: CardPhoto, found: Dissection, plan: CardPlan, report: Progress
 ) -> Iterator[Section]:
     """Yield one section a channel: its name, and the pictures of it."""
     for channel in shown.channels:
@@ -96,7 +96,9 @@ def draw_channels(
         yield _section(f"Channel {channel}", f"Marks: {name}.", figures)
 
 
-def _made_of(subject: Subject, shown: Shown, channel: int, plan: CardPlan, report: Progress) -> Iterator[Figure | str]:
+def _made_of(
+    subject: Subject, shown: CardPhoto, channel: int, plan: CardPlan, report: Progress
+) -> Iterator[CardFigure | str]:
     yield _draw(
         partial(draw_channel, subject, channel, plan.steps, plan.seed),
         f"filter picture of channel {channel}",
@@ -119,14 +121,14 @@ def _made_of(subject: Subject, shown: Shown, channel: int, plan: CardPlan, repor
     )
 
 
-def _activation(made: Made) -> str:
+def _activation(made: Ascent) -> str:
     return f"Activation {made.before:.3g} to {made.after:.3g}."
 
 
-def _seen_by(subject: Subject, shown: Shown, channel: int) -> Iterator[Figure]:
+def _seen_by(subject: Subject, shown: CardPhoto, channel: int) -> Iterator[CardFigure]:
     seen = activation_of(subject, shown.picture, channel)
     is_active = bool(seen.any())
-    yield Figure(
+    yield CardFigure(
         (0.25 + 0.75 * seen) * shown.picture.cpu(),
         f"activation of channel {channel}",
         "The photo, bright where the channel is active." if is_active else "The channel is not active in this photo.",
@@ -134,7 +136,7 @@ def _seen_by(subject: Subject, shown: Shown, channel: int) -> Iterator[Figure]:
     )
     gradient, guided = pixels_of(subject, shown.picture, channel)
     how = "Guided backpropagation" if guided else "The gradient (no ReLU to guide it)"
-    yield Figure(
+    yield CardFigure(
         as_picture(gradient),
         f"pixels of channel {channel}",
         f"{how} of the channel's mean activation; grey is zero.",
@@ -156,7 +158,9 @@ def list_names(found: Dissection) -> Section:
     return Section("Names of channels", words, rows=rows)
 
 
-def _draw(make: Callable[[], Made], title: str, words: Callable[[Made], Words], report: Progress) -> Figure | str:
+def _draw(
+    make: Callable[[], Ascent], title: str, words: Callable[[Ascent], Words], report: Progress
+) -> CardFigure | str:
     """Return a picture with its words, or why there is none; either way progress is reported."""
     try:
         made = make()
@@ -164,13 +168,13 @@ def _draw(make: Callable[[], Made], title: str, words: Callable[[Made], Words], 
         report(f"{title}: left out: {error}")
         return f"{title} is left out: {error}."
     report(f"{title}: {made.before:.4g} to {made.after:.4g}")
-    return Figure(made.picture, title, *words(made))
+    return CardFigure(made.picture, title, *words(made))
 
 
-def _section(title: str, words: str, figures: Iterable[Figure | str]) -> Section:
+def _section(title: str, words: str, figures: Iterable[CardFigure | str]) -> Section:
     found = list(figures)
     return Section(
         title,
         " ".join([words, *(figure for figure in found if isinstance(figure, str))]),
-        [figure for figure in found if isinstance(figure, Figure)],
+        [figure for figure in found if isinstance(figure, CardFigure)],
     )

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from camserve.drift.records import Score, read_records, read_truth, score, write_parquet
+from camserve.drift.records import SampleAccuracy, read_records, read_truth, score, write_parquet
 
 EXAMPLE = """examples:
   camserve audit to-parquet /var/log/camserve --out requests.parquet
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     table.add_argument("folder", type=Path)
     table.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     table.add_argument("--labels", type=Path, metavar="FILE.csv", help="adds the column truth, joined by request id")
-    table.set_defaults(act=write_table)
+    table.set_defaults(act=write_audit_table)
     scored = actions.add_parser("score", help="true accuracy and calibration of the sampled requests")
     scored.add_argument("folder", type=Path)
     scored.add_argument("--labels", type=Path, required=True, metavar="FILE.csv", help="request_id and class_index")
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_table(args: argparse.Namespace) -> None:
+def write_audit_table(args: argparse.Namespace) -> None:
     """Write the records as a table."""
     truth = {} if args.labels is None else read_truth(args.labels)
     rows, columns = write_parquet(read_records(args.folder), truth, args.out)
@@ -49,7 +49,7 @@ def print_score(args: argparse.Namespace) -> None:
     print(json.dumps(dataclasses.asdict(found)) if args.json else "\n".join(score_lines(found)))
 
 
-def score_lines(found: Score) -> list[str]:
+def score_lines(found: SampleAccuracy) -> list[str]:
     """Return the lines that show a score."""
     low, high = found.interval
     lines = [

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from camserve.build.changes import flatten
+from camserve.build.changes import flatten_config
 from camserve.build.mar.unpack import read_contents
 from camserve.build.pairs import read_pair
 from camserve.cli.terminal import say
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Change the settings and print what is now otherwise, or print all."""
     if not args.pairs:
-        for key, value in flatten(read_contents(args.archive).config).items():
+        for key, value in flatten_config(read_contents(args.archive).config).items():
             print(printable(f"{key}={value if isinstance(value, str) else json.dumps(value)}"))
         return 0
     from camserve.build.configure import configure_archive  # which needs torch

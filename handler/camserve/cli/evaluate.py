@@ -19,7 +19,7 @@ from camserve.cli.terminal import count, say
 from camserve.errors import ConfigError, unknown_choice
 from camserve.evaluate.evidence_card import keep_evidence_card, make_evidence_card
 from camserve.evaluate.measures import GROUPS, MEASURES, NAMED, USUAL_GROUPS
-from camserve.evaluate.page import render_page
+from camserve.evaluate.page import render_evaluation
 from camserve.evaluate.photos import read_photos
 from camserve.evaluate.plan import EvaluationPlan
 from camserve.evaluate.run import describe_plan, evaluate, hash_photos
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             write_text(args.json, json.dumps(found, indent=1) + "\n")
         if args.html:
             title = f"{pipeline.model.name} {pipeline.model.version}: maps on {summary.photos} photos"
-            write_text(args.html, render_page(summary, pipeline, photos, usual, title))
+            write_text(args.html, render_evaluation(summary, pipeline, photos, usual, title))
     if args.write_card:
         by = next(name for name in (usual_measure(photos), *MEASURES) if name in summary.figures)  # there are some
         made = date.today().isoformat(), hash_photos(photos)

@@ -55,7 +55,7 @@ def describe_contents(contents: Contents, path: Path) -> dict[str, Any]:
         "defaults": dataclasses.asdict(settings.defaults),
         "samples": list(settings.samples),
         "monitoring": dataclasses.asdict(settings.monitoring),
-        "needs": describe_needs(contents, path),
+        "needs": describe_server(contents, path),
         "files": len(contents.sizes),
         "bytes": sum(contents.sizes.values()),
         "weights": f"{contents.sizes.get(settings.model.weights, 0)} bytes, sha256 {settings.model.sha256}",
@@ -71,7 +71,7 @@ def _describe_int8(found: Quantised) -> dict[str, Any]:
     return {**known, "why": "not compared: no photos were given"}
 
 
-def describe_needs(contents: Contents, path: Path) -> str:
+def describe_server(contents: Contents, path: Path) -> str:
     """Return what a server must have installed beside what TorchServe's stock image has."""
     settings = contents.settings
     packages = imported_packages(path, settings)

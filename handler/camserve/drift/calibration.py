@@ -9,7 +9,7 @@ import numpy as np
 
 from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, sample_of, windows_of
 from camserve.drift.counts import Bins, aligned, query
-from camserve.drift.statistics import MINIMUM_REQUESTS, compare
+from camserve.drift.statistics import MINIMUM_REQUESTS, compare_counts
 from camserve.drift.version import Version
 from camserve.drift.watcher import can_drift
 from camserve.errors import ConfigError
@@ -55,12 +55,12 @@ def _calibrate_feature(feature: str, reference: Mapping[str, float], windows: Se
     if len(pairs) < FEWEST_WINDOWS or not can_drift(reference):
         return None
     ordered = feature != CLASSES
-    drifts = [compare(m, n, ordered) for m, n in pairs]
+    drifts = [compare_counts(m, n, ordered) for m, n in pairs]
     squares = {"omnibus": [drift.chi2 / drift.degrees for drift in drifts]}
     if ordered:
         squares["location"] = [drift.location**2 for drift in drifts if drift.location is not None]
     dispersions = {test: max(1.0, float(np.mean(values))) for test, values in squares.items()}
-    after = [compare(m, n, ordered, dispersions) for m, n in pairs]
+    after = [compare_counts(m, n, ordered, dispersions) for m, n in pairs]
     before_and_after = (sum(drift.alarms for drift in judged) for judged in (drifts, after))
     return Calibration(feature, len(pairs), dispersions, *before_and_after)
 

@@ -43,7 +43,7 @@ drawCharts();
 """
 
 
-class Page:
+class ReportPage:
     """An HTML file in the making: its body, and the charts that it shows."""
 
     def __init__(self, title: str) -> None:

@@ -31,7 +31,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Score:
+class SampleAccuracy:
     """What labels say of the sampled requests."""
 
     labelled: int
@@ -70,7 +70,7 @@ def read_truth(path: Path) -> dict[str, int]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> Score:
+def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> SampleAccuracy:
     """Hold predictions against labels. ConfigError: no sampled record has one.
 
     Only the sample counts: records kept because they were telling would make the model look worse than it is.
@@ -92,7 +92,7 @@ def score(records: Sequence[AuditRecord], truth: Mapping[str, int]) -> Score:
         classes[true] = (count + 1, correct + good)
     slices = _slices(confidence, right)
     error = sum(part.count * abs(part.confidence - part.accuracy) for part in slices) / len(pairs)
-    return Score(len(pairs), float(right.mean()), wilson(int(right.sum()), len(pairs)), error, slices, classes)
+    return SampleAccuracy(len(pairs), float(right.mean()), wilson(int(right.sum()), len(pairs)), error, slices, classes)
 
 
 def _slices(confidence: np.ndarray, right: np.ndarray) -> tuple[Slice, ...]:
@@ -117,7 +117,7 @@ def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def flatten(record: AuditRecord) -> dict[str, Any]:
+def flatten_record(record: AuditRecord) -> dict[str, Any]:
     """Return one flat row of a table: nested blocks become dotted columns, lists become JSON."""
     best = record.predictions[0] if record.predictions else {}
     return {**_flat(record.to_json()), **{f"best.{name}": value for name, value in best.items()}}
@@ -138,7 +138,7 @@ def write_parquet(records: Sequence[AuditRecord], truth: Mapping[str, int], path
     import pyarrow
     from pyarrow import parquet
 
-    rows = [flatten(record) for record in records]
+    rows = [flatten_record(record) for record in records]
     columns = sorted({name for row in rows for name in row})
     table = {name: [row.get(name) for row in rows] for name in columns}
     if truth:

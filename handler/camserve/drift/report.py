@@ -15,7 +15,7 @@ from camserve.answer.render import Scene, draw, encode
 from camserve.answer.respond import word_meaning
 from camserve.drift.audit_log import bin_of, sample_of
 from camserve.drift.charts import draw_maps, format_instant
-from camserve.drift.page import Page
+from camserve.drift.page import ReportPage
 from camserve.drift.panels import PANELS
 from camserve.drift.periods import compare_periods
 from camserve.drift.statistics import SMOOTHING
@@ -40,7 +40,7 @@ def write_report(
     """
     sample = sample_of(records)
     traffic = Traffic(sample, baseline)
-    page = Page(name)
+    page = ReportPage(name)
     page.add(f"<h1>{escape(name)}: what the model looked at</h1>", _summary(records, traffic))
     page.add("<h2>Drift by feature</h2>", drift_table(traffic))
     if clean_until is not None:

@@ -1,7 +1,7 @@
 """Has traffic left its reference? Tests on binned counts, which add up over workers, replicas and hours.
 
-A feature is K bins: the reference holds M requests, live traffic holds N. ``compare`` judges one window by itself;
-``log_e_detector`` accumulates over windows and bounds how often clean traffic may raise an alarm at all.
+A feature is K bins: the reference holds M requests, live traffic holds N. ``compare_counts`` judges one window by
+itself; ``log_e_detector`` accumulates over windows and bounds how often clean traffic may raise an alarm at all.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Drift:
         return self.z > Z_ALARM and self.psi > PSI_ALARM and self.requests >= MINIMUM_REQUESTS
 
 
-def compare(
+def compare_counts(
     reference: np.ndarray, live: np.ndarray, ordered: bool = True, dispersions: Mapping[str, float] | None = None
 ) -> Drift:
     """Compare (K,) live counts with (K,) reference counts; ``ordered`` says that bins follow from low to high.

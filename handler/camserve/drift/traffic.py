@@ -12,7 +12,7 @@ import numpy as np
 from camserve.drift.audit_log import CLASSES, count_bins, reference_bins, windows_of
 from camserve.drift.charts import Points
 from camserve.drift.counts import Bins, aligned
-from camserve.drift.statistics import MINIMUM_REQUESTS, Drift, compare, log_e_detector
+from camserve.drift.statistics import MINIMUM_REQUESTS, Drift, compare_counts, log_e_detector
 from camserve.drift.watcher import can_drift
 from camserve.monitor.audit_record import AuditRecord
 from camserve.monitor.baseline import Baseline
@@ -84,7 +84,7 @@ class Traffic:
         m, n = aligned(self.reference[feature], counts[feature])
         if n.sum() < MINIMUM_REQUESTS or not can_drift(self.reference[feature]):
             return None
-        return compare(m, n, feature != CLASSES)
+        return compare_counts(m, n, feature != CLASSES)
 
     @property
     def scarcity(self) -> str:

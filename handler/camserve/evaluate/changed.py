@@ -47,7 +47,7 @@ def change_picture(content: bytes, frame: Frame, seed: int) -> Mapping[str, byte
     }
 
 
-def compare(kind: str, grid: np.ndarray, other: np.ndarray, frame: Frame) -> float:
+def compare_maps(kind: str, grid: np.ndarray, other: np.ndarray, frame: Frame) -> float:
     """Return the rank correlation of a picture's map and the changed one's; a shifted map is moved back."""
     if kind == "shift":
         grid, other = _overlay(grid, other, frame)

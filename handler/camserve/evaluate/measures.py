@@ -71,7 +71,7 @@ def pointing(values: np.ndarray, mask: np.ndarray) -> float:
     return float(mask[strongest].mean()) if values.max() > 0 else 0.0
 
 
-def energy(values: np.ndarray, mask: np.ndarray) -> float:
+def energy_inside(values: np.ndarray, mask: np.ndarray) -> float:
     """Return the share of a map's sum inside a mask; 0: blank. Wang et al. 2020, section 4.2."""
     total = float(values.sum())
     return float(values[mask].sum()) / total if total > 0 else 0.0

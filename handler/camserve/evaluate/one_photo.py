@@ -15,14 +15,14 @@ from camserve.errors import ConfigError
 from camserve.evaluate.asking import Answer, Asker, grid_of, is_signed
 from camserve.evaluate.attack import attack, check_attackable
 from camserve.evaluate.cascade import Cascade
-from camserve.evaluate.changed import Frame, change_picture, compare
+from camserve.evaluate.changed import Frame, change_picture, compare_maps
 from camserve.evaluate.frames import FLOORS, box_mask, enlarge, place_mask, seed_of
 from camserve.evaluate.masks import read_mask
 from camserve.evaluate.measures import (
     complexity,
     deletion,
     drop_and_gain,
-    energy,
+    energy_inside,
     insertion,
     mask_overlaps,
     overlaps,
@@ -128,7 +128,7 @@ class Evaluator:
         values: Values = {}
         fits: dict[str, Values] = {}
         if "place" in groups and mask is not None:
-            values |= {"pointing": pointing(shown, mask), "energy": energy(shown, mask)}
+            values |= {"pointing": pointing(shown, mask), "energy": energy_inside(shown, mask)}
             size = (answer["input"]["width"], answer["input"]["height"])
             is_boxed = photo.boxes and not has_signs  # signed maps are answered without boxes
             boxed = overlaps(grid, answer["input"]["region"], size, photo.boxes, self._of_tokens) if is_boxed else {}
@@ -155,7 +155,7 @@ class Evaluator:
             kind: self._asker.ask(picture, [target]) for kind, picture in change_picture(content, frame, seed).items()
         }
         return [
-            (number, {kind: compare(kind, grid_of(answer), grid_of(others[number]), frame)})
+            (number, {kind: compare_maps(kind, grid_of(answer), grid_of(others[number]), frame)})
             for kind, others in changed.items()
             for number, answer in enumerate(answers)
         ]
@@ -206,7 +206,7 @@ class Evaluator:
             }
             if mask is not None:
                 shown = enlarge(np.abs(grid), self._size)
-                values |= {"attack_pointing": pointing(shown, mask), "attack_energy": energy(shown, mask)}
+                values |= {"attack_pointing": pointing(shown, mask), "attack_energy": energy_inside(shown, mask)}
             found.append((number, values))
         return found
 

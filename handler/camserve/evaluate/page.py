@@ -32,7 +32,7 @@ WIDTH, LINE, NAMES = 460, 18, 170  # pixels of a plot: all of it, one variant, t
 SIDE = 256  # pixels of an overlay
 
 
-def render_page(
+def render_evaluation(
     summary: Summary, pipeline: Pipeline, photos: Sequence[LabelledPhoto], usual: Variant, title: str
 ) -> str:
     """Return the page; overlays of the ``usual`` variant are drawn anew."""

@@ -78,10 +78,10 @@ def accept(
 
 def read_pixels(image: object, spec: InputSpec, limits: Limits, transform: Transform | None = None) -> np.ndarray:
     """Return the pixels (H, W, C) that the network is shown of a picture. Errors: those of the two steps above."""
-    opened = open_to_accept(image, spec, limits, draw_nothing, transform)
-    return accept(opened, spec, draw_nothing, transform).pixels
+    opened = open_to_accept(image, spec, limits, no_pixels, transform)
+    return accept(opened, spec, no_pixels, transform).pixels
 
 
-def draw_nothing(_width: int, _height: int) -> int:
+def no_pixels(_width: int, _height: int) -> int:
     """Keep nothing of a picture."""
     return 0

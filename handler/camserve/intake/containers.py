@@ -156,16 +156,21 @@ def _jpeg_parts(data: bytes) -> int:
     return parts
 
 
-def read_number(data: bytes, at: int, length: int) -> int:
+def read_tiff_number(data: bytes, at: int, length: int) -> int:
     """Return a number of a TIFF file or of a block of EXIF, in the byte order that it begins with."""
     return int.from_bytes(data[at : at + length], "little" if data[:2] == b"II" else "big")
 
 
 def read_tags(data: bytes, table: int) -> Iterator[tuple[int, int, int, int]]:
     """Walk over a table of tags: tag, type, number of values, and where the value, or its address, stands."""
-    stop = table + 2 + 12 * read_number(data, table, 2)
+    stop = table + 2 + 12 * read_tiff_number(data, table, 2)
     for at in range(table + 2, min(stop, len(data)), 12):
-        yield read_number(data, at, 2), read_number(data, at + 2, 2), read_number(data, at + 4, 4), at + 8
+        yield (
+            read_tiff_number(data, at, 2),
+            read_tiff_number(data, at + 2, 2),
+            read_tiff_number(data, at + 4, 4),
+            at + 8,
+        )
 
 
 def count_tags(data: bytes) -> int | None:
@@ -174,15 +179,15 @@ def count_tags(data: bytes) -> int | None:
     None: many of them name the same bytes. Pillow reads every tag of a table: many that name the same megabytes would
     take hours, or the memory.
     """
-    tables, parts, tag_bytes = [read_number(data, 4, 4)], 0, 0
+    tables, parts, tag_bytes = [read_tiff_number(data, 4, 4)], 0, 0
     while tables and parts <= MAX_PARTS:
         table = tables.pop()
-        parts += 1 + read_number(data, table, 2)
+        parts += 1 + read_tiff_number(data, table, 2)
         for tag, kind, values, at in islice(read_tags(data, table), MAX_PARTS):
             size = values * TIFF_TYPE_BYTES.get(kind, 0)
-            tag_bytes += max(0, min(size, len(data) - read_number(data, at, 4))) if size > 4 else 0
+            tag_bytes += max(0, min(size, len(data) - read_tiff_number(data, at, 4))) if size > 4 else 0
             parts += values if tag in TIFF_PLACES else 0
-            tables += [read_number(data, at, 4)] if tag in TIFF_TABLES else []
+            tables += [read_tiff_number(data, at, 4)] if tag in TIFF_TABLES else []
     return parts if tag_bytes <= MAX_TAG_BYTES * len(data) else None
 
 

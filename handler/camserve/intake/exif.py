@@ -14,8 +14,8 @@ from camserve.intake.containers import (
     count_tags,
     jpeg_segments,
     png_chunks,
-    read_number,
     read_tags,
+    read_tiff_number,
     riff_chunks,
 )
 
@@ -78,7 +78,7 @@ def _orientation(block: bytes) -> int:
     if not block.startswith(TIFF_MARKS):
         return UPRIGHT
     found = UPRIGHT
-    for tag, kind, _, at in read_tags(block, read_number(block, 4, 4)):
+    for tag, kind, _, at in read_tags(block, read_tiff_number(block, 4, 4)):
         if tag == ORIENTATION:
-            found = read_number(block, at, 4 if kind == LONG else 2)
+            found = read_tiff_number(block, at, 4 if kind == LONG else 2)
     return found if 1 <= found <= 8 else UPRIGHT

@@ -37,7 +37,7 @@ def decode_value(value: object, name: str) -> object:
     return value
 
 
-def cut(value: object) -> object:
+def cut_list(value: object) -> object:
     """Return a list with no more entries than it takes to refuse it: the bodies of a batch wait together."""
     return value[: MOST_ENTRIES + 1] if isinstance(value, list) else value
 

@@ -23,10 +23,10 @@ def select(returned: Any, path: str) -> Any:
             else:
                 value = value[int(key)] if isinstance(value, (tuple, list)) and key.isdigit() else getattr(value, key)
         except (LookupError, AttributeError):
-            message = (
-                f"output.select '{path}': there is no '{key}' in what the classifier returns, {describe(returned)}"
-            )
-            raise ConfigError(message) from None
+            found = describe_returned(returned)
+            raise ConfigError(
+                f"output.select '{path}': there is no '{key}' in what the classifier returns, {found}"
+            ) from None
     return value
 
 
@@ -42,7 +42,7 @@ def as_rows(value: Any, returned: Any) -> Tensor:
             else ""
         )
         raise ConfigError(
-            f"the classifier returns {describe(returned)}{lost}; it must return scores of shape (N, classes)"
+            f"the classifier returns {describe_returned(returned)}{lost}; it must return scores of shape (N, classes)"
         )
     rows: Tensor = value.flatten(1) if value.ndim > 1 else value[:, None]
     return rows
@@ -63,7 +63,7 @@ def tensors_in(returned: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from tensors_in(value, f"{prefix}.{name}" if prefix else name)
 
 
-def describe(returned: Any) -> str:
+def describe_returned(returned: Any) -> str:
     """Word what a classifier returned: kinds, names and shapes."""
     if isinstance(returned, Tensor):
         return f"a {str(returned.dtype).split('.')[-1]} tensor of shape {tuple(returned.shape)}"

@@ -37,7 +37,7 @@ SERVER_PROPERTIES = {"token_expiration_min": str(FOREVER_SECONDS // 60)}
 
 
 @dataclass(frozen=True)
-class Limits:
+class FrontLimits:
     """What a client may hold, and for how long."""
 
     idle_seconds: int = 10  # between two pieces of a body or an answer
@@ -53,7 +53,7 @@ class Front:
         server: Server,
         port: int,
         origins: Sequence[str] = (),
-        limits: Limits | None = None,
+        limits: FrontLimits | None = None,
         host: str = LOOPBACK,
         tokens: ClientTokens | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class Front:
         self._server = server
         self._port = port
         self._origins = [_check_origin(origin) for origin in origins]
-        self._limits = limits or Limits()
+        self._limits = limits or FrontLimits()
         self._listen = join_address(host, port, "--listen")
         self._host = reachable_host(host)
         self._tokens = tokens

@@ -51,7 +51,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Placement:
+class PlacedMap:
     """A map at the resolution of the drawn picture."""
 
     size: tuple[int, int]  # width, height of the drawn picture
@@ -59,7 +59,7 @@ class Placement:
     values: np.ndarray  # (bottom - top, right - left) float32
 
 
-def place(scene: Scene) -> Placement:
+def place(scene: Scene) -> PlacedMap:
     """Resize the map onto the pixels of the drawn picture, to a fraction of a pixel: Catmull-Rom's cubic.
 
     It passes through the grid's values without the creases of a bilinear map, repeats the outermost cells beyond the
@@ -74,7 +74,7 @@ def place(scene: Scene) -> Placement:
     # Not a matrix product: NumPy's would start threads that go on spinning for as long as a forward pass takes.
     lines = np.einsum("pr,rc->pc", rows.weights, scene.grid)
     values = np.einsum("pc,cq->pq", lines, np.ascontiguousarray(columns.weights.T))
-    return Placement((width, height), inside, np.clip(values, scene.grid.min(), scene.grid.max()))
+    return PlacedMap((width, height), inside, np.clip(values, scene.grid.min(), scene.grid.max()))
 
 
 def drawn_size(scene: Scene) -> tuple[int, int]:

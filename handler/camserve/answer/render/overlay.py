@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from camserve.answer.render.canvas import Pixels, Placement, Scene, photo, place
+from camserve.answer.render.canvas import Pixels, PlacedMap, Scene, photo, place
 from camserve.answer.render.palette import colours, level_values, levels
 
 OUTSIDE_BRIGHTNESS = 0.45  # of its brightness that the photo keeps where the model saw nothing
@@ -29,7 +29,7 @@ def overlay(scene: Scene) -> Image.Image:
     return drawn
 
 
-def _outside(placement: Placement) -> list[Pixels]:
+def _outside(placement: PlacedMap) -> list[Pixels]:
     width, height = placement.size
     left, top, right, bottom = placement.inside
     strips = [(0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)]
@@ -40,7 +40,7 @@ def _subdued(part: Image.Image) -> Image.Image:
     return part.convert("L").point([round(level * OUTSIDE_BRIGHTNESS) for level in range(256)]).convert("RGB")
 
 
-def _blend(drawn: Image.Image, placement: Placement, scene: Scene) -> None:
+def _blend(drawn: Image.Image, placement: PlacedMap, scene: Scene) -> None:
     palette = scene.drawn_palette
     at = levels(placement.values, palette)
     if scene.signed:

@@ -33,7 +33,7 @@ class Folded(NamedTuple):
     marks: list[tuple[int, str]]  # the place of a letter, and the combining character above it
 
 
-def fold(text: str) -> Folded:
+def fold_marks(text: str) -> Folded:
     """Return a text without the marks that are drawn; control characters become spaces, other letters stay."""
     letters, marks = "", []
     for char in text:
@@ -54,8 +54,8 @@ def draw_text(text: str, size: int) -> Image.Image:
     """
     font = find_font(size)
     if isinstance(font, ImageFont.FreeTypeFont):
-        return _draw_scalable(fold(text), font, size)
-    letters = fold(text).letters.encode("ascii", "replace").decode()
+        return _draw_scalable(fold_marks(text), font, size)
+    letters = fold_marks(text).letters.encode("ascii", "replace").decode()
     mask = _draw_letters(letters, font, 0)
     times = max(1, round(size / BITMAP_TEXT))
     return mask.resize((mask.width * times, mask.height * times), Image.Resampling.NEAREST)
@@ -112,7 +112,7 @@ def _is_short(text: str, size: int, width: int) -> bool:
 
 
 def _shown(text: str, size: int) -> str:
-    letters = fold(text).letters
+    letters = fold_marks(text).letters
     is_scalable = isinstance(find_font(size), ImageFont.FreeTypeFont)
     return letters if is_scalable else letters.encode("ascii", "replace").decode()
 

@@ -24,7 +24,7 @@ from camserve.asgi.app import App, Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.listen import TOKEN_FILE, most_body_bytes, read_token
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import Replicas, bind, count_workers, describe_replicas, on_device
+from camserve.asgi.on_ray.deployment import Replicas, bind, count_replicas, describe_replicas, on_device
 from camserve.asgi.on_ray.model import RayModel
 from camserve.asgi.on_ray.replica import Counted
 from camserve.build.mar.unpack import check_names, read_contents
@@ -105,7 +105,7 @@ def build(args: Mapping[str, Any]) -> Any:
     for path in check_names(_paths(given["archives"]), print):
         contents = read_contents(path)
         rules = read_rules(contents.config)
-        replicas = Replicas(count_workers(contents.config)[0], on_device(contents.config, resources))
+        replicas = Replicas(count_replicas(contents.config)[0], on_device(contents.config, resources))
         bound = bind(path.stem, str(path), contents, rules, replicas.resources)
         models[path.stem] = (contents.version, rules, replicas, bound)
     return serve.deployment(Routes, name=INGRESS, **ROUTES).bind(models, str(given["token_folder"]))

@@ -45,7 +45,7 @@ def make_options(config: Mapping[str, Any], rules: BatchRules, resources: Mappin
 
     More ``maxWorkers`` than ``minWorkers`` let Ray Serve choose a number between them.
     """
-    least, most = count_workers(config)
+    least, most = count_replicas(config)
     number: dict[str, Any] = {"num_replicas": least}
     if most > least:
         grow = {"upscale_delay_s": GROW_SECONDS, "downscale_delay_s": SHRINK_SECONDS}
@@ -62,7 +62,7 @@ def make_options(config: Mapping[str, Any], rules: BatchRules, resources: Mappin
     }
 
 
-def count_workers(config: Mapping[str, Any]) -> tuple[int, int]:
+def count_replicas(config: Mapping[str, Any]) -> tuple[int, int]:
     """Return the least and the most replicas of an archive."""
     least = max(1, int(config.get("minWorkers", 1)))
     return least, max(least, int(config.get("maxWorkers", least)))
@@ -76,20 +76,20 @@ class Replicas:
     resources: Mapping[str, float]
 
 
-class Wanted(NamedTuple):
+class ReplicaRequest(NamedTuple):
     """The replicas that an archive may have."""
 
     workers: int
     on_gpu: bool  # where there is one
 
 
-def read_wanted(config: Mapping[str, Any]) -> Wanted:
+def read_request(config: Mapping[str, Any]) -> ReplicaRequest:
     """Return the replicas that a model-config.yaml asks for at most."""
-    return Wanted(count_workers(config)[1], may_use_gpu(config))
+    return ReplicaRequest(count_replicas(config)[1], may_use_gpu(config))
 
 
-def divide(
-    have: Mapping[str, float], wanted: Wanted, others: Iterable[Wanted], running: Collection[Replicas]
+def divide_machine(
+    have: Mapping[str, float], wanted: ReplicaRequest, others: Iterable[ReplicaRequest], running: Collection[Replicas]
 ) -> Replicas:
     """Return an archive's replicas beside those of others on what a Ray has; they fit beside those that run.
 

@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from camserve.asgi.app import Served
 from camserve.asgi.batches import BatchRules, read_rules
 from camserve.asgi.metrics import Metrics, ModelSink
-from camserve.asgi.on_ray.deployment import Replicas, Wanted, bind, divide, read_wanted, wait_for_start
+from camserve.asgi.on_ray.deployment import ReplicaRequest, Replicas, bind, divide_machine, read_request, wait_for_start
 from camserve.asgi.on_ray.model import RayModel
 from camserve.build.mar.unpack import read_contents, unpacked
 from camserve.errors import CamserveError, ConfigError, first_line
@@ -37,7 +37,7 @@ class _Running:
     sink: ModelSink
     version: str
     sha256: str  # of the archive
-    wanted: Wanted
+    wanted: ReplicaRequest
     replicas: Replicas
     files: ExitStack  # its unpacked files, which go when it is closed
 
@@ -48,7 +48,7 @@ class Fleet:
     def __init__(self, archives: Sequence[Path], metrics: Metrics, report: Progress) -> None:
         """Load all archives. ConfigError: one does not load."""
         self._archives, self._metrics, self._report = archives, metrics, report
-        self._wanted = {path: read_wanted(read_contents(path).config) for path in archives}
+        self._wanted = {path: read_request(read_contents(path).config) for path in archives}
         self._is_over = threading.Event()
         self._started = 0
         self._change = asyncio.Lock()
@@ -119,7 +119,7 @@ class Fleet:
         found = sha256(path)  # first: a file that is renamed after this is taken at the next signal
         with ExitStack() as files:
             contents, folder = files.enter_context(unpacked(path))
-            rules, wanted = read_rules(contents.config), read_wanted(contents.config)
+            rules, wanted = read_rules(contents.config), read_request(contents.config)
             replicas = self._plan_replicas(path, wanted)
             bound = bind(DEPLOYMENT, str(folder), contents, rules, replicas.resources)
             self._started += 1
@@ -143,11 +143,11 @@ class Fleet:
         model.count(handle.counted.remote().result())
         return model
 
-    def _plan_replicas(self, path: Path, wanted: Wanted) -> Replicas:
+    def _plan_replicas(self, path: Path, wanted: ReplicaRequest) -> Replicas:
         """Return the replicas of an archive beside all that runs, its former self too."""
         others = [one for other, one in self._wanted.items() if other != path]
         running = [one.replicas for one in self._running.values()]
-        return divide(ray.cluster_resources(), wanted, others, running)
+        return divide_machine(ray.cluster_resources(), wanted, others, running)
 
     def _delete(self, application: str) -> None:
         try:

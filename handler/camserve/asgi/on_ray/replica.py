@@ -34,7 +34,7 @@ class ReplicaPlan(NamedTuple):
     gpu: int | None  # its number, where one may be used
 
 
-class Tally:
+class ReplicaSink:
     """A sink that keeps numbers until they are fetched; used from one thread."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Replica:
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, from the half that it keeps free for a change
         device = device_of(plan.gpu)
         pipeline = load_worker(folder, plan.config, plan.name, plan.version, device, plan.batch_size)
-        self._tally = Tally()
+        self._tally = ReplicaSink()
         recorders = recorders_into(self._tally, pipeline)
         self._counters = [recorder for recorder in recorders if isinstance(recorder, Counters)]
         for counters in self._counters:

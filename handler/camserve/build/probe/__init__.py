@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from camserve.build.probe.search import Finding, Search
+from camserve.build.probe.search import FoundLayer, Search
 from camserve.errors import ConfigError, nearest
 from camserve.values import InputShape, Layer
 
 
-def probe(network: nn.Module, shape: InputShape, seed: int = 0) -> Finding:
+def probe(network: nn.Module, shape: InputShape, seed: int = 0) -> FoundLayer:
     """Find the target layer for pictures of ``shape``, and tell what was passed over.
 
     The network comes back as it was. ConfigError: it fails on such pictures, or none of its modules

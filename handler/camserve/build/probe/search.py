@@ -44,7 +44,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Finding:
+class FoundLayer:
     """The target layer, and the later outputs that were passed over, the last first."""
 
     layer: Layer
@@ -85,7 +85,7 @@ class Search:
         self._graph = Graph(self._scores)
         self._made = {output.edge.node: output for output in self._outputs if output.edge is not None}
 
-    def find(self) -> Finding:
+    def find(self) -> FoundLayer:
         """Return the last output that carries evidence, before pooling. ConfigError: there is none."""
         refused: list[Refusal] = []
         best: _Judged | None = None
@@ -100,7 +100,7 @@ class Search:
             if torch.equal(*self._scores):
                 raise ConfigError("the scores of two random pictures are equal: are the weights loaded?")
             raise NoEvidence(self._why_none(refused))
-        return Finding(self._settle(best), tuple(refused))
+        return FoundLayer(self._settle(best), tuple(refused))
 
     def find_beside(self, layers: Sequence[Layer]) -> Layer | None:
         """Return the last output that carries evidence which passes none of ``layers``; None: there is none.

@@ -15,7 +15,7 @@ MOST_MEMBERS = 8  # of an ensemble
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetLayers:
     """Where the maps of a network are read."""
 
     layers: tuple[Layer, ...]
@@ -24,7 +24,7 @@ class Target:
     gradients: bool = True  # False: none reaches a layer, and only methods without gradients explain the network
 
 
-def find_target(network: ScoringNetwork, pixels: Tensor, shown: Tensor | None = None, seed: int = 0) -> Target:
+def find_target(network: ScoringNetwork, pixels: Tensor, shown: Tensor | None = None, seed: int = 0) -> TargetLayers:
     """Find the target layer for (N, C, H, W) pictures, three at least, and the further members of an ensemble.
 
     Shares are measured on the pictures ``shown``, None: on the same.
@@ -52,9 +52,9 @@ def find_target(network: ScoringNetwork, pixels: Tensor, shown: Tensor | None = 
     for layer in layers:
         check_edges(network, layer, pixels[:1])
     if len(layers) == 1:
-        return Target((replace(layers[0], share=round(share, 4)),))
+        return TargetLayers((replace(layers[0], share=round(share, 4)),))
     measured = tuple(measure_share(network, layer, shown) for layer in layers)
-    return Target(measured, tuple(layer.name for layer in layers), round(share, 4))
+    return TargetLayers(measured, tuple(layer.name for layer in layers), round(share, 4))
 
 
 def measure_share(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> Layer:
@@ -62,11 +62,13 @@ def measure_share(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> Laye
     return replace(layer, share=round(share_through(network, (layer,), pixels), 4))
 
 
-def _find_without_gradients(network: ScoringNetwork, search: Search, pixels: Tensor, shown: Tensor) -> Target | None:
+def _find_without_gradients(
+    network: ScoringNetwork, search: Search, pixels: Tensor, shown: Tensor
+) -> TargetLayers | None:
     """Return the last output that the scores pass, found by exchanging it; None: there is none."""
     for layer in search.placed():
         measured = measure_share(network, layer, shown)
         if measured.share >= ENOUGH:
             check_edges(network, layer, pixels[:1])
-            return Target((measured,), gradients=False)
+            return TargetLayers((measured,), gradients=False)
     return None

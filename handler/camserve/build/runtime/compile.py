@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from camserve.build.recipe import QuantiseChoice
-from camserve.build.runtime.quantise import Shown, quantise, read_photos
+from camserve.build.runtime.quantise import QuantisePhotos, quantise, read_calibration
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.prepare import write_compiled
 from camserve.fast.split import Split
@@ -48,12 +48,12 @@ def stage_compiled(
 
 def _photos(
     settings: Settings, choice: QuantiseChoice, samples: Tensor, transform: Transform | None, report: Progress
-) -> Shown:
+) -> QuantisePhotos:
     _require_best_class(settings)
     if choice.photos is not None:
-        return read_photos(choice, settings, transform, report)
+        return read_calibration(choice, settings, transform, report)
     report(f"int8: calibrated and tried on the same {len(samples)} samples alone: --calibrate FOLDER takes photos")
-    return Shown(list(samples))
+    return QuantisePhotos(list(samples))
 
 
 def _require_best_class(settings: Settings) -> None:
@@ -67,7 +67,7 @@ def _require_best_class(settings: Settings) -> None:
 
 
 def _quantiser(
-    settings: Settings, choice: QuantiseChoice, shown: Shown | None, report: Progress
+    settings: Settings, choice: QuantiseChoice, shown: QuantisePhotos | None, report: Progress
 ) -> Callable[[Any, Split], tuple[Any, Quantised]] | None:
     if shown is None:
         return None

@@ -46,14 +46,16 @@ RESHAPING = ("Convert", "Subtract", "Multiply", "FakeQuantize", "Reshape", "Tran
 
 
 @dataclass(frozen=True)
-class Shown:
+class QuantisePhotos:
     """The pictures that calibrate, and those that compare: N and M tensors (C, H, W)."""
 
     calibrating: Sequence[Tensor]
     comparing: Sequence[Tensor] = ()  # none: those that calibrate are held against the limits, and nothing is kept
 
 
-def read_photos(choice: QuantiseChoice, settings: Settings, transform: Transform | None, report: Progress) -> Shown:
+def read_calibration(
+    choice: QuantiseChoice, settings: Settings, transform: Transform | None, report: Progress
+) -> QuantisePhotos:
     """Return the photos of the recipe's folder, every second of which calibrates. ConfigError: too few can be read."""
     assert choice.photos is not None
     images = find_images(Path(choice.photos))
@@ -63,7 +65,7 @@ def read_photos(choice: QuantiseChoice, settings: Settings, transform: Transform
     if len(found) < LEAST_PHOTOS:
         raise ConfigError(f"quantise.photos: {len(found)} can be read in {choice.photos}, {LEAST_PHOTOS} are needed")
     report(f"int8: {len(found[::2])} photos calibrate, {len(found[1::2])} others are compared")
-    return Shown(found[::2], found[1::2])
+    return QuantisePhotos(found[::2], found[1::2])
 
 
 def _read(path: Path, settings: Settings, transform: Transform | None) -> Iterator[Tensor]:
@@ -75,7 +77,7 @@ def _read(path: Path, settings: Settings, transform: Transform | None) -> Iterat
 
 
 def quantise(
-    model: Any, halved: Split, layer: Layer, shown: Shown, choice: QuantiseChoice, report: Progress
+    model: Any, halved: Split, layer: Layer, shown: QuantisePhotos, choice: QuantiseChoice, report: Progress
 ) -> tuple[Any, Quantised]:
     """Return an int8 trunk of an ``openvino.Model``, and what it changes; ``halved`` is the network, cut after it.
 

@@ -9,7 +9,7 @@ from typing import Any
 from camserve.build.locate import archive_name
 from camserve.build.preprocess.agreement import check_agreement
 from camserve.build.sources.timm import describe_folder
-from camserve.build.weights.pretrained import CONFIG, PREPROCESSOR, read_json, read_processor
+from camserve.build.weights.pretrained import CONFIG, PREPROCESSOR, read_json_file, read_processor
 from camserve.errors import ConfigError
 from camserve.values import Progress
 
@@ -34,7 +34,7 @@ def fits(text: str) -> bool:
 def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str, Any]:
     """Return the keys of a folder's classifier. ConfigError: a file is missing or says what cannot be served."""
     folder = Path(text[len(SCHEME) :])
-    config = read_json(folder / CONFIG)
+    config = read_json_file(folder / CONFIG)
     if "model_type" not in config:
         if "architecture" in config:
             return describe_folder(folder, given, report)

@@ -11,7 +11,7 @@ from typing import Any
 from camserve.build.locate import archive_name, find_file
 from camserve.build.preprocess.agreement import check_agreement
 from camserve.build.weights.last_layer import need_weights, take_classes
-from camserve.build.weights.pretrained import CONFIG, read_json
+from camserve.build.weights.pretrained import CONFIG, read_json_file
 from camserve.errors import ConfigError, nearest
 from camserve.values import Progress
 
@@ -47,7 +47,7 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
 
 def describe_folder(folder: Path, given: Mapping[str, Any], report: Progress) -> dict[str, Any]:
     """Return the keys of a network that timm saved for a hub. ConfigError: a file is missing, or is none of timm's."""
-    config = read_json(folder / CONFIG)
+    config = read_json_file(folder / CONFIG)
     name = str(config["architecture"])
     timm = _import_timm(str(folder), name)
     saved = {**config, **config.get("pretrained_cfg", {})}  # older versions of timm wrote one level

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from camserve.build.label_files import INDICES
-from camserve.build.locate import unpacked
+from camserve.build.locate import unpack_kept
 from camserve.build.mar.file import MANIFEST, open_mar, read_config, read_manifest, read_member
 from camserve.build.sources.model_file import only_class
 from camserve.errors import ConfigError, quote
@@ -40,7 +40,7 @@ def describe(text: str, given: Mapping[str, Any], report: Progress) -> dict[str,
             read_member(archive, LABELS)  # of a size that can be read
         file = model.get("configFile") or ""
         workers = _workers(read_config(archive, file)) if file in archive.namelist() else {}
-    folder = unpacked(Path(text))
+    folder = unpack_kept(Path(text))
     block = _network(text, folder, model, given, report)
     if "preprocess" not in given:
         block["preprocess"] = "imagenet"

@@ -10,7 +10,7 @@ from torch import Tensor
 from camserve.build.choose_methods import choose_methods, say_methods, suitable_method
 from camserve.build.probe import check_layer
 from camserve.build.probe.share import ENOUGH, choose_pictures
-from camserve.build.probe.target import Target, find_target, measure_share
+from camserve.build.probe.target import TargetLayers, find_target, measure_share
 from camserve.build.recipe import Recipe
 from camserve.build.trial.contract import check_rows, takes_channels_last
 from camserve.build.trial.output import Meaning, find_meanings
@@ -26,7 +26,7 @@ class Examined:
     """What an archive's settings say of its network."""
 
     meanings: list[Meaning]
-    target: Target
+    target: TargetLayers
     runtime: RuntimeSpec
     methods: tuple[str, ...]
     defaults: Defaults
@@ -72,11 +72,11 @@ def examine(
     return Examined(meanings, target, runtime, methods, defaults)
 
 
-def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> Target:
+def _choose_target(network: ScoringNetwork, recipe: Recipe, pixels: Tensor, report: Progress) -> TargetLayers:
     names = (recipe.layer,) if isinstance(recipe.layer, str) else recipe.layer
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
     shown = choose_pictures(network, pixels, pixels[NOISE:])
-    found = find_target(network, pixels, shown) if "auto" in names else Target(())
+    found = find_target(network, pixels, shown) if "auto" in names else TargetLayers(())
     named = {name: measure_share(network, check_layer(network, name, shape), shown) for name in names if name != "auto"}
     layers = tuple(layer for name in names for layer in (found.layers if name == "auto" else (named[name],)))
     for layer in layers:

@@ -12,7 +12,7 @@ from torch import Tensor
 from camserve.build.recipe import HeadChoice
 from camserve.errors import BadOption, ConfigError, first_line
 from camserve.network.last_activation import ActivationCall, WatchActivations
-from camserve.network.returned import as_rows, describe, may_be_scores, select, tensors_in
+from camserve.network.returned import as_rows, describe_returned, may_be_scores, select, tensors_in
 from camserve.network.scores import count_rows
 from camserve.output_spec import TASKS, OutputSpec
 from camserve.values import Progress
@@ -104,7 +104,9 @@ def _choose_tensor(ran: _Pass, name: str, labels: int | None, report: Progress) 
     found = {path: tensor for path, tensor in tensors_in(returned) if may_be_scores(tensor) and tensor.ndim > 1}
     candidates = {path: tensor for path, tensor in found.items() if len(tensor) == ran.pictures}
     if not candidates:
-        raise ConfigError(f"the classifier returns {describe(returned)}; it must return scores of shape (N, classes)")
+        raise ConfigError(
+            f"the classifier returns {describe_returned(returned)}; it must return scores of shape (N, classes)"
+        )
     if (path := name or CONVENTION) in candidates:
         return path
     fitting = [path for path, tensor in candidates.items() if tensor.flatten(1).shape[1] == labels]

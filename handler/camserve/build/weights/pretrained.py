@@ -23,7 +23,7 @@ PREPROCESSOR = "preprocessor_config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_file(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. ConfigError: it is missing, or holds something else."""
     try:
         block = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -41,7 +41,7 @@ def read_pretrained(folder: Path) -> Mapping[str, Any]:
 
     ConfigError: it cannot be read, or it lacks weights that would be drawn at random: those of the head.
     """
-    read_json(folder / CONFIG)
+    read_json_file(folder / CONFIG)
     with offline(f"{folder} cannot be read by transformers") as transformers:
         network, loading = transformers.AutoModelForImageClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, output_loading_info=True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from camserve.errors import BadJson, quote
-from camserve.intake.option_values import cut
+from camserve.intake.option_values import cut_list
 from camserve.values import RawRequest, Response
 
 IMAGE_KEYS = ("data", "image", "body", "b64")
@@ -33,7 +33,7 @@ def split_image(fields: Mapping[str, object]) -> tuple[object, dict[str, object]
 
 def cut_lists(fields: Mapping[str, object]) -> dict[str, object]:
     """Return fields whose lists are cut where they are longer than any option may be."""
-    return {name: cut(value) for name, value in fields.items()}
+    return {name: cut_list(value) for name, value in fields.items()}
 
 
 def require_list(value: object, name: str, limit: int) -> list[Any]:

@@ -10,7 +10,7 @@ from camserve.answer.respond import parse_json, refuse, shrink_to_limit, write_j
 from camserve.choices import JSON_TYPE
 from camserve.errors import BadJson, BadOption, RequestError, nearest, quote, unknown_choice
 from camserve.intake.option_parsers import PARSERS
-from camserve.intake.option_values import cut
+from camserve.intake.option_values import cut_list
 from camserve.serving.engines.envelope import Envelope, joint_status, require_list, without_accept
 from camserve.serving.engines.outputs import OUTPUTS, build_output
 from camserve.serving.engines.tensors import BinaryData, read_pictures
@@ -46,7 +46,7 @@ def is_v2(body: Mapping[str, object]) -> bool:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ReplyForm:
     """How a body wants to be answered."""
 
     head: Mapping[str, str]  # model_name, model_version, id
@@ -142,7 +142,7 @@ def open_v2(
         raise BadJson(f"'id' must be a text of at most {MAX_ID} characters")
     head = {"model_name": model[0], "model_version": model[1], "id": identity}
     outputs = _read_outputs(body.get("outputs"), shared.protocol.get("binary_data_output") is True, ignored)
-    reply = Reply(head, outputs, row.request_id, list(dict.fromkeys(ignored))[:MOST_IGNORED])
+    reply = ReplyForm(head, outputs, row.request_id, list(dict.fromkeys(ignored))[:MOST_IGNORED])
     return Envelope(tuple(requests), lambda answers: reply.write(answers, limits.max_response_bytes))
 
 
@@ -163,7 +163,7 @@ class _Parameters:
             raise BadJson("'parameters' must be an object of options")
         for name, value in found.items():
             if name in PARSERS:
-                self.options[name] = cut(value)
+                self.options[name] = cut_list(value)
             elif name in PROTOCOL:
                 self.protocol[name] = value
             else:
