@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from camserve.errors import (
     BadBase64,
@@ -42,6 +42,7 @@ BYTES_OF_MODES = {"1": 1, "L": 1, "P": 1}  # of a pixel in Pillow's memory; 4 in
 BYTES_OF_RGB = 4
 BYTES_OF_COEFFICIENT = 2  # a JPEG's, of which each pixel of each channel has one
 TIFF_CODECS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "group3", "group4", "tiff_ccitt")
+TIFF_BITS, TIFF_STRIP_ROWS, TIFF_TILE_SIDES = 258, 278, (322, 323)  # tags
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 Enough = Callable[[int, int], tuple[int, int]]
@@ -68,13 +69,14 @@ class OpenedPicture:
     height: int
     wanted: tuple[int, int] | None  # of a JPEG: how many pixels across and down are worth decoding, before rotation
     pixels: int  # that will be decoded
+    unpacked: int = 0  # bytes of a TIFF's strip or tile, which its decoder holds beside the picture
 
     @cached_property  # whether there are many scans takes a walk over the file
     def weight(self) -> int:
         """How many bytes decoding will hold at most, the picture's RGB copy included."""
         own = BYTES_OF_MODES.get(self.mode, 4)
         turned = 0 if self.orientation == UPRIGHT else own
-        held = self.pixels * (BYTES_OF_DECODERS.get(self.kind, own + turned) + BYTES_OF_RGB)
+        held = self.pixels * (BYTES_OF_DECODERS.get(self.kind, own + turned) + BYTES_OF_RGB) + self.unpacked
         if not has_many_scans(self.kind, self.data):
             return held
         # Every coefficient of the upload, at whatever size it is decoded.
@@ -104,6 +106,7 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
     with refusals(kind), Image.open(BytesIO(data), formats=[kind]) as opened:
         _check_size(kind, opened.width, opened.height, limits)
         _check_codec(kind, opened)
+        unpacked = _check_strips(opened, limits) if isinstance(opened, TiffImagePlugin.TiffImageFile) else 0
         orientation = read_orientation(kind, data)
         sideways = orientation in SIDEWAYS
         width, height = _turned(opened.size) if sideways else opened.size
@@ -112,7 +115,8 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
             needed = enough(width, height)
             wanted = _turned(needed) if sideways else needed
             opened.draft(None, wanted)
-        return OpenedPicture(kind, data, opened.mode, orientation, width, height, wanted, opened.width * opened.height)
+        pixels = opened.width * opened.height
+        return OpenedPicture(kind, data, opened.mode, orientation, width, height, wanted, pixels, unpacked)
 
 
 def _turned(size: tuple[int, int]) -> tuple[int, int]:
@@ -166,11 +170,11 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
         raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
 
 
-def _check_most(kind: str, width: int, height: int, limits: Limits) -> None:
+def _check_most(kind: str, width: int, height: int, limits: Limits, part: str = "picture") -> None:
     most = min(limits.max_pixels, MOST_PIXELS.get(kind, limits.max_pixels))
     if width * height > most or max(width, height) > limits.max_side:
         raise TooManyPixels(
-            f"the {kind} picture is {width} x {height} pixels; the limit is {most} pixels in all and "
+            f"the {kind} {part} is {width} x {height} pixels; the limit is {most} pixels in all and "
             f"{limits.max_side} a side"
         )
 
@@ -183,3 +187,17 @@ def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
     if any(tile[0] == "bmp_rle" for tile in opened.tile):
         # Pillow unpacks these pixel by pixel in Python: 21 kB took 4 s.
         raise UnsupportedFormat("the BMP picture is run-length encoded: send it uncompressed, or as PNG")
+
+
+def _check_strips(opened: TiffImagePlugin.TiffImageFile, limits: Limits) -> int:
+    """Return the bytes of a strip or tile as its decoder unpacks it.
+
+    TooManyPixels: its tiles are larger than a picture may be; those of one of 64 x 64 pixels took gigabytes.
+    """
+    tags = opened.tag_v2
+    width, height = (tags.get(tag, 0) for tag in TIFF_TILE_SIDES)
+    if width > 0 and height > 0:
+        _check_most("TIFF", width, height, limits, "tile")
+    else:
+        width, height = opened.width, max(0, min(opened.height, tags.get(TIFF_STRIP_ROWS, opened.height)))
+    return width * height * -(-sum(tags.get(TIFF_BITS, (1,))) // 8)
