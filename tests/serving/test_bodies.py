@@ -167,6 +167,24 @@ def test_the_collector_does_not_visit_the_lists_of_a_body_over_and_over(ask):
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize("start", [b"\x89PNG\r\n\x1a\n", b"GIF89a", b"no picture"])
+def test_a_refusal_frees_the_bytes_of_its_row_at_once(ask, start):
+    """An exception's traceback holds them until Python's collector comes by."""
+    ask(({"data": bytearray(start)}, REST))
+    gc.collect()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        for _ in range(5):
+            (answer,) = ask(({"data": bytearray(start + bytes(2_000_000))}, REST))
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    finally:
+        gc.enable()
+    assert answer.status in (400, 415)
+    assert held < 1e6
+
+
 def test_json_in_a_form_that_the_server_has_cut_up_gets_advice(ask, v1):
     written = json.dumps(v1)
     name, _, rest = written.partition("=")
