@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,7 @@ from camserve.errors import (
     quote,
 )
 from camserve.input_spec import InputSpec
+from camserve.intake.avif import FrameSize, frame_sizes
 from camserve.intake.containers import check_parts, has_many_scans, sniff, webp_size
 from camserve.intake.exif import UPRIGHT, check_tags, read_orientation
 from camserve.settings import Limits
@@ -43,6 +44,7 @@ BYTES_OF_RGB = 4
 BYTES_OF_COEFFICIENT = 2  # a JPEG's, of which each pixel of each channel has one
 TIFF_CODECS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "group3", "group4", "tiff_ccitt")
 TIFF_BITS, TIFF_STRIP_ROWS, TIFF_TILE_SIDES = 258, 278, (322, 323)  # tags
+MOST_FRAMES = 4  # times the pixels of an AVIF: its first frame stands in it as an item and in a track, each with alpha
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 Enough = Callable[[int, int], tuple[int, int]]
@@ -103,6 +105,8 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
     check_tags(kind, data)
     if kind == "WEBP":
         _check_most(kind, *webp_size(data), limits)  # Pillow takes the memory of two whole pictures to open one
+    if kind == "AVIF":
+        _check_frames(frame_sizes(data), limits)
     with refusals(kind), Image.open(BytesIO(data), formats=[kind]) as opened:
         _check_size(kind, opened.width, opened.height, limits)
         _check_codec(kind, opened)
@@ -179,6 +183,15 @@ def _check_most(kind: str, width: int, height: int, limits: Limits, part: str = 
         )
 
 
+def _check_frames(frames: Sequence[FrameSize], limits: Limits) -> None:
+    """Refuse (TooManyPixels) what an AVIF's decoder would unpack, whatever size its boxes name."""
+    most = MOST_FRAMES * min(limits.max_pixels, MOST_PIXELS["AVIF"])
+    for frame in frames:
+        _check_most("AVIF", frame.width, frame.height, limits)
+    if sum(frame.width * frame.height for frame in frames) > most or any(frame.most > most for frame in frames):
+        raise TooManyPixels(f"the AVIF picture's data may unpack to more than {most} pixels: save it anew")
+
+
 def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
     if kind == "TIFF" and (codec := opened.info.get("compression")) not in TIFF_CODECS:
         raise UnsupportedFormat(f"the TIFF picture is compressed by {quote(codec)}: save it with LZW, deflate or none")
@@ -200,4 +213,4 @@ def _check_strips(opened: TiffImagePlugin.TiffImageFile, limits: Limits) -> int:
         _check_most("TIFF", width, height, limits, "tile")
     else:
         width, height = opened.width, max(0, min(opened.height, tags.get(TIFF_STRIP_ROWS, opened.height)))
-    return width * height * -(-sum(tags.get(TIFF_BITS, (1,))) // 8)
+    return int(width * height * -(-sum(tags.get(TIFF_BITS, (1,))) // 8))
