@@ -78,7 +78,7 @@ class RuntimeSpec:
     precision: str = "fp32"  # fp32, bf16; fp16 of mode eager; int8 of mode openvino, before the target layer
     channels_last: bool = True  # pixels beside one another in memory: what convolutions like best
     threads: Optional[int] = None  # of one worker, for the network and for decoding; null: cores / workers
-    latency_ms: Optional[int] = None  # p99 of answers that `camserve bench --batching` keeps to; null: twice the least
+    latency_ms: Optional[int] = None  # p99 of answers that `camserve bench --batching` keeps to; null: the knee
 
     def __post_init__(self) -> None:
         require_choice(self.mode, MODES, "runtime.mode")

@@ -1,14 +1,11 @@
 """Choosing batchSize, maxBatchDelay, workers and threads from what was measured."""
 
-import math
-
 import pytest
 
 from camserve.bench.batching import (
     BatchingSetting,
     LoadPoint,
     choose_best,
-    find_limit,
     list_settings,
     make_batching_report,
     write_best,
@@ -50,23 +47,24 @@ def test_every_size_and_delay_is_tried_with_all_cores_in_one_worker_or_in_severa
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [(49.0, None), (50.0, 0), (100.0, 4), (140.0, 4), (210.0, 5), (300.0, 2), (math.inf, 2)]
+    ("latency_ms", "expected"), [(49, None), (50, 0), (100, 4), (140, 4), (210, 5), (300, 2), (600_000, 2)]
 )
-def test_the_most_answers_within_the_limit_win(limit, expected):
-    assert choose_best(POINTS, limit) == (None if expected is None else POINTS[expected])
+def test_the_most_answers_within_a_stated_p99_win(latency_ms, expected):
+    assert choose_best(POINTS, latency_ms) == (None if expected is None else POINTS[expected])
 
 
-def test_without_a_stated_limit_twice_the_least_p99_is_kept_to():
-    assert find_limit(POINTS, None) == 100.0
-    assert find_limit(POINTS, 250) == 250.0
+def test_without_a_stated_p99_the_knee_is_chosen_and_not_the_lone_connection():
+    assert choose_best(POINTS, None) == POINTS[4]
+    assert choose_best(POINTS[:3], None) == POINTS[1]
+    assert choose_best(POINTS[:1], None) == POINTS[0]
 
 
-def test_the_report_names_the_choice_and_each_setting_at_its_best(imagenet):
+def test_the_report_names_the_choice_and_what_each_setting_gives(imagenet):
     report = make_batching_report(POINTS, read_contents(imagenet), "camserve bench --batching", {})
     chosen, measured = report.tables
-    assert "100 ms, twice the least, since runtime.latency_ms states none" in chosen.title
-    assert chosen.rows == [("4", "5", "2", "1", "62.00", "90", "8")]
-    assert measured.rows == [("8", "10", "1", "2", "20.00", "50", "1"), chosen.rows[0]]
+    assert "the least p99 that still answers 90% of the most a second, since runtime.latency_ms" in chosen.title
+    assert chosen.rows == [("4", "5", "2", "1", "62.00", "90", "8", "63.00", "210", "60")]
+    assert measured.rows == [("8", "10", "1", "2", "60.00", "140", "8", "64.00", "300", "50"), chosen.rows[0]]
 
 
 def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet, tmp_path):
@@ -75,7 +73,10 @@ def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet, 
     chosen, measured = make_batching_report(POINTS, read_contents(archive), "", {}).tables
     assert "40 ms, which runtime.latency_ms states" in chosen.title
     assert "no setting keeps its p99 within 40 ms; the least is 50 ms" in chosen.rows[0][0]
-    assert [row[4:] for row in measured.rows] == [("none within it", "50", ""), ("none within it", "60", "")]
+    assert [row[4:] for row in measured.rows] == [
+        ("none within it", "", "", "64.00", "300", "50"),
+        ("none within it", "", "", "63.00", "210", "60"),
+    ]
     with pytest.raises(ConfigError, match=r"the least is 50 ms.*nothing was written"):
         write_best(archive, POINTS, lambda _: None)
     assert archive.read_bytes() == before

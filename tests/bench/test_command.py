@@ -38,12 +38,24 @@ def test_an_archive_to_measure_must_be_named_and_be_there(capsys):
         (["--batching", "a.mar", "b.mar"], "--batching measures 1 archive of yours, not 2"),
         (["--profile", *["a.mar"] * 9], "--profile measures 8 archives of yours, not 9"),
         (["--engine", "a.mar"], "--engine measures no archives of yours, not 1"),
-        (["--profile", "a.mar", "--write"], "--write goes with --batching"),
+        (["--profile", "a.mar", "--write"], "--write goes with --batching, not with --profile"),
+        (["--batching", "a.mar", "--threads", "1"], "--threads goes with --engine or --gpu or --shortcuts or"),
+        (["--batching", "a.mar", "--batch-size", "4"], "--batch-size goes with --server, not with --batching"),
+        (["--server", "--precision", "bf16"], "--precision goes with --engine or --gpu or --shortcuts, not"),
+        (["--profile", "a.mar", "--cpu-time"], "--cpu-time goes with"),
         (["--batching", "a.mar"], "cannot read a.mar: No such file"),
         (["--profile", "a.mar"], "cannot read a.mar: No such file"),
     ):
         assert main(["bench", *words]) == 1, words
         assert said in capsys.readouterr().err, words
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_measured(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(bench.BENCHMARKS, "engine", lambda _: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    for place, said in ((tmp_path, "it is a folder"), (tmp_path / "file" / "x.json", f"look at {tmp_path / 'file'}")):
+        assert main(["bench", "--engine", "--json", str(place)]) == 1
+        assert f"cannot write {place}: {said}" in capsys.readouterr().err
 
 
 def test_wrong_usage(capsys):

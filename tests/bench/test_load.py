@@ -35,6 +35,9 @@ def server():
             received.headers.append(dict(self.headers))
             received.connections.add(self.client_address)
             status = 503 if body == b"bad" else 200
+            if body == b"deadly":
+                self.close_connection = True
+                return
             answer = b"x" * len(body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
@@ -64,6 +67,12 @@ def test_a_closed_loop_keeps_its_connections_and_sends_every_photo(server):
     assert server.headers[0]["X-Camserve-Explain"] == "false"
     assert load.throughput == len(load.latencies) / load.seconds
     assert load.seconds >= 0.2
+
+
+def test_a_connection_that_the_server_closes_is_a_failure_and_ends_nothing(server):
+    load = run_closed_loop(server.client, [b"a", b"deadly"], connections=2, seconds=0.2)
+    assert load.failed > 0
+    assert load.latencies
 
 
 def test_a_fixed_rate_sends_at_every_instant(server):

@@ -49,6 +49,12 @@ def test_the_report_divides_an_answer_into_steps_that_add_up():
     assert rows["share of the worker's outside the network"] == "0.400"
 
 
+def test_archives_of_one_name_are_told_apart():
+    turns = {path: [Turn(2.0, {"network": 6.0})] for path in ("old/a.mar", "new/a.mar")}
+    (table,) = make_profile_report(turns, "", {}).tables
+    assert table.head == ("step", "old/a.mar", "new/a.mar")
+
+
 def test_the_handler_writes_the_file_that_the_benchmark_reads():
     assert profile.PROFILE == profiled_handler.PROFILE
     assert (profile.HANDLER, profiled_handler.OUTSIDE in STEPS) == ("profiled_handler.py", True)

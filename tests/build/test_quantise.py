@@ -109,7 +109,10 @@ def test_without_photos_the_samples_calibrate_and_no_figure_of_them_is_kept(tmp_
     said: list[str] = []
     archive = build_archive(recipe_in(tmp_path, LAX), tmp_path, said.append, fresh_process=False)
     assert read_contents(archive).settings.compiled.quantised == Quantised(calibrated_on=1, compared_on=0)
-    assert any("on the same 1 samples alone: --calibrate FOLDER takes photos" in line for line in said)
+    assert any(
+        "on the same 1 samples alone: quantise.photos of a recipe, or --calibrate FOLDER without one" in line
+        for line in said
+    )
     assert main(["inspect", str(archive), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)["int8"]
     assert shown == {"calibrated_on": 1, "compared_on": 0, "kept": "", "why": "not compared: no photos were given"}
@@ -182,10 +185,11 @@ def test_a_recipe_names_its_photos_from_its_own_folder(tmp_path):
         QuantiseChoice(top1_agreement=2)
 
 
-def test_photos_for_another_precision_are_a_mistake(tmp_path):
-    recipe = replace(recipe_in(tmp_path, QuantiseChoice(str(tmp_path))), runtime=RuntimeSpec(precision="bf16"))
-    with pytest.raises(ConfigError, match=r"quantise.photos calibrates int8: set runtime.mode openvino"):
-        build_archive(recipe, tmp_path, quiet)
+def test_photos_or_limits_for_another_precision_are_a_mistake(tmp_path):
+    for choice in (QuantiseChoice(str(tmp_path)), QuantiseChoice(top1_agreement=0.9)):
+        recipe = replace(recipe_in(tmp_path, choice), runtime=RuntimeSpec(precision="bf16"))
+        with pytest.raises(ConfigError, match=r"quantise is for int8 alone: set runtime.mode openvino"):
+            build_archive(recipe, tmp_path, quiet)
 
 
 LOUD = 300.0

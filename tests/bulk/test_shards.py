@@ -206,6 +206,38 @@ def test_a_worker_that_is_killed_costs_its_shard_a_second_time_and_nothing_else(
     )
 
 
+GROWN = """
+import sys
+from pathlib import Path
+from camserve.build.mar.unpack import unpacked
+from camserve.bulk.reading import Loaded
+from camserve.bulk.sources import Photo
+from camserve.bulk.workers import BYTES_OF_A_WORKER, load_asker
+from camserve.serving import heap
+
+archive, photo = map(Path, sys.argv[1:])
+with unpacked(archive) as (contents, folder):
+    ask = load_asker(folder, contents, {}, 1)
+    assert heap._limit >= BYTES_OF_A_WORKER
+    heap._limit = heap._resident() + 50_000_000
+    blocks = [b"x" * (2 << 20) for _ in range(150)]
+    above = bytes(100)
+    del blocks
+    before = heap._resident()
+    (row,) = ask([Loaded(Photo(str(photo), "a"), photo.read_bytes())])
+    assert row.error is None
+    print((before - heap._resident()) // 1_000_000)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no Linux")
+def test_a_worker_of_a_run_gives_back_what_a_batch_took(pets, photos):
+    done = subprocess.run(
+        [sys.executable, "-c", GROWN, pets, photos / "a.png"], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 200
+
+
 @pytest.mark.server
 def test_a_run_that_is_killed_leaves_whole_shards_and_no_workers(pets, photos):
     command = [*many(photos, 400), "--archive", str(pets)]

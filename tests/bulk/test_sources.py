@@ -1,6 +1,7 @@
 """Pictures and their names, from whatever a person names."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,6 +85,20 @@ def test_no_name_leads_out_of_the_folder(tmp_path, name):
         assert photo.name.isprintable()
         assert "<" not in photo.name
         assert max(map(len, Path(photo.name).parts)) <= 80
+
+
+def test_large_files_are_not_read_far_ahead(tmp_path, monkeypatch):
+    """64 scans of 100 MB, which a run with --url lets through, would be 6.4 GB."""
+    monkeypatch.setattr("camserve.bulk.reading.AHEAD_BYTES", 10_000_000)
+    photos = [Photo(str(tmp_path / f"{number}.tif"), str(number)) for number in range(20)]
+    for photo in photos:
+        Path(photo.path).write_bytes(bytes(3_000_000))
+    tracemalloc.start()
+    read = [loaded.photo.name for loaded in read_ahead(photos)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read == [photo.name for photo in photos]
+    assert peak < 20_000_000
 
 
 def test_what_cannot_be_read_is_said_and_never_waited_for(tmp_path):

@@ -2,6 +2,7 @@
 
 import struct
 import time
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -127,6 +128,31 @@ def test_a_tiff_that_keeps_the_decoder_busy_is_refused_at_once(tags, order):
     with pytest.raises(BadImage, match="the TIFF picture is made of more than"):
         decode(data, LIMITS, spec=EXTRA)
     assert time.perf_counter() - start < 2
+
+
+def tiled(side, tile):
+    """A grey TIFF of one deflated tile."""
+    packed = zlib.compress(bytes(tile * tile))
+    tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags += [(322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 200), (325, 4, 1, len(packed))]
+    return tiff(tags).ljust(200, b"\0") + packed
+
+
+def test_a_tiff_whose_tile_is_larger_than_a_picture_may_be_is_refused():
+    """libtiff unpacks a whole tile: 1.2 GB for a picture of 64 x 64 pixels."""
+    assert decode(tiled(64, 64), LIMITS, spec=EXTRA).width == 64
+    with pytest.raises(TooManyPixels, match="the TIFF tile is 5008 x 5008 pixels"):
+        decode(tiled(64, 5008), LIMITS, spec=EXTRA)
+
+
+def test_a_tiff_weighs_the_strip_or_tile_that_is_unpacked_too():
+    def weigh(data):
+        return opened_module.open_picture(data, LIMITS, spec=EXTRA).weight
+
+    assert weigh(tiled(64, 2048)) == 64 * 64 * 5 + 2048 * 2048
+    whole = encode(Image.new("RGB", (300, 200)), "TIFF", compression="tiff_lzw", tiffinfo={278: 200})
+    assert weigh(whole) == 300 * 200 * (8 + 3)
+    assert weigh(encode(Image.new("I;16", (300, 200)), "TIFF", tiffinfo={278: 50})) == 300 * (200 * 8 + 50 * 2)
 
 
 def test_a_12_bit_tiff_has_the_depth_that_it_names():

@@ -166,6 +166,18 @@ def test_no_body_costs_a_neighbour_its_answer(post, send, worker, small, warm, a
     assert peak.growth <= 500 * MEGABYTE
 
 
+def test_what_one_body_took_is_not_kept_for_good(post, send, worker, small, warm):
+    """A worker keeps the memory of its usual batches, and little more."""
+    start = worker.memory_info().rss
+    text = base64.b64encode(small).decode()
+    body = {"instances": [{"data": text}] * 16, "target": "top:4", "method": "guided_gradcam"}
+    with Peak(worker) as peak:
+        assert post(PREDICT, json=body).status_code == 200
+    assert_same(send([small])[0], warm)
+    assert peak.growth >= 300 * MEGABYTE
+    assert worker.memory_info().rss - start <= 200 * MEGABYTE
+
+
 def test_seeded_hostile_pictures_beside_good_ones(send, small, warm):
     rows = hostile.mutated(40, 11) + hostile.garbage(20, 11) + list(hostile.polyglots().values())
     for start in range(0, len(rows), BATCH):

@@ -1,6 +1,7 @@
 """Bodies as real clients send them, through the handler as TorchServe calls it."""
 
 import base64
+import gc
 import gzip
 import json
 import tracemalloc
@@ -134,6 +135,54 @@ def test_json_of_very_many_parts_is_refused(ask):
     for answer in (parsed, written):
         assert (answer.status, error(answer)["code"]) == (413, "too_many_bytes")
         assert "1000000 lists" in error(answer)["message"]
+
+
+@pytest.mark.parametrize(
+    ("part", "what"), [('{"a":1}', "100000 objects"), ('"ab"', "200000 texts"), ('{"a":{}}', "100000 objects")]
+)
+def test_json_whose_parts_take_many_times_its_bytes_is_refused_before_it_is_read(ask, part, what):
+    """8 bytes may be an object of 230: a batch of such bodies took a gigabyte and a half."""
+    body = bytearray(f'{{"data":[{",".join([part] * 300_000)}]}}'.encode())
+    tracemalloc.start()
+    (answer,) = ask(({"body": body}, REST))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (answer.status, error(answer)["code"]) == (413, "too_many_bytes")
+    assert f"more than {what}" in error(answer)["message"]
+    assert peak < 4 * len(body)
+
+
+def test_the_collector_does_not_visit_the_lists_of_a_body_over_and_over(ask):
+    """It did so hundreds of times, a second for 3 MB."""
+    body = bytearray(f'{{"data":[{",".join(["[]"] * 300_000)}]}}'.encode())
+    found = []
+    gc.collect()
+    gc.callbacks.append(lambda phase, _: found.append(phase))
+    try:
+        (answer,) = ask(({"body": body}, REST))
+    finally:
+        gc.callbacks.pop()
+    assert answer.status == 400
+    assert found.count("start") < 10
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("start", [b"\x89PNG\r\n\x1a\n", b"GIF89a", b"no picture"])
+def test_a_refusal_frees_the_bytes_of_its_row_at_once(ask, start):
+    """An exception's traceback holds them until Python's collector comes by."""
+    ask(({"data": bytearray(start)}, REST))
+    gc.collect()
+    gc.disable()
+    try:
+        tracemalloc.start()
+        for _ in range(5):
+            (answer,) = ask(({"data": bytearray(start + bytes(2_000_000))}, REST))
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    finally:
+        gc.enable()
+    assert answer.status in (400, 415)
+    assert held < 1e6
 
 
 def test_json_in_a_form_that_the_server_has_cut_up_gets_advice(ask, v1):

@@ -20,7 +20,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from camserve.asgi.metrics import Metrics
-from camserve.asgi.received import fields_of, lower_headers, read_body
+from camserve.asgi.received import BodyRoom, fields_of, lower_headers
 from camserve.asgi.refusals import Refused
 from camserve.choices import JSON_TYPE
 from camserve.serving.engines.answering import ReceivedRow, wants_page
@@ -39,6 +39,7 @@ ROUTES = (  # path -> model, version, what follows it, and whether an explanatio
 READY = re.compile(rf"/v2/models/{MODEL}/ready")
 EXPLAINING = ("explanations", "explain")
 BODY_SECONDS = 60
+BODIES = 64  # of the largest size, that are received at the same time: as many as may wait
 Change = Callable[[], Coroutine[None, None, None]]
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -88,6 +89,7 @@ class App:
         self._models = models
         self._token = token
         self._most_bytes = most_bytes
+        self._bodies = BodyRoom(BODIES * most_bytes)
         self._metrics = metrics
         self._change = change
         self._has_hung_up = has_hung_up
@@ -191,7 +193,7 @@ class App:
         headers["explain"] = str(parts["verb"] in EXPLAINING)
         headers["url_path"] = (parts.get("rest") or "").removeprefix("/")
         try:
-            body = await asyncio.wait_for(read_body(request, self._most_bytes), BODY_SECONDS)
+            body = await asyncio.wait_for(self._bodies.read(request, self._most_bytes), BODY_SECONDS)
         except asyncio.TimeoutError:
             raise Refused("bad_request", f"the body was not there after {BODY_SECONDS} s") from None
         return ReceivedRow(fields_of(body, headers), headers, request_id)

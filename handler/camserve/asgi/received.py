@@ -19,19 +19,33 @@ MOST_FIELDS = 100
 IN_MEMORY = {"MAX_MEMORY_FILE_SIZE": float("inf")}  # the whole body is, and it is limited
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Return a body. Refused: it has more than ``most`` bytes; the rest is not read."""
-    too_large = Refused("too_many_bytes", f"a request may have {most} bytes")
-    named = request.headers.get("content-length", "")
-    if named.isdecimal() and len(named) < 20 and int(named) > most:
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
+class BodyRoom:
+    """The memory for bodies that are being received, of all clients together; used from one event loop."""
+
+    def __init__(self, size: int) -> None:
+        """Have room for ``size`` bytes."""
+        self._size = size
+        self._held = 0
+
+    async def read(self, request: Request, most: int) -> bytes:
+        """Return a body. Refused: it has more than ``most`` bytes, or there is no room; the rest is not read."""
+        too_large = Refused("too_many_bytes", f"a request may have {most} bytes")
+        named = request.headers.get("content-length", "")
+        if named.isdecimal() and len(named) < 20 and int(named) > most:
             raise too_large
-        parts.append(part)
-    return b"".join(parts)
+        parts, size = [], 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                self._held += len(part)
+                if size > most:
+                    raise too_large
+                if self._held > self._size:
+                    raise Refused("overloaded", "too many bodies are being received: try again")
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            self._held -= size
 
 
 def lower_headers(request: Request) -> dict[str, str]:

@@ -27,8 +27,11 @@ from camserve.values import Progress
 SIZES, DELAYS = (1, 4, 8, 16), (1, 5, 10, 20)
 USUAL_SIZE, USUAL_DELAY = 8, 10
 LOADS = (1, 2, 4, 8, 16, 32)  # connections, each of which waits for its answer
-HEAD = ("batchSize", "maxBatchDelay ms", "workers", "threads", "answers a second", "p99 ms", "connections")
-TIMES_LEAST = 2.0  # the least p99 that was measured: what is kept to where an archive states none
+HEAD = (
+    *("batchSize", "maxBatchDelay ms", "workers", "threads", "answers a second", "p99 ms", "connections"),
+    *("at most a second", "p99 ms then", "p99 ms of one connection"),
+)
+NEARLY_ALL = 0.9  # of the most answers a second: beyond the knee more connections wait longer and gain little
 LOADED_SECONDS = 120.0  # within which every worker of a started server is READY
 
 
@@ -73,14 +76,15 @@ def list_settings(cores: int) -> list[BatchingSetting]:
     return [BatchingSetting(size, delay, count, cores // count) for count in workers for size, delay in queues]
 
 
-def find_limit(points: Sequence[LoadPoint], latency_ms: int | None) -> float:
-    """Return the p99 in milliseconds to keep to: that which is stated, or twice the least that was measured."""
-    return TIMES_LEAST * min(point.p99 for point in points) if latency_ms is None else float(latency_ms)
+def choose_best(points: Sequence[LoadPoint], latency_ms: int | None) -> LoadPoint | None:
+    """Return the point of the most answers a second whose p99 keeps to ``latency_ms``; None: none does.
 
-
-def choose_best(points: Sequence[LoadPoint], limit: float) -> LoadPoint | None:
-    """Return the point of the largest throughput whose p99 keeps to ``limit`` milliseconds; None: none does."""
-    return max((point for point in points if point.p99 <= limit), key=lambda point: point.throughput, default=None)
+    Where that is None: the knee, the point of the least p99 among those that answer nearly the most.
+    """
+    if latency_ms is None:
+        most = max(point.throughput for point in points)
+        return min((point for point in points if point.throughput >= NEARLY_ALL * most), key=lambda point: point.p99)
+    return max((point for point in points if point.p99 <= latency_ms), key=lambda point: point.throughput, default=None)
 
 
 def measure_batching(
@@ -156,45 +160,53 @@ def bench_batching(
 
 def write_best(archive: Path, points: Sequence[LoadPoint], report: Progress) -> None:
     """Write the best setting into an archive, as `camserve configure` does. ConfigError: none is within the limit."""
-    limit = find_limit(points, read_contents(archive).settings.runtime.latency_ms)
-    best = choose_best(points, limit)
+    latency_ms = read_contents(archive).settings.runtime.latency_ms
+    best = choose_best(points, latency_ms)
     if best is None:
-        raise ConfigError(f"{_describe_none(points, limit)}; nothing was written")
+        raise ConfigError(f"{_describe_none(points, latency_ms)}; nothing was written")
     changes = configure_archive(archive, archive, best.setting.pairs, report)
     report("; ".join(changes) if changes else "it is the setting that the archive has: nothing was written")
 
 
-def _describe_none(points: Sequence[LoadPoint], limit: float) -> str:
+def _describe_none(points: Sequence[LoadPoint], latency_ms: int | None) -> str:
     least = min(point.p99 for point in points)
-    return f"no setting keeps its p99 within {limit:.0f} ms; the least is {least:.0f} ms: state runtime.latency_ms anew"
+    return (
+        f"no setting keeps its p99 within {latency_ms} ms; the least is {least:.0f} ms: state runtime.latency_ms anew"
+    )
 
 
 def make_batching_report(
     points: Sequence[LoadPoint], contents: Contents, command: str, machine: dict[str, str]
 ) -> BenchReport:
-    """Return the best throughput of every setting within the limit, the choice, and all that was measured."""
-    stated = contents.settings.runtime.latency_ms
-    limit = find_limit(points, stated)
-    settings = dict.fromkeys(point.setting for point in points)
-    rows = [_row(setting, [point for point in points if point.setting == setting], limit) for setting in settings]
-    best = choose_best(points, limit)
-    said = "which runtime.latency_ms states" if stated else "twice the least, since runtime.latency_ms states none"
-    chosen = Table(
-        f"The choice: the most answers a second within a p99 of {limit:.0f} ms, {said}",
-        HEAD,
-        [
-            (_describe_none(points, limit), *[""] * (len(HEAD) - 1))
-            if best is None
-            else _row(best.setting, [best], limit)
-        ],
-    )
-    measured = Table(f"{contents.name}, explained: each setting at its best within a p99 of {limit:.0f} ms", HEAD, rows)
-    return BenchReport("batching", command, machine, [chosen, measured], [], list(points))
+    """Return the choice, and every setting at its own best."""
+    latency_ms = contents.settings.runtime.latency_ms
+    if latency_ms is None:
+        rule = f"the least p99 that still answers {NEARLY_ALL:.0%} of the most a second"
+        said = f"{rule}, since runtime.latency_ms states none"
+    else:
+        rule = f"the most answers a second within a p99 of {latency_ms} ms"
+        said = f"{rule}, which runtime.latency_ms states"
+    by_setting: dict[BatchingSetting, list[LoadPoint]] = {}
+    for point in points:
+        by_setting.setdefault(point.setting, []).append(point)
+    best = choose_best(points, latency_ms)
+    no_choice = (_describe_none(points, latency_ms), *[""] * (len(HEAD) - 1))
+    chosen = no_choice if best is None else _row(best, by_setting[best.setting])
+    rows = [_row(choose_best(found, latency_ms), found) for found in by_setting.values()]
+    tables = [
+        Table(f"The choice: {said}", HEAD, [chosen]),
+        Table(f"{contents.name}, explained: each setting at {rule}", HEAD, rows),
+    ]
+    return BenchReport("batching", command, machine, tables, [], list(points))
 
 
-def _row(setting: BatchingSetting, points: Sequence[LoadPoint], limit: float) -> tuple[str, ...]:
+def _row(best: LoadPoint | None, points: Sequence[LoadPoint]) -> tuple[str, ...]:
+    """Return the line of one setting; ``best`` is its point that is chosen, ``points`` are all of its own."""
+    setting = points[0].setting
+    most = max(points, key=lambda point: point.throughput)
+    alone = next((f"{point.p99:.0f}" for point in points if point.connections == 1), "")
+    of_best = ("none within it", "", "")
+    if best is not None:
+        of_best = (f"{best.throughput:.2f}", f"{best.p99:.0f}", str(best.connections))
     said = (str(setting.batch_size), str(setting.delay), str(setting.workers), str(setting.threads))
-    best = choose_best(points, limit)
-    if best is None:
-        return (*said, "none within it", f"{min(point.p99 for point in points):.0f}", "")
-    return (*said, f"{best.throughput:.2f}", f"{best.p99:.0f}", str(best.connections))
+    return (*said, *of_best, f"{most.throughput:.2f}", f"{most.p99:.0f}", alone)

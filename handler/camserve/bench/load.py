@@ -46,6 +46,10 @@ class LoadReply:
     body: bytes
 
 
+NO_REPLY = LoadReply(0, b"")  # the server closed the connection, or was silent for too long
+BROKEN = (OSError, EOFError, asyncio.TimeoutError)  # of a connection; the last is an OSError from Python 3.11 on
+
+
 @dataclass(frozen=True)
 class Load:
     """The result of some seconds of requests."""
@@ -82,7 +86,10 @@ class _Run:
         request = self._requests[number % len(self._requests)]
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
         writer.write(request)
-        reply = await asyncio.wait_for(_read(reader), PATIENCE)
+        try:
+            reply = await asyncio.wait_for(_read(reader), PATIENCE)
+        except BROKEN:
+            reply = NO_REPLY
         if reply.status == OK:
             self._latencies.append(time.perf_counter() - since)
             self._sizes.append(len(reply.body))

@@ -153,8 +153,14 @@ def make_profile_report(turns: Mapping[str, Sequence[Turn]], command: str, setti
     rows = [(name, *(_spread(found, read) for found in turns.values())) for name, read in lines]
     share = [format_spread(spread_of([turn.outside / turn.worker for turn in found])) for found in turns.values()]
     rows.append(("share of the worker's outside the network", *share))
-    table = Table("Milliseconds of the processor for one answer", ("step", *(Path(name).stem for name in turns)), rows)
+    table = Table("Milliseconds of the processor for one answer", ("step", *_name_columns(list(turns))), rows)
     return BenchReport("profile", command, setting, [table], [], dict(turns))
+
+
+def _name_columns(paths: Sequence[str]) -> Sequence[str]:
+    """Return the archives' names, or their paths where two have one name."""
+    names = [Path(path).stem for path in paths]
+    return names if len(set(names)) == len(names) else paths
 
 
 def _step(turn: Turn, name: str) -> float:

@@ -19,6 +19,7 @@ import psutil
 import torch
 
 from camserve.bench.pairs import Spread
+from camserve.build.write_file import write_text
 
 PACKAGES = (
     "camserve",
@@ -95,15 +96,14 @@ def format_spread(value: Spread | None, digits: int = 3) -> str:
 
 
 def write_report_json(report: BenchReport, path: Path) -> None:
-    """Write every number; one that was not measured is null."""
+    """Write every number; one that was not measured is null. ConfigError: the file cannot be written."""
     block = {
         "benchmark": report.name,
         "command": report.command,
         "setting": dict(report.setting),
         "data": to_plain(report.data),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(block, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(block, indent=1, allow_nan=False) + "\n")
 
 
 def to_plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from camserve.build.label_files import read_class_names
 from camserve.build.local_modules import module_files
 from camserve.build.locate import archive_name, find_file, find_weights, module_path
 from camserve.build.preprocess.geometry import input_spec
-from camserve.build.recipe import Recipe
+from camserve.build.recipe import QuantiseChoice, Recipe
 from camserve.build.server_keys import check_server_keys
 from camserve.build.weights.convert import is_program
 from camserve.errors import ConfigError, RequestError, unknown_choice
@@ -36,8 +36,8 @@ def check_recipe(recipe: Recipe) -> None:
     if archive_name(recipe.name) != recipe.name:
         raise ConfigError(f"name '{recipe.name}' may hold letters, digits, '.', '_' and '-' alone")
     input_spec(recipe.preprocess)
-    if recipe.quantise.photos is not None and recipe.runtime.precision != "int8":
-        raise ConfigError("quantise.photos calibrates int8: set runtime.mode openvino and runtime.precision int8")
+    if recipe.quantise != QuantiseChoice() and recipe.runtime.precision != "int8":
+        raise ConfigError("quantise is for int8 alone: set runtime.mode openvino and runtime.precision int8")
     _check_files(recipe)
     for method in recipe.methods:
         if method not in METHODS:

@@ -14,6 +14,7 @@ from camserve.errors import RequestError
 from camserve.monitor.audit import describe_row
 from camserve.monitor.audit_record import SAMPLED, AuditRecord
 from camserve.monitor.recorder import Finished
+from camserve.serving.heap import trim_grown_heap
 from camserve.values import RawRequest, Request
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class ArchiveAsker:
                 yield refused(picture)
             else:
                 yield make_row(picture, json.loads(next(responses).body), next(records, None))
+        trim_grown_heap()
 
 
 def _batches(pictures: Iterable[Loaded], size: int) -> Iterator[Batch]:

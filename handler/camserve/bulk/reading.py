@@ -14,7 +14,7 @@ from camserve.bulk.sources import Photo
 from camserve.errors import ConfigError, TooManyBytes, first_line
 
 THREADS = 4
-AHEAD = 64  # pictures in memory
+AHEAD, AHEAD_BYTES = 64, 256_000_000  # pictures in memory, and what their files have together
 MOST_BYTES = 100_000_000  # of a picture whose archive's limit is not known
 UNREADABLE = "unreadable"  # the code of a picture that cannot be read
 
@@ -31,14 +31,30 @@ class Loaded:
 
 def read_ahead(photos: Iterable[Photo], most_bytes: int = MOST_BYTES) -> Iterator[Loaded]:
     """Yield the pictures in order, some of them read ahead; longer ones than ``most_bytes`` are refused."""
-    waiting: deque[Future[Loaded]] = deque()
+    waiting: deque[tuple[int, Future[Loaded]]] = deque()
+    held = 0
     with ThreadPoolExecutor(THREADS, "read") as threads:
         for photo in photos:
-            waiting.append(threads.submit(load, photo, most_bytes))
-            if len(waiting) == AHEAD:
-                yield waiting.popleft().result()
+            size = _size(photo, most_bytes)
+            while waiting and (len(waiting) == AHEAD or held + size > AHEAD_BYTES):
+                freed, first = waiting.popleft()
+                held -= freed
+                yield first.result()
+            waiting.append((size, threads.submit(load, photo, most_bytes)))
+            held += size
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[1].result()
+
+
+def _size(photo: Photo, most_bytes: int) -> int:
+    """Return how many bytes of a picture will be in memory, as far as its file is here."""
+    if is_remote(photo.path):
+        return 0
+    try:
+        size = os.stat(photo.path).st_size
+    except (OSError, ValueError):
+        return 0
+    return size if size <= most_bytes else 0
 
 
 def load(photo: Photo, most_bytes: int = MOST_BYTES) -> Loaded:
@@ -51,7 +67,7 @@ def load(photo: Photo, most_bytes: int = MOST_BYTES) -> Loaded:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 return Loaded(photo, code=UNREADABLE, message="it is no file")
-            return _too_long(photo, status.st_size, most_bytes) or Loaded(photo, file.read(most_bytes))
+            return _too_long(photo, status.st_size, most_bytes) or Loaded(photo, file.read(status.st_size))
     except (OSError, ValueError, ConfigError) as error:
         return Loaded(photo, code=UNREADABLE, message=getattr(error, "strerror", None) or first_line(error))
 

@@ -130,10 +130,11 @@ def load_asker(folder: Path, contents: Contents, options: Mapping[str, str], thr
 
     from camserve.build.mar.unpack import load_unpacked
     from camserve.bulk.archive import ArchiveAsker
-    from camserve.serving.heap import keep_heap, share_heap
+    from camserve.serving.heap import keep_heap, limit_heap, share_heap
 
     torch.set_num_threads(threads)
     share_heap()
     pipeline = load_unpacked(folder, contents)
     keep_heap()
+    limit_heap(BYTES_OF_A_WORKER)
     return ArchiveAsker(pipeline, options)

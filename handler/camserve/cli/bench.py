@@ -55,6 +55,16 @@ DEFAULTS: dict[str, Any] = {
     "delay": 10,
     "batch_size": 8,
 }
+AS_A_LIBRARY = ("models", "batches", "pairs", "threads", "precision", "cpu_time")
+# The options that say how one benchmark measures; any goes with quick, json and docs.
+OPTIONS = {
+    "engine": AS_A_LIBRARY,
+    "gpu": AS_A_LIBRARY,
+    "shortcuts": AS_A_LIBRARY,
+    "server": ("models", "threads", "delay", "batch_size"),
+    "profile": ("threads",),
+    "batching": ("write",),
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +107,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the report, and write what was asked for. ConfigError: an option does not go with the others."""
     check_archives(args.archives, _chosen(args))
-    if args.write and not args.batching:
-        raise ConfigError("--write goes with --batching")
+    _check_options(args)
+    _check_places(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
         os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the workers
@@ -111,6 +121,26 @@ def run(args: argparse.Namespace) -> int:
     if args.write:
         write_best(args.archives[0], report.data, say)
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse (ConfigError) an option that the chosen benchmark would pass over."""
+    usual = {**DEFAULTS, "write": False, "cpu_time": False}
+    for name, value in usual.items():
+        if getattr(args, name) != value and name not in OPTIONS[_chosen(args)]:
+            fitting = [f"--{benchmark}" for benchmark, names in OPTIONS.items() if name in names]
+            raise ConfigError(
+                f"--{name.replace('_', '-')} goes with {' or '.join(fitting)}, not with --{_chosen(args)}"
+            )
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Refuse (ConfigError) files that cannot be written: measuring takes minutes, and would be lost."""
+    places = [args.json] * bool(args.json) + args.archives[:1] * args.write + [DOCS / "bench.md"] * args.docs
+    for place in places:
+        folder = next(parent for parent in place.absolute().parents if parent.exists())
+        if place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ConfigError(f"cannot write {place}: {'it is a folder' if place.is_dir() else f'look at {folder}'}")
 
 
 def _chosen(args: argparse.Namespace) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any
 
@@ -12,7 +14,8 @@ from camserve.errors import BadEncoding, BadJson, TooManyBytes, quote
 from camserve.settings import Limits
 
 MAX_DEPTH = 12  # a batch of pixels as nested lists, inside an input of a body of a row, has 9
-MOST_CONTAINERS = 1_000_000  # lists and objects; each pixel may be one
+MOST_CONTAINERS = 1_000_000  # lists and objects; each pixel may be a list
+MOST_OBJECTS, MOST_TEXTS = 100_000, 200_000  # 8 bytes of a body may be an object of 230, or a name and its place of 130
 BESIDE_PICTURE = 65_536  # bytes of options, names and ids beside a picture
 GZIP, ZLIB, RAW = 31, 15, -15  # zlib's numbers of formats
 SPACE = " \t\r\n\ufeff"
@@ -66,9 +69,9 @@ def read_json(value: bytes | str, most: int) -> Mapping[str, Any]:
         raise TooManyBytes(f"the JSON body has {len(value)} bytes; the limit is {most}")
     try:
         text = (value if isinstance(value, str) else value.decode("utf-8")).lstrip(SPACE)
-        if text.count("{") + text.count("[") > MOST_CONTAINERS:
-            raise TooManyBytes(f"the JSON body holds more than {MOST_CONTAINERS} lists and objects")
-        parsed = json.loads(text)
+        _check_counts(text)
+        with _without_collector():
+            parsed = json.loads(text)
     except RecursionError:
         raise BadJson(f"the JSON is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
@@ -77,6 +80,30 @@ def read_json(value: bytes | str, most: int) -> Mapping[str, Any]:
         raise BadJson("the JSON body must be an object")
     check_depth(parsed)
     return parsed
+
+
+def _check_counts(text: str) -> None:
+    """Refuse (TooManyBytes) JSON of very many parts, each of which takes many times its bytes in memory."""
+    parts = (
+        ("objects", text.count("{"), MOST_OBJECTS),
+        ("texts", text.count('"') // 2, MOST_TEXTS),
+        ("lists", text.count("["), MOST_CONTAINERS),
+    )
+    for what, count, most in parts:
+        if count > most:
+            raise TooManyBytes(f"the JSON body holds more than {most} {what}")
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep Python's collector away: it visits a million new lists, and all objects of torch, again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def check_depth(value: Mapping[str, object]) -> None:

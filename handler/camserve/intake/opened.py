@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from camserve.errors import (
     BadBase64,
@@ -25,6 +25,7 @@ from camserve.errors import (
     quote,
 )
 from camserve.input_spec import InputSpec
+from camserve.intake.avif import FrameSize, frame_sizes
 from camserve.intake.containers import check_parts, has_many_scans, sniff, webp_size
 from camserve.intake.exif import UPRIGHT, check_tags, read_orientation
 from camserve.settings import Limits
@@ -42,6 +43,8 @@ BYTES_OF_MODES = {"1": 1, "L": 1, "P": 1}  # of a pixel in Pillow's memory; 4 in
 BYTES_OF_RGB = 4
 BYTES_OF_COEFFICIENT = 2  # a JPEG's, of which each pixel of each channel has one
 TIFF_CODECS = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "group3", "group4", "tiff_ccitt")
+TIFF_BITS, TIFF_STRIP_ROWS, TIFF_TILE_SIDES = 258, 278, (322, 323)  # tags
+MOST_FRAMES = 4  # times the pixels of an AVIF: its first frame stands in it as an item and in a track, each with alpha
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 Enough = Callable[[int, int], tuple[int, int]]
@@ -68,13 +71,14 @@ class OpenedPicture:
     height: int
     wanted: tuple[int, int] | None  # of a JPEG: how many pixels across and down are worth decoding, before rotation
     pixels: int  # that will be decoded
+    unpacked: int = 0  # bytes of a TIFF's strip or tile, which its decoder holds beside the picture
 
     @cached_property  # whether there are many scans takes a walk over the file
     def weight(self) -> int:
         """How many bytes decoding will hold at most, the picture's RGB copy included."""
         own = BYTES_OF_MODES.get(self.mode, 4)
         turned = 0 if self.orientation == UPRIGHT else own
-        held = self.pixels * (BYTES_OF_DECODERS.get(self.kind, own + turned) + BYTES_OF_RGB)
+        held = self.pixels * (BYTES_OF_DECODERS.get(self.kind, own + turned) + BYTES_OF_RGB) + self.unpacked
         if not has_many_scans(self.kind, self.data):
             return held
         # Every coefficient of the upload, at whatever size it is decoded.
@@ -101,9 +105,12 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
     check_tags(kind, data)
     if kind == "WEBP":
         _check_most(kind, *webp_size(data), limits)  # Pillow takes the memory of two whole pictures to open one
+    if kind == "AVIF":
+        _check_frames(frame_sizes(data), limits)
     with refusals(kind), Image.open(BytesIO(data), formats=[kind]) as opened:
         _check_size(kind, opened.width, opened.height, limits)
         _check_codec(kind, opened)
+        unpacked = _check_strips(opened, limits) if isinstance(opened, TiffImagePlugin.TiffImageFile) else 0
         orientation = read_orientation(kind, data)
         sideways = orientation in SIDEWAYS
         width, height = _turned(opened.size) if sideways else opened.size
@@ -112,7 +119,8 @@ def open_picture(image: object, limits: Limits, enough: Enough = whole, spec: In
             needed = enough(width, height)
             wanted = _turned(needed) if sideways else needed
             opened.draft(None, wanted)
-        return OpenedPicture(kind, data, opened.mode, orientation, width, height, wanted, opened.width * opened.height)
+        pixels = opened.width * opened.height
+        return OpenedPicture(kind, data, opened.mode, orientation, width, height, wanted, pixels, unpacked)
 
 
 def _turned(size: tuple[int, int]) -> tuple[int, int]:
@@ -166,13 +174,22 @@ def _check_size(kind: str, width: int, height: int, limits: Limits) -> None:
         raise TooManyPixels(f"the picture is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other")
 
 
-def _check_most(kind: str, width: int, height: int, limits: Limits) -> None:
+def _check_most(kind: str, width: int, height: int, limits: Limits, part: str = "picture") -> None:
     most = min(limits.max_pixels, MOST_PIXELS.get(kind, limits.max_pixels))
     if width * height > most or max(width, height) > limits.max_side:
         raise TooManyPixels(
-            f"the {kind} picture is {width} x {height} pixels; the limit is {most} pixels in all and "
+            f"the {kind} {part} is {width} x {height} pixels; the limit is {most} pixels in all and "
             f"{limits.max_side} a side"
         )
+
+
+def _check_frames(frames: Sequence[FrameSize], limits: Limits) -> None:
+    """Refuse (TooManyPixels) what an AVIF's decoder would unpack, whatever size its boxes name."""
+    most = MOST_FRAMES * min(limits.max_pixels, MOST_PIXELS["AVIF"])
+    for frame in frames:
+        _check_most("AVIF", frame.width, frame.height, limits)
+    if sum(frame.width * frame.height for frame in frames) > most or any(frame.most > most for frame in frames):
+        raise TooManyPixels(f"the AVIF picture's data may unpack to more than {most} pixels: save it anew")
 
 
 def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
@@ -183,3 +200,17 @@ def _check_codec(kind: str, opened: ImageFile.ImageFile) -> None:
     if any(tile[0] == "bmp_rle" for tile in opened.tile):
         # Pillow unpacks these pixel by pixel in Python: 21 kB took 4 s.
         raise UnsupportedFormat("the BMP picture is run-length encoded: send it uncompressed, or as PNG")
+
+
+def _check_strips(opened: TiffImagePlugin.TiffImageFile, limits: Limits) -> int:
+    """Return the bytes of a strip or tile as its decoder unpacks it.
+
+    TooManyPixels: its tiles are larger than a picture may be; those of one of 64 x 64 pixels took gigabytes.
+    """
+    tags = opened.tag_v2
+    width, height = (tags.get(tag, 0) for tag in TIFF_TILE_SIDES)
+    if width > 0 and height > 0:
+        _check_most("TIFF", width, height, limits, "tile")
+    else:
+        width, height = opened.width, max(0, min(opened.height, tags.get(TIFF_STRIP_ROWS, opened.height)))
+    return int(width * height * -(-sum(tags.get(TIFF_BITS, (1,))) // 8))

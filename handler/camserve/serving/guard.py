@@ -21,7 +21,7 @@ def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError
     try:
         return work(*args)
     except RequestError as error:
-        return error
+        return _without_frames(error)
     except ConfigError as error:  # the network did what it did not do at the build
         logger.error("camserve: %s", error)
         return ModelFailed(str(error))
@@ -32,6 +32,12 @@ def attempt(work: Callable[..., Result], *args: object) -> Result | RequestError
         logger.exception("unexpected failure")
         kind = ModelFailed if isinstance(error, RuntimeError) else InternalError
         return kind(f"the server failed on this picture ({type(error).__name__}); the log says more")
+
+
+def _without_frames(error: RequestError) -> RequestError:
+    """Free what a refusal's traceback holds: the row's bytes, until Python's collector comes by."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def attempt_rows(

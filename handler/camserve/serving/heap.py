@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 from contextlib import suppress
+from pathlib import Path
 
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
 KEPT_BYTES = 512 * 2**20  # free bytes at the end of the heap that are kept; those between blocks all are
+SPARE_BYTES = 128 * 2**20  # that a process may grow by before its free memory is returned
+
+_limit = math.inf  # resident bytes of this process
 
 
 def share_heap() -> None:
@@ -24,6 +30,30 @@ def keep_heap() -> None:
     trim_heap()
     _set(M_MMAP_MAX, 0)
     _set(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def limit_heap(least: int = 0) -> None:
+    """Set the most that ``trim_grown_heap`` leaves: what is resident now and a little more, or ``least`` bytes."""
+    global _limit
+    with suppress(OSError):
+        _limit = max(_resident() + SPARE_BYTES, least, 0 if math.isinf(_limit) else _limit)
+
+
+def trim_grown_heap() -> None:
+    """Return all free memory to the system where this process has grown beyond its limit; without one, do nothing.
+
+    One batch of rare pictures or methods would otherwise be kept for good, at the cost of whoever shares the machine.
+    """
+    if math.isinf(_limit):
+        return
+    with suppress(OSError):
+        if _resident() > _limit:
+            trim_heap()
+            limit_heap()  # what is in use stays: to trim again for it is of no use
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def trim_heap() -> None:

@@ -52,7 +52,10 @@ def _photos(
     _require_best_class(settings)
     if choice.photos is not None:
         return read_calibration(choice, settings, transform, report)
-    report(f"int8: calibrated and tried on the same {len(samples)} samples alone: --calibrate FOLDER takes photos")
+    report(
+        f"int8: calibrated and tried on the same {len(samples)} samples alone: quantise.photos of a recipe, or "
+        "--calibrate FOLDER without one, takes photos"
+    )
     return QuantisePhotos(list(samples))
 
 

@@ -25,7 +25,7 @@ from camserve.serving.engines.kserve import open_body
 from camserve.serving.engines.rows import SentRow, read_row
 from camserve.serving.engines.v2 import LENGTH_HEADER, is_v2, refuse_v2
 from camserve.serving.guard import attempt
-from camserve.serving.heap import keep_heap, share_heap, trim_heap
+from camserve.serving.heap import keep_heap, limit_heap, share_heap, trim_grown_heap, trim_heap
 from camserve.serving.load import load_archive
 from camserve.serving.logs import guard_logs
 from camserve.serving.pace import Pace, seconds_of_a_batch
@@ -63,6 +63,11 @@ class Answering:
 
     def answer(self, rows: Sequence[ReceivedRow]) -> list[Response]:
         """Return one response a row; never raises."""
+        responses = self._answer(rows)
+        trim_grown_heap()
+        return responses
+
+    def _answer(self, rows: Sequence[ReceivedRow]) -> list[Response]:
         envelopes = [self._open(number, row) for number, row in enumerate(rows)]
         answers = iter(self.pipeline.answer([request for envelope in envelopes for request in envelope.requests]))
         responses = []
@@ -133,6 +138,7 @@ def load_worker(
     pipeline = load_archive(folder, _settings(config), name, version, device)
     keep_heap()
     _set_pace(pipeline, batch_size, float(config.get("responseTimeout", RESPONSE_TIMEOUT)))
+    limit_heap()  # by the largest batch of usual requests, which has just been run
     trim_heap()
     return pipeline
 
