@@ -53,6 +53,10 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(items):
+    """Count what needs the shipped archive to the live tests: it takes longer to build than a server to start."""
+    for item in items:
+        if "imagenet" in item.fixturenames:
+            item.add_marker("server")
     items.sort(key=by_length)
 
 
@@ -116,6 +120,21 @@ def imagenet(build_once):
         return build_archive(load_recipe(RECIPE), folder, lambda line: None, fresh_process=False)
 
     return build_once("imagenet", build)
+
+
+@pytest.fixture(scope="session")
+def pets(build_once):
+    """An archive of three classes."""
+    from camserve.build.archive import build_archive
+    from camserve.build.recipe import load_recipe
+    from model_file import quiet, write_pets
+
+    def build(folder):
+        recipe = write_pets(folder)
+        recipe.write_text(recipe.read_text() + "methods: [gradcam, layercam]\n")
+        return build_archive(load_recipe(recipe), folder / "store", quiet, fresh_process=False)
+
+    return build_once("pets", build)
 
 
 @pytest.fixture
