@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from scheduling import FilesByServer, by_length
+from scheduling import FilesBySharing, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
 SERVERS = Path(__file__).parent / "server"
@@ -32,8 +32,8 @@ def pytest_configure():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Let one process run all the files of a live server."""
-    return FilesByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+    """Let one process run all files that share what takes long to start."""
+    return FilesBySharing(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -9,9 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
 import numpy as np
-import pandas
 import psutil
 import pyarrow as pa
 import pytest
@@ -119,6 +117,9 @@ def test_a_map_is_as_exact_as_its_type_and_zero_stays_zero(grid, evidence):
 
 
 def test_other_tools_read_a_run(runs):
+    import duckdb
+    import pandas
+
     _, out = runs
     pattern = str(out / "shards" / "*.parquet")
     table = pandas.concat(pandas.read_parquet(path) for path in sorted((out / "shards").iterdir()))
