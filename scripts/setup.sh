@@ -1,8 +1,6 @@
 # Sourced by the other scripts: set_up EXTRAS makes .venv and installs the project into it; set_up_kserve,
 # set_up_clients, set_up_integrations and set_up_newman make environments of their own for other projects' packages.
 
-unset PYTHONDONTWRITEBYTECODE  # with it every process of a run compiles all tests and all of camserve anew
-
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "camserve: $*"; exit 1; }
 
