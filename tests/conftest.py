@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from scheduling import FilesByServer, by_length
+from scheduling import FilesBySharing, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
 SERVERS = Path(__file__).parent / "server"
@@ -32,8 +32,8 @@ def pytest_configure():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Let one process run all the files of a live server."""
-    return FilesByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+    """Let one process run all files that share what takes long to start."""
+    return FilesBySharing(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -53,6 +53,10 @@ def pytest_collection():
 
 
 def pytest_collection_modifyitems(items):
+    """Count what needs the shipped archive to the live tests: it takes longer to build than a server to start."""
+    for item in items:
+        if "imagenet" in item.fixturenames:
+            item.add_marker("server")
     items.sort(key=by_length)
 
 
@@ -116,6 +120,21 @@ def imagenet(build_once):
         return build_archive(load_recipe(RECIPE), folder, lambda line: None, fresh_process=False)
 
     return build_once("imagenet", build)
+
+
+@pytest.fixture(scope="session")
+def pets(build_once):
+    """An archive of three classes."""
+    from camserve.build.archive import build_archive
+    from camserve.build.recipe import load_recipe
+    from model_file import quiet, write_pets
+
+    def build(folder):
+        recipe = write_pets(folder)
+        recipe.write_text(recipe.read_text() + "methods: [gradcam, layercam]\n")
+        return build_archive(load_recipe(recipe), folder / "store", quiet, fresh_process=False)
+
+    return build_once("pets", build)
 
 
 @pytest.fixture

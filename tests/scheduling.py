@@ -2,8 +2,8 @@
 
 from xdist.scheduler import LoadScopeScheduling
 
-# Files that talk to one live server: the process that starts it runs them all.
-SERVERS = {
+# Files that share what takes long to start, a live server or OpenVINO's exporter: one process runs them all.
+SHARING = {
     "imagenet": (
         "test_torchserve.py",
         "test_routes.py",
@@ -12,6 +12,8 @@ SERVERS = {
         "test_hostile_clients.py",
     ),
     "faulty": ("test_faults.py", "test_unsafe.py"),
+    # in this order: after NNCF has run in a process, warnings of loading are missing in its log
+    "openvino": ("test_selftest.py", "test_compiled.py", "test_quantise.py", "test_engine.py", "test_attended.py"),
 }
 # The longest, which begin first, so that no process waits for another at the end.
 FIRST = (
@@ -27,26 +29,26 @@ FIRST = (
     "test_supervised_front.py",
     "test_frontend.py",
     "test_compiled_server.py",
-    "test_shards.py",
-    "test_configure.py",
-    "test_explainer.py",
-    "test_archive_file.py",
+    "openvino",
     "test_sources.py",
-    "test_runtime.py",
-    "test_compiled.py",
+    "test_shards.py",
+    "test_archive_file.py",
+    "test_configure.py",
     "test_archive.py",
-    "test_selftest.py",
     "test_report.py",
+    "test_run.py",
     "test_probe.py",
-    "test_baseline.py",
-    "test_tour.py",
-    "test_package.py",
+    "test_windows.py",
+    "test_card.py",
     "test_agreement.py",
+    "test_baseline.py",
+    "test_package.py",
+    "test_tour.py",
 )
 
 
-class FilesByServer(LoadScopeScheduling):
-    """Gives each process whole files, and all files of one server to one process."""
+class FilesBySharing(LoadScopeScheduling):
+    """Gives each process whole files, and all files that share something to one process."""
 
     def __init__(self, config, log=None):
         config.option.loadscopereorder = False  # the order is that of collection
@@ -57,11 +59,11 @@ class FilesByServer(LoadScopeScheduling):
         return SHARED.get(file.rpartition("/")[2], file)
 
 
-SHARED = {file: server for server, files in SERVERS.items() for file in files}
+SHARED = {file: scope for scope, files in SHARING.items() for file in files}
 
 
 def by_length(item):
-    """Return a key that sorts the tests of the longest files first."""
+    """Return a key that sorts the tests of the longest files first, and files that share something in their order."""
     file = item.path.name
     scope = SHARED.get(file, file)
-    return FIRST.index(scope) if scope in FIRST else len(FIRST)
+    return FIRST.index(scope) if scope in FIRST else len(FIRST), SHARING.get(scope, (file,)).index(file)

@@ -1,7 +1,7 @@
 """An explainer in this process gives the answers that an archive of the same network gives."""
 
-import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from torchvision import models
 from torchvision.transforms import InterpolationMode, v2
 
 from camserve import Explainer, errors
+from camserve.build.archive import build_archive
 from camserve.build.locate import find_file
 from camserve.build.mar.unpack import open_archive
 from camserve.build.preprocess.transforms import read_preprocessing
@@ -19,16 +20,12 @@ from camserve.build.stage_network import stage_network
 from camserve.client.answers import read_answer
 from camserve.input_spec import InputSpec
 from camserve.values import RawRequest
-from conftest import RECIPE
+from model_file import quiet, write_pets
 from small_networks import Network, settle
 
 SMALL = {"resize": 64, "crop": 64}
 METHODS = ("gradcam", "layercam")
 NAMES = ["cup", "cat", "dog", "bird", "tree"]
-
-
-def quiet(_line):
-    pass
 
 
 def of_request(answer):
@@ -51,26 +48,20 @@ def explainer():
 
 
 @pytest.fixture(scope="module")
-def lite(tmp_path_factory):
-    """The network of the shipped recipe, and the recipe."""
-    recipe = load_recipe(RECIPE)
-    network, _ = stage_network(recipe, tmp_path_factory.mktemp("content"), recipe.preprocess.shape, quiet)
-    return network, recipe
-
-
-@pytest.fixture(scope="module")
-def twins(lite, imagenet):
+def twins(tmp_path_factory):
     """The explainer of a network, and the pipeline of its archive."""
-    network, recipe = lite
+    folder = tmp_path_factory.mktemp("twins")
+    recipe = replace(load_recipe(write_pets(folder)), methods=METHODS)
+    network, _ = stage_network(recipe, folder, recipe.preprocess.shape, quiet)
     samples = [find_file(sample) for sample in recipe.samples]
     own = Explainer(network, recipe.labels, recipe.preprocess, methods=METHODS, samples=samples, report=quiet)
-    with open_archive(imagenet) as pipeline:
+    with open_archive(build_archive(recipe, folder, quiet, fresh_process=False)) as pipeline:
         yield own, pipeline
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"target": ["cup", "index:3"], "contrast": "next"}, {"evidence": "signed", "format": "grid,overlay"}],
+    [{}, {"target": ["dog", "index:2"], "contrast": "next"}, {"evidence": "signed", "format": "grid,overlay"}],
 )
 def test_the_answer_is_that_of_an_archive(twins, coffee, options):
     own, pipeline = twins
@@ -223,7 +214,7 @@ def compose(*steps):
 def test_a_transform_that_keys_can_say_is_written_as_keys(transform, keys):
     found = read_preprocessing(transform, quiet)
     assert found.transform is None
-    assert found.spec == dataclasses.replace(InputSpec(), **keys)
+    assert found.spec == replace(InputSpec(), **keys)
 
 
 def test_another_transform_is_run_as_it_is(coffee):

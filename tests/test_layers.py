@@ -5,6 +5,7 @@ import re
 import sys
 from collections import defaultdict
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 from camserve.build.archive import SERVED
@@ -39,13 +40,16 @@ def room_of(path):
     return parts[0] if len(parts) == 1 else parts[1]
 
 
+@cache
 def imports(path):
+    names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
-            yield node.module
+            names.append(node.module)
+    return names
 
 
 def test_every_room_has_a_floor_and_every_served_name_is_a_room():

@@ -30,6 +30,7 @@ def test_the_notebook_holds_no_answers_of_an_earlier_run():
     assert TOUR.stat().st_size < 10_000
 
 
+@pytest.mark.server  # a network of common size
 def test_every_cell_shows_what_it_says(shown, capsys):
     values, names = shown
     pages = [value._repr_html_() for value in values if hasattr(value, "_repr_html_")]

@@ -19,8 +19,8 @@ from camserve.operate.ray_here import share
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
-def test_without_ray_one_line_says_what_to_install(imagenet):
-    command = [sys.executable, "-c", WITHOUT_RAY, "serve", str(imagenet), "--engine", "ray"]
+def test_without_ray_one_line_says_what_to_install(pets):
+    command = [sys.executable, "-c", WITHOUT_RAY, "serve", str(pets), "--engine", "ray"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "camserve: --engine ray needs ray: pip install 'camserve[ray]'"

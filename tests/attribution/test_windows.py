@@ -141,16 +141,17 @@ def test_it_is_the_papers_on_the_grid_whatever_windows_a_network_cuts(kind, firs
     assert distance(found, expected) < 1e-4
 
 
-def test_it_is_the_same_as_served():
+def test_it_is_the_same_as_served(explainer):
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     picture = (pixels[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
-    answer = explainer()(Image.fromarray(picture), target="class 2", method="attention")
+    answer = explainer(Image.fromarray(picture), target="class 2", method="attention")
     shown = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
     expected = by_definition(swin("v1"), shown, 0, 2, [(16, 16)] * 2 + [(8, 8)] * 2, 0)
     explanation = answer.explanations[0]
     assert distance(torch.tensor(explanation.grid) * explanation.scale, expected) < 1e-3
 
 
+@pytest.fixture(scope="module")
 def explainer():
     plain = {"resize": 64, "crop": 64, "mean": [0, 0, 0], "std": [1, 1, 1]}
     return Explainer(swin("v1"), NAMES, plain, layer="features.0", methods=["gradcam", "attention"], report=quiet)
@@ -198,8 +199,8 @@ def test_what_is_kept_of_windows_grows_with_the_grid_and_not_with_its_square():
         assert sum(value.numel() for value in kept) <= 2 * positions
 
 
-def test_windows_are_found_before_the_first_request():
-    pipeline = explainer()._pipeline
+def test_windows_are_found_before_the_first_request(explainer):
+    pipeline = explainer._pipeline
     _known.clear()
     warm_up(pipeline, 1)
     assert pipeline.network in _known

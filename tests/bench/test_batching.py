@@ -59,16 +59,16 @@ def test_without_a_stated_p99_the_knee_is_chosen_and_not_the_lone_connection():
     assert choose_best(POINTS[:1], None) == POINTS[0]
 
 
-def test_the_report_names_the_choice_and_what_each_setting_gives(imagenet):
-    report = make_batching_report(POINTS, read_contents(imagenet), "camserve bench --batching", {})
+def test_the_report_names_the_choice_and_what_each_setting_gives(pets):
+    report = make_batching_report(POINTS, read_contents(pets), "camserve bench --batching", {})
     chosen, measured = report.tables
     assert "the least p99 that still answers 90% of the most a second, since runtime.latency_ms" in chosen.title
     assert chosen.rows == [("4", "5", "2", "1", "62.00", "90", "8", "63.00", "210", "60")]
     assert measured.rows == [("8", "10", "1", "2", "60.00", "140", "8", "64.00", "300", "50"), chosen.rows[0]]
 
 
-def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet, tmp_path):
-    archive = stating(imagenet, 40, tmp_path)
+def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(pets, tmp_path):
+    archive = stating(pets, 40, tmp_path)
     before = archive.read_bytes()
     chosen, measured = make_batching_report(POINTS, read_contents(archive), "", {}).tables
     assert "40 ms, which runtime.latency_ms states" in chosen.title
@@ -82,8 +82,8 @@ def test_a_limit_that_nothing_keeps_to_is_said_and_nothing_is_written(imagenet, 
     assert archive.read_bytes() == before
 
 
-def test_a_setting_is_written_in_the_keys_of_configure(imagenet):
-    config = change_config(read_contents(imagenet).config, [*TWO.pairs, ("runtime.latency_ms", "120")])
+def test_a_setting_is_written_in_the_keys_of_configure(pets):
+    config = change_config(read_contents(pets).config, [*TWO.pairs, ("runtime.latency_ms", "120")])
     found = [config[key] for key in ("batchSize", "maxBatchDelay", "minWorkers", "maxWorkers")]
     runtime = load_settings(config["camserve"]).runtime
     assert (found, runtime.threads, runtime.latency_ms) == ([4, 5, 2, 2], 1, 120)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import camserve
 from camserve.build.archive import SERVED, build_archive, copy_served
+from camserve.build.mar.replay import SCRIPT
 from camserve.build.mar.unpack import baseline_of, open_archive, read_contents
 from camserve.build.recipe import Recipe, load_recipe
 from camserve.errors import ConfigError
@@ -54,7 +55,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pets(recipe, tmp_path_factory):
-    return build_archive(recipe, tmp_path_factory.mktemp("store"), quiet)
+    return build_archive(recipe, tmp_path_factory.mktemp("store"), quiet, fresh_process=False)
 
 
 @pytest.fixture(scope="module")
@@ -116,24 +117,17 @@ def test_the_list_of_served_rooms_is_of_paths_and_not_of_names(tmp_path):
 
 
 def test_the_archive_runs_with_its_own_copy_of_the_code_alone(unpacked):
-    script = """
-import sys, yaml, json, torch
-from pathlib import Path
-here = Path.cwd()
-sys.path.insert(0, str(here))
-from camserve.serving.load import load_pipeline
-from camserve.settings import load_settings
+    """And passes its self-test in the process in which every built archive is tried."""
+    script = f"""{SCRIPT}
+import camserve, json
 from camserve.values import RawRequest
-import camserve
-assert Path(camserve.__file__).parent == here / "camserve"
-settings = load_settings(yaml.safe_load((here / "model-config.yaml").read_text())["camserve"])
-pipeline = load_pipeline(here, settings, "pets", "1.0", torch.device("cpu"))
-print(json.loads(pipeline.answer([RawRequest((here / "samples/chelsea.png").read_bytes())])[0].body)["predictions"][0])
+assert Path(camserve.__file__).parent == folder / "camserve"
+photo = (folder / "samples/chelsea.png").read_bytes()
+print(json.loads(pipeline.answer([RawRequest(photo)])[0].body)["predictions"][0])
 assert "torch._dynamo" not in sys.modules  # which takes seconds and 100 MB
 """
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script], cwd=unpacked, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-I", "-c", script, unpacked, "1", "eager"]
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, check=False)
     expected = json.loads((unpacked / "selftest.json").read_text())["answers"]["samples/chelsea.png"]["predictions"][0]
     assert f"'{expected['label']}'" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ from camserve.build.weights.convert import export_program
 from camserve.build.weights.pretrained import read_pretrained
 from camserve.cli import main
 from camserve.errors import ConfigError
+from camserve.fast.compiled import import_openvino
 from camserve.values import RawRequest
 from model_file import NET, quiet, write_pets
 
@@ -303,6 +304,7 @@ def old_archive(folder, manifest=None, **files):
 
 def torchserve_answers(archive, folder, photos):
     """What TorchServe's own handler class answers."""
+    import_openvino()  # which this handler imports too, with what sends to its maker: a process for every conversion
     from ts.torch_handler.image_classifier import ImageClassifier
 
     with zipfile.ZipFile(archive) as opened:

@@ -1,4 +1,4 @@
-"""A small archive, and folders of photos to ask it about."""
+"""Folders of photos, and runs over them."""
 
 import shutil
 from pathlib import Path
@@ -6,21 +6,6 @@ from pathlib import Path
 import pytest
 
 from many_photos import explain, write_photo
-from model_file import quiet, write_pets
-
-
-@pytest.fixture(scope="session")
-def pets(build_once):
-    """An archive of three classes."""
-    from camserve.build.archive import build_archive
-    from camserve.build.recipe import load_recipe
-
-    def build(folder):
-        recipe = write_pets(folder)
-        recipe.write_text(recipe.read_text() + "methods: [gradcam, layercam]\n")
-        return build_archive(load_recipe(recipe), folder / "store", quiet, fresh_process=False)
-
-    return build_once("pets", build)
 
 
 @pytest.fixture
@@ -46,7 +31,7 @@ def finished_runs(pets, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_photos(folder / "photos")
-        for out, save in (("journal", ["csv"]), ("shards", ["parquet", "--shard-size", "2"])):
+        for out, save in (("journal", ["csv"]), ("shards", ["parquet", "--shard-size", "2", "--workers", "1"])):
             assert explain(pets, "photos", "absent.png", "--out", out, "--save", *save, *options) == 1
     return folder
 

@@ -9,9 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
 import numpy as np
-import pandas
 import psutil
 import pyarrow as pa
 import pytest
@@ -20,10 +18,12 @@ from pyarrow import parquet
 from camserve.build.mar.unpack import read_contents
 from camserve.bulk.columns import as_utf8, from_columns, make_schema, to_columns
 from camserve.bulk.outputs import OUTPUTS
+from camserve.bulk.reading import read_ahead
 from camserve.bulk.rows import Row
 from camserve.bulk.run import Job, read_run
-from camserve.bulk.shards import divide_into_shards
+from camserve.bulk.shards import divide_into_shards, write_shard
 from camserve.bulk.sources import Photo, list_photos
+from camserve.bulk.workers import load_asker
 from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.run_records import read_shard
@@ -36,6 +36,19 @@ def by_path(out):
     return {row.photo.path: row for row in read_run(Path(out))}
 
 
+@pytest.fixture
+def workers_here(monkeypatch):
+    """Write shards in this process, which has torch already: other tests hold what the workers' own are for."""
+
+    def run_workers(shards, work, _workers, _report):
+        ask = load_asker(work.folder, work.contents, work.options, work.threads)
+        for shard in shards:
+            yield write_shard(shard, ask(read_ahead(shard.photos, work.most_bytes)), work.grid)
+
+    monkeypatch.setattr("camserve.bulk.workers.run_workers", run_workers)
+
+
+@pytest.mark.usefixtures("workers_here")
 @pytest.mark.parametrize("grid", GREATEST)
 def test_shards_hold_what_a_journal_holds(pets, runs, grid):
     if grid != "uint8":
@@ -104,6 +117,9 @@ def test_a_map_is_as_exact_as_its_type_and_zero_stays_zero(grid, evidence):
 
 
 def test_other_tools_read_a_run(runs):
+    import duckdb
+    import pandas
+
     _, out = runs
     pattern = str(out / "shards" / "*.parquet")
     table = pandas.concat(pandas.read_parquet(path) for path in sorted((out / "shards").iterdir()))
@@ -152,6 +168,7 @@ def stamps(out):
     return {path.name: path.stat().st_mtime_ns for path in (out / "shards").glob("*.parquet")}
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_shards_that_are_there_are_not_made_again(pets, runs, photos):
     _, out = runs
     before = stamps(out)
