@@ -1,9 +1,12 @@
 """A network cut in two is the same network, and so it is with its trunk in OpenVINO, or it runs without it."""
 
+import ast
 import json
 import logging
 import shutil
+import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from types import ModuleType
 
@@ -16,15 +19,16 @@ from camserve.attribution.methods import METHODS
 from camserve.build.archive import build_archive
 from camserve.build.mar.file import extract_all
 from camserve.build.mar.pack import settings_block, write_config, zip_archive
-from camserve.build.mar.replay import replay
+from camserve.build.mar.replay import SCRIPT, replay
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.compiled import HINTS, TAIL, TRUNK, WEIGHTS, convert_trunk, import_openvino
 from camserve.fast.prepare import check_compiled, prepare, write_compiled
-from camserve.fast.split import Split, check_halves, example, split
+from camserve.fast.split import Absent, Split, check_halves, example, split
 from camserve.files import sha256
 from camserve.input_spec import InputSpec
+from camserve.network.factory import MODEL_FILE
 from camserve.network.output import ScoringNetwork
 from camserve.serving.description import describe_model
 from camserve.serving.load import load_archive, load_classifier, load_pipeline
@@ -237,6 +241,46 @@ def test_an_archive_of_mode_openvino_passes_its_self_test_and_says_how_it_runs(p
     assert describe(pipeline)["mode"] == "openvino"
     assert "slowed" not in describe(pipeline)
     assert not caplog.records
+
+
+def test_a_network_in_openvino_needs_the_eager_one_for_gradients_of_pixels_alone(pets, tmp_path):
+    folder, settings, archive = pets
+    assert isinstance(load(pets).network.whole, Absent)
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for method in ("gradient", "cmwp"):
+        asking = replace(settings, methods=("gradcam", method))
+        sealed = replace(asking, seal=write_seal(copy, asking))
+        assert isinstance(load((copy, sealed, archive)).network.whole, ScoringNetwork), method
+
+
+def test_without_a_self_test_that_refuses_openvino_is_compared_with_the_eager_network(pets):
+    folder, settings, archive = pets
+    for selftest in ("warn", "off"):
+        network = load((folder, replace(settings, selftest=selftest), archive)).network
+        assert isinstance(network.whole, ScoringNetwork)
+
+
+def test_a_worker_in_openvino_refuses_changed_weights_that_it_does_not_read(pets, tmp_path):
+    folder, settings, archive = pets
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / settings.model.weights).write_bytes(b"changed since")
+    with pytest.raises(ConfigError, match=r"weights.safetensors has the SHA-256"):
+        load((tmp_path / "copy", settings, archive))
+
+
+def test_a_worker_in_openvino_imports_neither_the_network_nor_the_compiler_of_torch(pets, tmp_path):
+    zipfile.ZipFile(pets[2]).extractall(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"{SCRIPT}\nprint(sorted(sys.modules))", tmp_path, "1", "openvino"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = set(ast.literal_eval(done.stdout))
+    assert "openvino" in modules
+    assert not modules & {MODEL_FILE, "torch._dynamo", "torch._export.serde"}
 
 
 def test_without_openvino_the_network_runs_eager_and_says_so_once(pets, monkeypatch, caplog, chelsea):

@@ -18,13 +18,10 @@ from camserve.build.archive import build_archive
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import Recipe
 from camserve.errors import ConfigError
-from camserve.fast.compiled import TAIL, read_halves
 from camserve.files import sha256
 from camserve.input_spec import InputSpec
-from camserve.network.output import ScoringNetwork
 from camserve.network.program import load_program
 from camserve.serving.load import load_pipeline
-from camserve.values import Layer
 from small_networks import SHAPE, SIDE, pooled
 
 CPU = torch.device("cpu")
@@ -214,14 +211,6 @@ def test_no_code_of_a_program_runs(evil):
     assert "\n" not in str(found.value)
     assert not mark.exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
-
-
-def test_no_code_of_a_compiled_tail_runs(evil):
-    path, mark = evil
-    path.rename(path.with_name(TAIL))
-    with pytest.raises(ConfigError, match="may run code"):
-        read_halves(ScoringNetwork(pooled().network), Layer("features"), "fp32", path.parent)
-    assert not mark.exists()
 
 
 def test_tensors_in_the_old_tar_form_are_refused(honest, tmp_path):

@@ -1,4 +1,4 @@
-"""The trunk of a network in OpenVINO; its tail as an exported program.
+"""The trunk of a network in OpenVINO, and reading it back with its tail.
 
 Both are files of an archive. The builder converts, which takes tens of seconds and torch's exporter; a server reads the
 result and compiles it for its own processor, which takes less than one, so that nothing compiled is ever carried.
@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from camserve.errors import CompilationUnavailable, ConfigError, first_line
 from camserve.fast.split import MOST_ROWS, Split
-from camserve.network.output import ScoringNetwork
-from camserve.network.program_file import read_program
+from camserve.fast.tail_file import read_tail_file
 from camserve.values import Layer
 
-TRUNK, WEIGHTS, TAIL = "trunk.xml", "trunk.bin", "tail.pt2"
+TRUNK, WEIGHTS, TAIL = "trunk.xml", "trunk.bin", "tail.safetensors"
 DEVICE = "CPU"
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # of what an int8 trunk keeps in floating point
 
@@ -115,36 +114,14 @@ def write_trunk(model: Any, folder: Path) -> None:
     import_openvino().save_model(model, folder / TRUNK, compress_to_fp16=False)
 
 
-def write_tail(trunk: fx.GraphModule, tail: fx.GraphModule, pixels: Tensor, folder: Path) -> None:
-    """Export a tail into ``folder``. CompilationUnavailable: this torch cannot."""
-    try:
-        with torch.no_grad():
-            program = torch.export.export(tail, trunk(pixels), dynamic_shapes=_dynamic(tail))
-            for node in program.graph.nodes:
-                node.meta.pop("from_node", None)  # which holds addresses of this process
-            torch.export.save(program, folder / TAIL)
-    except Exception as error:
-        first = first_line(error)
-        raise CompilationUnavailable(f"torch {torch.__version__} cannot export the tail: {first}") from None
-
-
-def _dynamic(tail: fx.GraphModule) -> tuple[dict[int, Any], ...]:
-    """Name, for each input of the tail, the axes that grow with the batch."""
-    shapes = [node.meta["val"].shape for node in tail.graph.nodes if node.op == "placeholder"]
-    return tuple(
-        {axis: torch.export.Dim.AUTO for axis, side in enumerate(shape) if not isinstance(side, int)}
-        for shape in shapes
-    )
-
-
-def read_halves(whole: ScoringNetwork, layer: Layer, precision: str, folder: Path) -> Split:
-    """Load and compile what ``write_trunk`` and ``write_tail`` wrote.
+def read_halves(whole: nn.Module, layer: Layer, precision: str, folder: Path) -> Split:
+    """Load and compile what ``write_trunk`` and ``write_tail_file`` wrote; ``whole`` as for ``Split``.
 
     CompilationUnavailable: OpenVINO is missing, or it or torch cannot read them. ConfigError: the tail may run code.
     """
     openvino = import_openvino()
     try:
-        tail = read_program(folder / TAIL).module()
+        tail = read_tail_file(folder / TAIL)
         trunk = Trunk(openvino.Core().read_model(folder / TRUNK), precision)
     except ConfigError:
         raise

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from camserve.attribution.capture import Tail
+from camserve.attribution.find_head import find_linear_head
 from camserve.attribution.linear_head import LinearHead
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.closed_form import find_closed_form
-from camserve.fast.compiled import TAIL, TRUNK, WEIGHTS, convert_trunk, read_halves, write_tail, write_trunk
+from camserve.fast.compiled import TAIL, TRUNK, WEIGHTS, convert_trunk, read_halves, write_trunk
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
-from camserve.fast.split import Split, check_halves, example, split
+from camserve.fast.split import Absent, Split, check_halves, example, split
+from camserve.fast.tail_file import write_tail_file
 from camserve.fast.zero_rows import find_token_backward
 from camserve.files import inside, sha256
 from camserve.measures import Quantised
@@ -62,6 +64,16 @@ def prepare(
         network, halved, layers[0], example(shape, torch.float32, device_of_network(network)), runtime.precision
     )
     return Prepared(halved, without_watched(tails))
+
+
+def prepare_halves(layer: Layer, shape: InputShape, precision: str, compiled: Path) -> Prepared:
+    """Return a network of mode openvino from its compiled files alone, which nothing here compares with torch's.
+
+    CompilationUnavailable: they cannot be loaded here. Methods that need gradients of the pixels cannot be asked.
+    """
+    halved = read_halves(Absent(), layer, precision, compiled)
+    head = find_linear_head(halved, layer, shape)
+    return Prepared(halved, without_watched({layer.name: _find_tail(halved, layer, shape, head)}))
 
 
 def _find_tail(network: nn.Module, layer: Layer, shape: InputShape, head: LinearHead | None) -> Tail:
@@ -118,7 +130,7 @@ def write_compiled(
     if quantise is not None:
         model, quantised = quantise(model, Split(network, trunk, tail, layer))
     write_trunk(model, folder)
-    write_tail(trunk, tail, pixels, folder)
+    write_tail_file(tail, folder / TAIL)
     trunk_sha256, weights_sha256, tail_sha256 = (sha256(folder / name) for name in FILES)
     return CompiledSpec(trunk_sha256, weights_sha256, tail_sha256, quantised)
 

@@ -32,13 +32,21 @@ TOLERANCES = {"fp32": 1e-3, "bf16": 0.15, "int8": 0.8}
 Trunk = Callable[[Tensor], tuple[Tensor, ...]]
 
 
+class Absent(nn.Module):
+    """Stands for a network that nothing asks, and that was not loaded."""
+
+    def forward(self, _pixels: Tensor) -> Any:
+        """Refuse: a ConfigError."""
+        raise ConfigError("this worker has not loaded the eager network, which alone gives gradients of the pixels")
+
+
 class Split(nn.Module):
     """A network that runs as a trunk and a tail: (N, C, H, W) pixels to (N, C) scores.
 
     Between them lies a module that bears the target layer's name and gives what that layer gave.
     """
 
-    def __init__(self, whole: ScoringNetwork, trunk: Trunk, tail: nn.Module, layer: Layer) -> None:
+    def __init__(self, whole: nn.Module, trunk: Trunk, tail: nn.Module, layer: Layer) -> None:
         """Join ``trunk``, pixels to (activation, what else the tail needs), and ``tail``, these to scores.
 
         ``whole`` is the network itself: it runs where gradients with respect to the pixels are asked for.

@@ -23,9 +23,7 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
 
     ConfigError: the factory and the weights do not fit one another.
     """
-    path = inside(folder, settings.model.weights)
-    if (found := sha256(path)) != settings.model.sha256:
-        raise ConfigError(f"{path.name} has the SHA-256 {found[:12]}..., not {settings.model.sha256[:12]}...")
+    path = check_weights(folder, settings)
     if path.suffix == SUFFIX:
         network = load_program(path, [layer.name for layer in settings.layers], settings.input.shape)
     else:
@@ -33,6 +31,14 @@ def load_network(folder: Path, settings: Settings, device: torch.device) -> Scor
         fill(network, load_weights(path))
     score = load_score(folder, settings.score, settings.defaults.context)
     return ScoringNetwork(network, *settings.outputs, score=score).eval().requires_grad_(False).to(device)
+
+
+def check_weights(folder: Path, settings: Settings) -> Path:
+    """Return the file of the network's weights. ConfigError: it is not the one that the archive was built with."""
+    path = inside(folder, settings.model.weights)
+    if (found := sha256(path)) != settings.model.sha256:
+        raise ConfigError(f"{path.name} has the SHA-256 {found[:12]}..., not {settings.model.sha256[:12]}...")
+    return path
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -41,19 +41,31 @@ def load_weights(path: Path) -> OrderedDict[str, Tensor]:
 
     ConfigError: it is truncated or malformed.
     """
+    weights, metadata = read_safetensors(path)
+    if VERSIONS in metadata:
+        try:
+            set_versions(weights, json.loads(metadata[VERSIONS]))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise _malformed(path, error) from None
+    return weights
+
+
+def read_safetensors(path: Path) -> tuple[OrderedDict[str, Tensor], Mapping[str, str]]:
+    """Return the tensors of a safetensors file and the metadata of its header. ConfigError: as for ``load_weights``."""
     try:
         data = bytearray(path.read_bytes())
         start = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(bytes(data[8:start]))
-        versions = header.pop("__metadata__", {}).get(VERSIONS)
-        weights = OrderedDict((name, _tensor(data, start, entry)) for name, entry in header.items())
-        if versions is not None:
-            set_versions(weights, json.loads(versions))
-        return weights
+        metadata = dict(header.pop("__metadata__", {}))
+        return OrderedDict((name, _tensor(data, start, entry)) for name, entry in header.items()), metadata
     except OSError as error:
         raise ConfigError(f"cannot read {path.name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ConfigError(f"{path.name} is not a whole safetensors file ({type(error).__name__})") from None
+        raise _malformed(path, error) from None
+
+
+def _malformed(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path.name} is not a whole safetensors file ({type(error).__name__})")
 
 
 def set_versions(weights: OrderedDict[str, Tensor], versions: Mapping[str, int]) -> None:

@@ -12,9 +12,10 @@ import torch
 from camserve.answer.respond import ModelName
 from camserve.attribution.capture import Tail
 from camserve.attribution.find_head import find_linear_head
+from camserve.attribution.methods import METHODS
 from camserve.errors import CamserveError, CompilationUnavailable, ConfigError, first_line
 from camserve.fast.compiled import Trunk
-from camserve.fast.prepare import check_compiled, prepare
+from camserve.fast.prepare import check_compiled, prepare, prepare_halves
 from camserve.fast.split import Split
 from camserve.files import inside
 from camserve.intake.decode import check_decoders, harden_pillow
@@ -23,7 +24,7 @@ from camserve.labels import load_labels
 from camserve.monitor import Monitor, load_baseline
 from camserve.monitor.measure import MapFilter
 from camserve.network.factory import load_transform
-from camserve.network.load import load_network
+from camserve.network.load import check_weights, load_network
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import cast, dtype_of
 from camserve.output_spec import Head, line_up
@@ -40,13 +41,15 @@ logger = logging.getLogger(__name__)
 Loader = Callable[[], ScoringNetwork]  # returns a network of its own at each call
 
 
-def load_classifier(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+def load_classifier(folder: Path, settings: Settings, device: torch.device, tested: bool = False) -> Classifier:
     """Load an unpacked archive. ConfigError: its parts do not fit one another.
 
-    Where OpenVINO cannot run its trunk here the network runs in mode eager, and one warning says why.
+    Where OpenVINO cannot run its trunk here the network runs in mode eager, and one warning says why. Where ``tested``
+    says that the self-test follows, which compares its answers, mode openvino does without the eager network.
     """
+    load = _load_halves if tested and _may_be_halves(settings) else _load
     try:
-        return _load(folder, settings, device)
+        return load(folder, settings, device)
     except CompilationUnavailable as error:
         return _load_eager(folder, settings, device, str(error))
 
@@ -57,10 +60,38 @@ def _load_eager(folder: Path, settings: Settings, device: torch.device, reason: 
     return replace(_load(folder, replace(settings, runtime=eager), device), slowed=reason)
 
 
+def _may_be_halves(settings: Settings) -> bool:
+    """Whether the self-test can tell that a network of mode openvino is right, and no method asks the eager one."""
+    compared = settings.selftest == "refuse" and bool(settings.samples)
+    asked = any(METHODS[method].asks_pixels for method in settings.methods)
+    return settings.runtime.mode == "openvino" and compared and not asked
+
+
+def _load_halves(folder: Path, settings: Settings, device: torch.device) -> Classifier:
+    """Load a network of mode openvino without the eager one. CompilationUnavailable: it does not run here."""
+    check_compiled(folder, settings, device)
+    check_weights(folder, settings)
+    heads, runtime = _heads(folder, settings), settings.runtime
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    (layer,) = settings.layers
+    try:
+        prepared = prepare_halves(layer, settings.input.shape, runtime.precision, folder)
+    except CamserveError:
+        raise
+    except Exception as error:  # the eager network may still be right
+        raise CompilationUnavailable(first_line(error)) from None
+    return _as_computed(Classifier(prepared.network, heads, device, prepared.tails, runtime=runtime), runtime)
+
+
+def _heads(folder: Path, settings: Settings) -> tuple[Head, ...]:
+    return line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
+
+
 def _load(folder: Path, settings: Settings, device: torch.device) -> Classifier:
     if settings.runtime.mode == "openvino":
         check_compiled(folder, settings, device)
-    heads = line_up(settings.outputs, [load_labels(inside(folder, output.labels)) for output in settings.outputs])
+    heads = _heads(folder, settings)
     return prepare_classifier(lambda: load_network(folder, settings, device), heads, settings, device, folder)
 
 
@@ -114,15 +145,16 @@ def load_pipeline(
     version: str,
     device: torch.device,
     loaded: Classifier | None = None,
+    tested: bool = False,
 ) -> Pipeline:
-    """Load an unpacked archive, of which ``loaded`` is the classifier where the caller has it.
+    """Load an unpacked archive, of which ``loaded`` is the classifier where the caller has it; ``tested`` as there.
 
     ConfigError: one line says what in it is wrong.
     """
     harden_pillow()
     check_decoders(settings.input)
     transform = load_transform(folder, settings.input)  # before what takes its time
-    classifier = replace(loaded or load_classifier(folder, settings, device), transform=transform)
+    classifier = replace(loaded or load_classifier(folder, settings, device, tested), transform=transform)
     settings = replace(settings, runtime=classifier.runtime or settings.runtime)
     weights = f"sha256:{settings.model.source_sha256[:12]}"
     model = ModelName(name, version, weights, settings.evaluated.card_id)
@@ -151,7 +183,7 @@ def load_archive(folder: Path, settings: Settings, name: str, version: str, devi
     Where its answers in OpenVINO are others here, as int8 and bf16 may give on another processor, it runs eager.
     """
     check_seal(folder, settings)
-    pipeline = load_pipeline(folder, settings, name, version, device)
+    pipeline = load_pipeline(folder, settings, name, version, device, tested=True)
     if fault := _test(pipeline, folder, device):
         eager = _load_eager(folder, settings, device, fault)
         pipeline = load_pipeline(folder, settings, name, version, device, eager)

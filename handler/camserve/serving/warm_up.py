@@ -13,14 +13,13 @@ from camserve.serving.pipeline import Pipeline
 from camserve.values import RawRequest
 
 MOST_SECONDS = 10.0  # for one map
-EVERY_SIZE = 8  # rows up to which every batch size is run; above, only doublings
 
 
 def warm_up(pipeline: Pipeline, most: int) -> float:
-    """Answer one batch of every size up to ``most`` rows, see ``EVERY_SIZE``; return the seconds of the last.
+    """Answer batches of 1, 2, 4, ... and ``most`` rows; return the seconds of the last.
 
-    Libraries choose and compile their kernels, and the allocator grows, at the first batch of each size. Methods that
-    find out how tokens lie do so at their first map.
+    Libraries choose and compile most of their kernels, and the allocator grows, in these; what a size between them
+    adds is a part of its own first batch. Methods that find out how tokens lie do so at their first map.
     """
     picture = _picture(pipeline)
     for size in _sizes(most):
@@ -56,5 +55,4 @@ def _picture(pipeline: Pipeline) -> bytes:
 
 
 def _sizes(most: int) -> list[int]:
-    doublings = [EVERY_SIZE << step for step in range(1, 32) if EVERY_SIZE << step < most]
-    return [*range(1, min(most, EVERY_SIZE) + 1), *doublings, *([most] if most > EVERY_SIZE else [])]
+    return [*(1 << step for step in range((most - 1).bit_length())), most]

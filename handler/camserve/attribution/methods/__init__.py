@@ -59,6 +59,11 @@ class Method:
         """Whether it takes many passes, of the tail or of the network."""
         return self.tape or self.reruns
 
+    @property
+    def asks_pixels(self) -> bool:
+        """Whether it may ask for gradients with respect to the pixels."""
+        return self.reruns and self.gradients
+
 
 METHODS: Mapping[str, Method] = {
     "gradcam": Method(
