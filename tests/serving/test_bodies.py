@@ -141,7 +141,7 @@ def test_json_of_very_many_parts_is_refused(ask):
     ("part", "what"), [('{"a":1}', "100000 objects"), ('"ab"', "200000 texts"), ('{"a":{}}', "100000 objects")]
 )
 def test_json_whose_parts_take_many_times_its_bytes_is_refused_before_it_is_read(ask, part, what):
-    """8 bytes may be an object of 230: a batch of such bodies took a gigabyte and a half."""
+    """8 bytes may be an object of 230, or a name and its place of 130."""
     body = bytearray(f'{{"data":[{",".join([part] * 300_000)}]}}'.encode())
     tracemalloc.start()
     (answer,) = ask(({"body": body}, REST))
