@@ -12,7 +12,6 @@ SHARING = {
         "test_hostile_clients.py",
     ),
     "faulty": ("test_faults.py", "test_unsafe.py"),
-    # in this order: after NNCF has run in a process, warnings of loading are missing in its log
     "openvino": ("test_selftest.py", "test_compiled.py", "test_quantise.py", "test_engine.py", "test_attended.py"),
 }
 # The longest, which begin first, so that no process waits for another at the end.

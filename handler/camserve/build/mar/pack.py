@@ -110,7 +110,7 @@ def zip_archive(folder: Path, target: Path) -> Path:
     """Return ``target``, the .mar of an unpacked archive: the same content gives the same bytes."""
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(folder.rglob("*")):
-            if path.is_file():
+            if path.is_file() and path.suffix != ".pyc":  # which the build's own imports leave
                 name = path.relative_to(folder).as_posix()
                 entry = zipfile.ZipInfo(name, EPOCH)
                 entry.external_attr = 0o644 << 16

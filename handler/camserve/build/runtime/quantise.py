@@ -155,7 +155,7 @@ def _calibrate(model: Any, halved: Split, photos: Sequence[Tensor], most: float,
         shown = [(photo, halved(photo[None]).softmax(dim=1)[0]) for photo in photos]
     try:
         nncf: Any = import_module("nncf")
-        nncf.set_log_level(logging.ERROR)
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         tuning = nncf.AdvancedAccuracyRestorerParameters(
             max_num_iterations=math.ceil(MOST_KEPT * len(_weight_sizes(model))),
             ranking_subset_size=max(1, min(RANKING, len(photos) - 1)),  # not all: ``_measure_kept`` reports these
