@@ -67,13 +67,14 @@ def converted(tmp_path_factory):
     @cache
     def converted(precision):
         folder = tmp_path_factory.mktemp("converted")
-        shown = calibration_photos(folder) if precision == "int8" else None
-        # The two samples are too few to judge by.
-        quantise = QuantiseChoice(shown) if shown else QuantiseChoice(None, 0.0, 0.0)
         runtime = RuntimeSpec(mode="openvino", precision=precision)
-        # The best two classes of a sample are .002 apart: int8 exchanges them.
-        changed = {"runtime": runtime, "methods": ("gradcam",), "quantise": quantise, "expect": {}}
-        recipe = replace(load_recipe(RECIPE), **changed)
+        recipe = replace(load_recipe(RECIPE), runtime=runtime, methods=("gradcam",))
+        if precision == "int8":
+            shown = calibration_photos(folder)
+            # The two samples are too few to judge by.
+            quantise = QuantiseChoice(shown) if shown else QuantiseChoice(None, 0.0, 0.0)
+            # The best two classes of a sample are .002 apart: int8 exchanges them.
+            recipe = replace(recipe, quantise=quantise, expect={})
         return build_archive(recipe, folder, print, fresh_process=False)
 
     return converted
