@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
 KEPT_BYTES = 512 * 2**20  # free bytes at the end of the heap that are kept; those between blocks all are
 SPARE_BYTES = 128 * 2**20  # that a process may grow by before its free memory is returned
 
-_limit = math.inf  # resident bytes of this process
+_limit = 0  # resident bytes of this process; 0: none
 
 
 def share_heap() -> None:
@@ -36,7 +35,7 @@ def limit_heap(least: int = 0) -> None:
     """Set the most that ``trim_grown_heap`` leaves: what is resident now and a little more, or ``least`` bytes."""
     global _limit
     with suppress(OSError):
-        _limit = max(_resident() + SPARE_BYTES, least, 0 if math.isinf(_limit) else _limit)
+        _limit = max(_resident() + SPARE_BYTES, least, _limit)
 
 
 def trim_grown_heap() -> None:
@@ -44,10 +43,8 @@ def trim_grown_heap() -> None:
 
     One batch of rare pictures or methods would otherwise be kept for good, at the cost of whoever shares the machine.
     """
-    if math.isinf(_limit):
-        return
     with suppress(OSError):
-        if _resident() > _limit:
+        if _limit and _resident() > _limit:
             trim_heap()
             limit_heap()  # what is in use stays: to trim again for it is of no use
 

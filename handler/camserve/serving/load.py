@@ -72,8 +72,7 @@ def _load_halves(folder: Path, settings: Settings, device: torch.device) -> Clas
     check_compiled(folder, settings, device)
     check_weights(folder, settings)
     heads, runtime = _heads(folder, settings), settings.runtime
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    _set_threads(runtime)
     (layer,) = settings.layers
     try:
         prepared = prepare_halves(layer, settings.input.shape, runtime.precision, folder)
@@ -82,6 +81,11 @@ def _load_halves(folder: Path, settings: Settings, device: torch.device) -> Clas
     except Exception as error:  # the eager network may still be right
         raise CompilationUnavailable(first_line(error)) from None
     return _as_computed(Classifier(prepared.network, heads, device, prepared.tails, runtime=runtime), runtime)
+
+
+def _set_threads(runtime: RuntimeSpec) -> None:
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
 
 
 def _heads(folder: Path, settings: Settings) -> tuple[Head, ...]:
@@ -103,8 +107,7 @@ def prepare_classifier(
     ``folder`` holds the trunk of mode openvino. Where shortcuts fail on it, ``load`` is called again.
     """
     runtime, layers, shape = settings.runtime, settings.layers, settings.input.shape
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    _set_threads(runtime)
     network = load()
     # What follows a layer may depend on a context: a closed form would hold for one alone.
     plain = layers if settings.score is None else ()
