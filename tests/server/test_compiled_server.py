@@ -24,7 +24,9 @@ def build(tmp_path_factory):
     def build(name, runtime):
         folder = tmp_path_factory.mktemp(name)
         recipe = replace(load_recipe(write_pets(folder)), name=name, runtime=runtime, methods=METHODS)
-        return build_archive(replace(recipe, quantise=QuantiseChoice(None, 0.5, 0.5)), folder, quiet)
+        if runtime.precision == "int8":
+            recipe = replace(recipe, quantise=QuantiseChoice(None, 0.5, 0.5))
+        return build_archive(recipe, folder, quiet)
 
     return build
 
