@@ -3,6 +3,7 @@
 import pytest
 
 from camserve.bench.batching import BatchingSetting, measure_batching, write_best
+from camserve.bench.contenders import NAIVE, RUNTIMES, STOCK, Parts, build_archives
 from camserve.bench.profile import NETWORK, STEPS, measure_profiles
 from camserve.build.mar.unpack import read_contents
 
@@ -35,3 +36,12 @@ def test_a_setting_is_measured_and_the_best_written(imagenet, tmp_path):
     config = read_contents(archive).config
     assert [config[key] for key in ("batchSize", "minWorkers", "maxWorkers")] == [4, 2, 2]
     assert "batchSize: 8 -> 4" in said[-1]
+
+
+def test_every_archive_of_the_benchmark_of_servers_is_built(tmp_path):
+    said = []
+    archives = build_archives(Parts("resnet18", tmp_path / "store", {"batchSize": 2}), said.append)
+    assert said == []  # none is left out
+    assert set(archives) == {STOCK, NAIVE, *RUNTIMES}
+    for name, runtime in RUNTIMES.items():
+        assert read_contents(archives[name]).settings.runtime == runtime

@@ -119,12 +119,6 @@ def build_archives(parts: Parts, report: Progress) -> dict[str, Path]:
     return archives
 
 
-def build_camserve(parts: Parts) -> Path:
-    """Write camserve's eager archive alone. ConfigError: the builder failed."""
-    _write_parts(parts)
-    return _build_camserve(CAMSERVE, parts, RUNTIMES[CAMSERVE])
-
-
 def _write_parts(parts: Parts) -> nn.Module:
     """Write the model file and the weights, and return the network."""
     parts.folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +138,7 @@ def _build_camserve(name: str, parts: Parts, runtime: RuntimeSpec) -> Path:
         methods=("gradcam",),
         serving=parts.serving,
         runtime=runtime,
-        quantise=ANY_CHANGE,
+        quantise=ANY_CHANGE if runtime.precision == "int8" else QuantiseChoice(),
     )
     return build_archive(recipe, parts.folder, lambda _: None)
 
