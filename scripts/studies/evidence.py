@@ -37,6 +37,7 @@ from evidence_text import (
     BOXES,
     CHANGE,
     EARLIER,
+    EARLIER_LINES,
     INTRODUCTION,
     PLACE,
     ROAD,
@@ -63,6 +64,10 @@ METHODS: tuple[str, ...] = (
     *("eigencam", "reciprocam", "gradient", "input_x_gradient", "guided_backprop", "deconvnet", "guided_gradcam"),
     *("cmwp", "smoothgrad", "integrated_gradients", "scorecam", "ablationcam"),
 )
+ALL_NETWORKS = (*CONVOLUTIONAL, TOKENS_NAME)
+SECTIONS = (STRENGTH, SANITY, PLACE, TOKENS, BOXES, STEADY, CHANGE, ROAD, SLOW, ATTACK)  # of the page
+STRENGTHS, ATTACKS = "strength", "attack"
+ALL_RUNS = (STRENGTHS, *RUNS, ATTACKS)
 WITHOUT_CAM = ("squeezenet1_1",)  # which ends in a convolution
 
 
@@ -70,12 +75,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, required=True, metavar="WORK", help="archives and rows")
     parser.add_argument("--backbone", type=Path, help="for the transformer, which is left out without it")
+    parser.add_argument("--networks", nargs="+", choices=ALL_NETWORKS, default=ALL_NETWORKS)
+    parser.add_argument("--runs", nargs="+", choices=[*ALL_RUNS], default=ALL_RUNS)
     parser.add_argument("--page", action="store_true", help="measure nothing more")
     args = parser.parse_args()
     try:
         folder = data_folder()
         if not args.page:
-            measure_all(folder, args.keep, args.backbone)
+            measure_all(folder, args.keep, args.backbone, args.networks, args.runs)
         page = write_page(folder, args.keep, PAGE.read_text(encoding="utf-8"))
         PAGE.write_text(page, encoding="utf-8")
         say(f"wrote {PAGE}")
@@ -85,25 +92,28 @@ def main() -> int:
     return 0
 
 
-def measure_all(folder: Path, keep: Path, backbone: Path | None) -> None:
+def measure_all(folder: Path, keep: Path, backbone: Path | None, networks: Sequence[str], runs: Sequence[str]) -> None:
     """Measure what the folder does not keep yet, the cheapest of all networks first."""
     keep.mkdir(parents=True, exist_ok=True)
     boxed, photos = read_boxed_photos(folder / PHOTOS), read_photos(folder / PHOTOS)
     parts = {
         name: Part(archive_of(keep, recipe), boxed.labelled, boxed.is_small, AIRLINER)
         for name, recipe in recipes(folder).items()
+        if name in networks
     }
-    for name, part in parts.items():
+    convolutional = list(parts) if STRENGTHS in runs else []
+    for name in convolutional:
         kept = keep / f"{name}.strength.json"
         if not kept.exists():
-            with open_archive(part.archive) as pipeline:
+            with open_archive(parts[name].archive) as pipeline:
                 write_strengths(measure_strengths(pipeline, photos), kept)
-    if backbone is not None:
+    attacked = list(parts) if ATTACKS in runs else []
+    if backbone is not None and TOKENS_NAME in networks:
         parts[TOKENS_NAME] = fit_tokens(folder / PHOTOS, backbone, keep, PHOTO, say)
-    for run in RUNS:
+    for run in [run for run in RUNS if run in runs]:
         for name, part in parts.items():
             say(f"{run} of {name}: {sum(1 for _ in measure(part, run, keep, say))} rows")
-    for name in CONVOLUTIONAL:
+    for name in attacked:
         say(f"attacks on {name}: {sum(1 for _ in measure_attacks(parts[name], keep, say))} photos")
 
 
@@ -146,27 +156,55 @@ def write_page(folder: Path, keep: Path, earlier: str) -> str:
     rows = {run: _rows(keep, run, shown) for run in RUNS}
     attacked = {words: read_attacks(keep, name) for name, words in CONVOLUTIONAL.items()}
     attacked = {words: found for words, found in attacked.items() if found}
-    if attacked:
-        attacked[TOGETHER] = [row for some in attacked.values() for row in some]
+    attacked[TOGETHER] = [row for some in attacked.values() for row in some]
     boxed = read_boxed_photos(folder / PHOTOS)
     small = {name_of(photo) for photo in boxed.small}
-    made = {
-        STRENGTH: STRENGTH.format(strength=strength_table(strengths, measures)) if strengths else "",
-        SANITY: SANITY.format(kept=KEPT, sanity=sanity_table(_without(measures, TRANSFORMER))) if measures else "",
+    convolutional = _without(measures, TRANSFORMER)
+    by_network = {
         PLACE: _section(PLACE, rows["place"], ("pointing", "energy", "box")),
-        TOKENS: _tokens(measures),
         BOXES: BOXES.format(boxes=box_table(rows["boxes"], small)) if rows["boxes"] else "",
         STEADY: _section(STEADY, rows["steady"], ("complexity", "jpeg", "noise", "shift", "random")),
         CHANGE: _section(CHANGE, rows["change"], ("deletion", "insertion", "drop", "gain")),
         ROAD: _section(ROAD, rows["road"], ("road",)),
         SLOW: _section(SLOW, rows["slow"], ("pointing", "energy", "complexity", "random")),
+    }
+    of_all = {
+        STRENGTH: STRENGTH.format(strength=strength_table(strengths, measures)) if _is_whole(strengths) else "",
+        SANITY: SANITY.format(kept=KEPT, sanity=sanity_table(convolutional)) if _is_whole(convolutional) else "",
+        TOKENS: _tokens(measures),
         ATTACK: ATTACK.format(places=attack_table(attacked), warnings=warning_table(attacked, AIRLINER))
-        if attacked
+        if _is_whole(attacked)
         else "",
     }
-    before = split_page(earlier)
-    sections = [new or _say_earlier(before.get(heading_of(text), "")) for text, new in made.items()]
+    before = {text: split_page(earlier).get(heading_of(text), "") for text in SECTIONS}
+    sections = []
+    for text in SECTIONS:
+        new = keep_lines(by_network[text], before[text], list(shown)) if text in by_network else of_all[text]
+        sections.append(new or _say_earlier(before[text]))
     return INTRODUCTION.format(photos=len(boxed.labelled)) + "".join(sections)
+
+
+def _is_whole(measured: Mapping[str, object]) -> bool:
+    """Whether every convolutional network was measured: some tables are of all together."""
+    return all(name in measured for name in CONVOLUTIONAL.values())
+
+
+def keep_lines(new: str, before: str, networks: Sequence[str]) -> str:
+    """Return a new section with the earlier lines of networks that were not measured anew, which it names."""
+    measured, earlier = ({network: _lines_of(text, network) for network in networks} for text in (new, before))
+    old = [network for network in networks if earlier[network] and not measured[network]]
+    if not new or not old:
+        return new
+    head = next(line for line in new.split("\n") if line.startswith("| ---"))
+    above, below = new.split(f"{head}\n")
+    after = [line for line in below.split("\n") if not any(line in lines for lines in measured.values())]
+    lines = [line for network in networks for line in measured[network] or earlier[network]]
+    note = EARLIER_LINES.format(networks=", ".join(old))
+    return _say_below_heading("\n".join([f"{above}{head}", *lines, *after]), note)
+
+
+def _lines_of(section: str, network: str) -> list[str]:
+    return [line for line in section.split("\n") if line.startswith(f"| {network} |")]
 
 
 def heading_of(text: str) -> str:
@@ -182,10 +220,12 @@ def split_page(page: str) -> dict[str, str]:
 
 def _say_earlier(section: str) -> str:
     """Return a section that was not measured anew, which says so; "" stays that."""
-    if not section or EARLIER in section:
-        return section
+    return section if not section or EARLIER in section else _say_below_heading(section, EARLIER)
+
+
+def _say_below_heading(section: str, note: str) -> str:
     heading = heading_of(section)
-    return section.replace(f"{heading}\n", f"{heading}\n\n{EARLIER}\n", 1)
+    return section.replace(f"{heading}\n", f"{heading}\n\n{note}\n", 1)
 
 
 def _tokens(measures: Mapping[str, Measures]) -> str:

@@ -9,6 +9,7 @@ not part of the project: `CAMSERVE_DATA` names their folder. Intervals are of 95
 fewer photos, drawn at random; each line says of how many.
 """
 EARLIER = "*Measured with an earlier version of the code, on the photos that the text says.*"
+EARLIER_LINES = "*Measured with an earlier version of the code: {networks}.*"
 STRENGTH = """
 ## Strength
 

@@ -80,6 +80,17 @@ def test_a_section_that_was_not_measured_anew_stays_and_says_so(tmp_path):
     assert evidence.write_page(tmp_path, tmp_path, once) == once
 
 
+def test_lines_of_networks_that_were_not_measured_anew_stay_and_the_section_names_them():
+    before = "\n## Road\n\nWords.\n\n| network | road |\n| --- | --- |\n| Net | 1 |\n| Net | 2 |\n| Other | 3 |\n"
+    new = before.replace("| Net | 1 |\n| Net | 2 |\n", "").replace("3", "4")
+    note = evidence_text.EARLIER_LINES.format(networks="Net")
+    kept = before.replace("3", "4").replace("## Road\n", f"## Road\n\n{note}\n")
+    assert evidence.keep_lines(new, before, ["Net", "Other"]) == kept
+    assert evidence.keep_lines(new, kept, ["Net", "Other"]) == kept
+    assert evidence.keep_lines(before, kept, ["Net", "Other"]) == before
+    assert evidence.keep_lines("", before, ["Net", "Other"]) == ""
+
+
 @pytest.mark.parametrize("name", ["boxes", "on-what-a-map-depends", "where-maps-of-a-vision-transformer-point"])
 def test_headings_that_other_pages_link_to_stay(name):
     words = [text for text in vars(evidence_text).values() if isinstance(text, str)]
