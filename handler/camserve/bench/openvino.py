@@ -21,15 +21,17 @@ from camserve.settings import RuntimeSpec
 ALONE = "OpenVINO alone, plain"
 
 
-def in_openvino(subject: BenchNetwork, network: ScoringNetwork, device: torch.device, side: int = SIDE) -> BenchNetwork:
+def in_openvino(
+    subject: BenchNetwork, network: ScoringNetwork, device: torch.device, side: int = SIDE, shortens: bool = True
+) -> BenchNetwork:
     """Return the subject with its trunk in OpenVINO; ``network`` is its own in float32, and is changed.
 
-    CompilationUnavailable: it cannot be converted.
+    ``shortens`` as for ``split``. CompilationUnavailable: it cannot be converted.
     """
     runtime = RuntimeSpec(mode="openvino", precision=subject.runtime.precision)
     rewrite(network, (subject.layer,), photo_shape(side), runtime)
     sample = example(photo_shape(side), torch.float32, device)
-    trunk, tail = split(network, subject.layer, sample)
+    trunk, tail = split(network, subject.layer, sample, shortens)
     halved = Split(network, Trunk(convert_trunk(trunk, sample), runtime.precision), tail, subject.layer)
     prepared = Prepared(halved, without_watched(subject.prepared.tails))
     return replace(subject, network=network, prepared=prepared, runtime=runtime)

@@ -26,7 +26,8 @@ from camserve.network.precision import full_precision
 from camserve.settings import RuntimeSpec
 from camserve.values import Progress
 
-Variant = Callable[[BenchNetwork, ScoringNetwork, torch.device], BenchNetwork]
+Pair = tuple[BenchNetwork, BenchNetwork]  # with a shortcut, and without it
+Variant = Callable[[BenchNetwork, ScoringNetwork, torch.device], Pair]
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,23 @@ def measure_gains(
     device: torch.device,
     report: Progress,
 ) -> Iterator[Gain]:
-    """Measure every shortcut on every named network of torchvision; below float32, the first and the last alone."""
+    """Measure every shortcut on every named network of torchvision; below float32, some of them."""
     for name in models:
         plain = ScoringNetwork(settle_statistics(build_classifier(name))).eval().requires_grad_(False)
         subject = load_subject(name, copy.deepcopy(plain), find_layer(plain, photo_shape(SIDE)), runtime, device)
         for shortcut, variant in VARIANTS.items():
-            if runtime.precision != "fp32" and variant not in (_without_backward, in_openvino):
+            if runtime.precision != "fp32" and variant in IN_FLOAT32:
                 continue
             report(f"{name}: {shortcut}")
             try:
-                other = variant(subject, copy.deepcopy(plain).to(device), device)
+                pair = variant(subject, copy.deepcopy(plain).to(device), device)
             except CompilationUnavailable as error:
                 yield from (Gain(shortcut, name, batch, reason=str(error)) for batch in batches)
                 continue
-            pair = (other, subject) if variant is in_openvino else (subject, other)
             yield from (_measure_gain(shortcut, name, batch, pair, effort, device) for batch in batches)
 
 
-def _measure_gain(
-    shortcut: str, model: str, batch: int, pair: tuple[BenchNetwork, BenchNetwork], effort: Effort, device: torch.device
-) -> Gain:
+def _measure_gain(shortcut: str, model: str, batch: int, pair: Pair, effort: Effort, device: torch.device) -> Gain:
     photos = load_pixels(batch, SIDE, device)
     works = {name: partial(subject.explain, photos) for name, subject in zip(("with", "without"), pair)}
     return Gain(shortcut, model, batch, summarise_ratios(time_in_turns(works, effort), "without", "with"))
@@ -83,9 +81,9 @@ def make_gains_report(gains: Sequence[Gain], command: str, machine: Mapping[str,
     return BenchReport("shortcuts", command, machine, [table], [], list(gains))
 
 
-def _without_backward(subject: BenchNetwork, _network: ScoringNetwork, _device: torch.device) -> BenchNetwork:
+def _backward(subject: BenchNetwork, _network: ScoringNetwork, _device: torch.device) -> Pair:
     tails = {name: Tail(tail.head) for name, tail in subject.prepared.tails.items()}
-    return replace(subject, prepared=Prepared(subject.prepared.network, tails))
+    return subject, replace(subject, prepared=Prepared(subject.prepared.network, tails))
 
 
 @full_precision()
@@ -103,22 +101,35 @@ def _rewritten(
     return replace(subject, network=network, prepared=Prepared(network, subject.prepared.tails))
 
 
-def _without_folding(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> BenchNetwork:
-    return _rewritten(subject, network, device, folds=False, packs=True, channels_last=True)
+def _folding(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> Pair:
+    return subject, _rewritten(subject, network, device, folds=False, packs=True, channels_last=True)
 
 
-def _without_packing(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> BenchNetwork:
-    return _rewritten(subject, network, device, folds=True, packs=False, channels_last=True)
+def _packing(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> Pair:
+    return subject, _rewritten(subject, network, device, folds=True, packs=False, channels_last=True)
 
 
-def _without_channels_last(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> BenchNetwork:
-    return _rewritten(subject, network, device, folds=True, packs=False, channels_last=False)
+def _channels_last(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> Pair:
+    return subject, _rewritten(subject, network, device, folds=True, packs=False, channels_last=False)
+
+
+def _one_token(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> Pair:
+    if not subject.layer.prefix:
+        raise CompilationUnavailable("the layer has no class token that a head could read alone")
+    longer = in_openvino(subject, copy.deepcopy(network), device, shortens=False)
+    return in_openvino(subject, network, device), longer
+
+
+def _openvino(subject: BenchNetwork, network: ScoringNetwork, device: torch.device) -> Pair:
+    return in_openvino(subject, network, device), subject
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "closed form, zero rows": _without_backward,
-    "folding": _without_folding,
-    "packing": _without_packing,
-    "packing and channels last": _without_channels_last,
-    "OpenVINO": in_openvino,
+    "closed form, zero rows": _backward,
+    "folding": _folding,
+    "packing": _packing,
+    "packing and channels last": _channels_last,
+    "one token": _one_token,
+    "OpenVINO": _openvino,
 }
+IN_FLOAT32 = (_folding, _packing, _channels_last)  # alone

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from camserve.attribution.capture import Capture
 from camserve.attribution.objectives import Objectives
 from camserve.errors import CompilationUnavailable, ConfigError, first_line
+from camserve.fast.token_tail import read_one_token
 from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
 from camserve.network.precision import full_precision
@@ -83,22 +84,35 @@ def example(shape: InputShape, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 @full_precision()
-def split(network: ScoringNetwork, layer: Layer, pixels: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
+def split(
+    network: ScoringNetwork, layer: Layer, pixels: Tensor, shortens: bool = True
+) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut a frozen network in eval mode at one call of one module; ``pixels`` as from ``example``.
 
-    Trunk and tail, as for ``Split``, are verified: activation, scores and gradients are those of the network.
-    CompilationUnavailable: the network cannot be exported with a batch of any length, or cut there.
+    Trunk and tail, as for ``Split``, are verified: activation, scores and gradients are those of the network. With
+    ``shortens``, a tail that reads one token computes no others. CompilationUnavailable: the network cannot be exported
+    with a batch of any length, or cut there.
     """
     module = export_network(network, pixels)
     expected = _observe(network, layer, pixels)
     for target in reversed(_places(module, network, layer, pixels)):
         try:
-            halves = _halves(module, target)
-            if _agree(expected, _observe(Split(network, *halves, layer), layer, pixels), ROUNDING[pixels.dtype]):
-                return halves
-        except (ConfigError, CompilationUnavailable):
+            trunk, tail = _halves(module, target)
+        except CompilationUnavailable:
             continue
+        for form in (read_one_token(tail) if shortens else None, tail):
+            if form is not None and _gives(expected, Split(network, trunk, form, layer), layer, pixels):
+                return trunk, form
     raise CompilationUnavailable(f"the exported program has no tensor that does what '{layer.name}' does")
+
+
+def _gives(expected: tuple[Tensor, ...], halved: Split, layer: Layer, pixels: Tensor) -> bool:
+    """Whether the halves run, and what is observed of them is what is expected."""
+    try:
+        found = _observe(halved, layer, pixels)
+    except (ConfigError, RuntimeError):
+        return False
+    return _agree(expected, found, ROUNDING[pixels.dtype])
 
 
 @full_precision()
