@@ -17,7 +17,7 @@ from camserve.measures import Measures
 from strength_measure import Strengths
 
 EARLIER, USUAL = "0.15", "0.2"  # thresholds of boxes
-TOLD = 4  # signals that tell attacked photos from others best
+SHOWN_SIGNALS = 4  # signals that tell attacked photos from others best
 
 
 def write_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -112,8 +112,8 @@ def warning_table(rows: Mapping[str, Sequence[Attacked]], aim: int) -> str:
     for network, some in rows.items():
         sure = [f"{np.median([getattr(row, side).confidence for row in some]):.3f}" for side in ("before", "after")]
         codes = [_codes([getattr(row, side) for row in some]) for side in ("before", "after")]
-        told = sorted(separations(some).items(), key=lambda item: -item[1])[:TOLD]
-        words = ", ".join(f"{name} {area:.2f}" for name, area in told)
+        best = sorted(separations(some).items(), key=lambda item: -item[1])[:SHOWN_SIGNALS]
+        words = ", ".join(f"{name} {area:.2f}" for name, area in best)
         won = _share([row.after.best == aim for row in some])
         lines.append((network, str(len(some)), won, *sure, *codes, words))
     return write_table((*head, "warnings: before", "after", "signals, by AUC"), lines)

@@ -31,7 +31,7 @@ def compile_both(name: str) -> tuple[Any, Any, Any]:
         model = openvino.convert_model(torch.export.export(network, (pixels,)))
     explained = xai.insert_xai(model.clone(), task=chosen.Task.CLASSIFICATION, explain_method=chosen.Method.RECIPROCAM)
     hints = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
-    plain, explained = (openvino.Core().compile_model(each, "CPU", hints) for each in (model, explained))
+    plain, explained = (openvino.Core().compile_model(graph, "CPU", hints) for graph in (model, explained))
     return plain, explained, pixels.numpy()
 
 

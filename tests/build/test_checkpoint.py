@@ -93,11 +93,11 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_state_dict_is_found_under_any_key_and_prefix_and_said(tmp_path, name):
-    saved, told = CHECKPOINTS[name]
+    saved, expected = CHECKPOINTS[name]
     torch.save(saved, tmp_path / "c.pt")
     filled = network(9)
     weights, assumed = find_state_dict(filled, read_checkpoint(tmp_path / "c.pt"), "c.pt")
-    assert ", ".join(assumed) == told
+    assert ", ".join(assumed) == expected
     fill(filled, weights)
     pixels = torch.randn(1, 3, 8, 8)
     assert torch.equal(filled(pixels), TRAINED(pixels))

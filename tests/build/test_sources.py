@@ -94,8 +94,8 @@ def save_pretrained(folder, kind="vit"):
 def test_a_folder_of_transformers_is_served_as_transformers_runs_it(here, chelsea, capsys, kind):
     network, processor = save_pretrained(here / "pets", kind)
     assert main(["archive", "hf:pets", "--save-recipe", "recipes/pets.yaml"]) == 0
-    told = capsys.readouterr().err
-    assert "from preprocessor_config.json" in told
+    printed = capsys.readouterr().err
+    assert "from preprocessor_config.json" in printed
     (answer,) = answers(here / "model_store/pets.mar", chelsea)
     pixels = processor(opened(chelsea), return_tensors="pt")["pixel_values"][0]
     assert probabilities(answer) == pytest.approx(expected(network, pixels), abs=5e-3)
@@ -205,9 +205,9 @@ def test_a_network_of_timm_takes_timms_preprocessing_and_the_checkpoints_classes
     network = timm.create_model("test_resnet", num_classes=3)
     torch.save({"state_dict": network.state_dict()}, "w.pth")
     assert main(["archive", "timm:test_resnet", "--weights", "w.pth"]) == 0
-    told = capsys.readouterr().err
-    assert "num_classes 3: from the last layer of w.pth" in told
-    assert "assumed, timm's for test_resnet" in told
+    printed = capsys.readouterr().err
+    assert "num_classes 3: from the last layer of w.pth" in printed
+    assert "assumed, timm's for test_resnet" in printed
     (answer,) = answers(here / "model_store/test_resnet.mar", chelsea)
     config = timm.data.resolve_data_config(pretrained_cfg=network.pretrained_cfg)
     pixels = timm.data.create_transform(**config)(opened(chelsea))
@@ -329,9 +329,9 @@ def test_an_archive_of_image_classifier_explains_and_answers_its_old_clients_the
 ):
     archive = old_archive(here)
     assert main(["archive", "old.mar", "--keep-answers", "--out", "new"]) == 0
-    told = capsys.readouterr().err
-    assert "factory Net of net.py" in told
-    assert "workers as before: {'minWorkers': 2, 'batchSize': 4}" in told
+    printed = capsys.readouterr().err
+    assert "factory Net of net.py" in printed
+    assert "workers as before: {'minWorkers': 2, 'batchSize': 4}" in printed
     contents = read_contents(here / "new/pets.mar")
     assert (contents.name, contents.version, contents.config["minWorkers"]) == ("pets", "2.5", 2)
     assert contents.config["maxWorkers"] == 2  # which TorchServe would drop both without

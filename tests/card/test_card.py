@@ -16,7 +16,7 @@ from camserve.card.activation import activation_of, as_picture, pixels_of
 from camserve.card.ascent import Ascent, draw_channel, draw_class, dream, invert
 from camserve.card.concepts import (
     COLORS,
-    EACH,
+    PICTURES_EACH,
     TEXTURES,
     ConceptPicture,
     as_tensor,
@@ -208,7 +208,7 @@ def units(side=64):
 
 def test_dissection_names_the_colours_that_channels_are_made_to_see():
     found = dissect(units(), draw_concepts((64, 64)))
-    assert found.pictures == EACH * (len(COLORS) + len(TEXTURES))
+    assert found.pictures == PICTURES_EACH * (len(COLORS) + len(TEXTURES))
     for channel, colour in enumerate(["red", "green", "blue"]):
         name, overlap = found.name(channel)
         assert name == colour

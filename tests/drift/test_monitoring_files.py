@@ -64,8 +64,8 @@ def drawn():
         "class": (random.integers(5, 90, 20), random.integers(0, 30, 20)),
     }
     return {
-        feature: {f"c{bin_:04d}" if feature == CLASSES else f"b{bin_}": pair for bin_, pair in enumerate(zip(*each))}
-        for feature, each in counts.items()
+        feature: {f"c{bin_:04d}" if feature == CLASSES else f"b{bin_}": pair for bin_, pair in enumerate(zip(*pairs))}
+        for feature, pairs in counts.items()
     }
 
 
@@ -77,7 +77,7 @@ def test_the_rules_compute_what_python_computes(tmp_path):
             labels = f'{{feature="{feature}", bin="{bin_}", ModelName="m", ModelVersion="1"}}'
             series.append({"series": f"cam_ref_count{labels}", "values": f"{reference}x120"})
             series.append({"series": f"cam_bin_total{labels}", "values": f"0+{live}x120"})  # a minute
-        reference, live = (np.array(each) for each in zip(*bins.values()))
+        reference, live = (np.array(column) for column in zip(*bins.values()))
         drift = compare_counts(reference, 60 * live, feature != CLASSES)
         found = {"omnibus_z": drift.omnibus, "location_z": drift.location, "drift_z": drift.z, "psi": drift.psi}
         expected += [(f'cam:{metric}:1h{{feature="{feature}"}}', value) for metric, value in found.items()]
@@ -87,12 +87,12 @@ def test_the_rules_compute_what_python_computes(tmp_path):
         else {"expr": f"count(abs({expr} - ({value!r})) < 1e-6)", "eval_time": "2h", "exp_samples": [{"value": 1}]}
         for expr, value in expected
     ]
-    told = {
+    cases = {
         "rule_files": [str(FOLDER / "signals.yml"), str(FOLDER / "rules.yml")],
         "evaluation_interval": "4m",
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}],
     }
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(told))
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(cases))
     done = subprocess.run(
         ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -107,7 +107,7 @@ def test_the_day_is_judged_like_the_hour():
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_is_fired_by_promtools_tests_and_says_what_to_do(name):
     tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
-    fired = [sample["labels"] for test in tests for each in test["promql_expr_test"] for sample in each["exp_samples"]]
+    fired = [sample["labels"] for test in tests for case in test["promql_expr_test"] for sample in case["exp_samples"]]
     assert f'{{alertname="{name}"}}' in fired
     said = ALERTS[name]["annotations"]
     assert "Likeliest cause: " in said["description"]
@@ -139,12 +139,12 @@ def test_the_report_draws_the_dashboards_panels():
 
 
 def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
-    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
-    assert [each["name"] for each in told["templating"]["list"]] == ["datasource", "model", "version"]
-    panels = [panel for panel in told["panels"] if panel["type"] != "row"]
+    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "model", "version"]
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert all(target["expr"] for panel in panels for target in panel["targets"])
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels)
-    assert len({panel["id"] for panel in told["panels"]}) == len(told["panels"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 @pytest.mark.parametrize(
@@ -170,26 +170,26 @@ def test_metrics_that_cannot_be_joined_are_named(written, message, tmp_path, cap
 
 
 def test_an_xy_chart_says_which_grafana_its_options_are_for():
-    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
-    (chart,) = [panel for panel in told["panels"] if panel["type"] == "xychart"]
+    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    (chart,) = [panel for panel in dashboard["panels"] if panel["type"] == "xychart"]
     image = yaml.safe_load((FOLDER / "compose.yml").read_text())["services"]["grafana"]["image"]
     assert image.endswith(f":{chart['pluginVersion']}")
 
 
 def test_columns_of_a_table_are_called_what_they_are():
-    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
-    tables = [panel for panel in told["panels"] if panel["type"] == "table" and len(panel["targets"]) > 1]
+    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    tables = [panel for panel in dashboard["panels"] if panel["type"] == "table" and len(panel["targets"]) > 1]
     for panel in tables:
         names = panel["transformations"][-1]["options"]["renameByName"]
-        assert names == {f"Value #{each['refId']}": each["legendFormat"] for each in panel["targets"]}
+        assert names == {f"Value #{target['refId']}": target["legendFormat"] for target in panel["targets"]}
     assert len(tables) == 2
 
 
 def test_panels_lie_side_by_side():
-    told = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
     cells = [
         (x, y)
-        for panel in told["panels"]
+        for panel in dashboard["panels"]
         for place in [panel["gridPos"]]
         for x in range(place["x"], place["x"] + place["w"])
         for y in range(place["y"], place["y"] + place["h"])

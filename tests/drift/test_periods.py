@@ -21,17 +21,17 @@ def record(instant, signals, outcome="ok"):
     return AuditRecord(time, "", "m", "1", "sampled", outcome, signals=signals)
 
 
-def records(random, later=None, each=300, names=NAMES):
-    """``each`` requests before ``END`` and as many after it, of which ``later`` may change the table of values."""
-    values = random.normal(size=(2 * each, len(names)))
+def records(random, later=None, count=300, names=NAMES):
+    """``count`` requests before ``END`` and as many after it, of which ``later`` may change the table of values."""
+    values = random.normal(size=(2 * count, len(names)))
     if later:
-        later(values[each:], names)
-    instants = np.concatenate([np.linspace(0, END - 1, each), np.linspace(END, 2 * END, each)])
+        later(values[count:], names)
+    instants = np.concatenate([np.linspace(0, END - 1, count), np.linspace(END, 2 * END, count)])
     return [record(instant, dict(zip(names, row.tolist()))) for instant, row in zip(instants.tolist(), values)]
 
 
 def alarms(found):
-    return [each.signal for each in found.changes if each.p < LEVEL], found.separation.p < LEVEL
+    return [change.signal for change in found.changes if change.p < LEVEL], found.separation.p < LEVEL
 
 
 @pytest.mark.parametrize(("sizes", "decimals"), [((100, 120), 0), ((40, 500), 0), ((300, 300), 1)])
@@ -59,7 +59,7 @@ def test_holms_correction_by_hand():
 
 def test_clean_against_clean_raises_nothing_beyond_the_level():
     """At 1 %, 60 pairs of periods hold 0.6 false alarms of each test; 4 or more have a probability of 0.003."""
-    found = [alarms(compare_periods(records(np.random.default_rng(seed), each=150), END)) for seed in range(60)]
+    found = [alarms(compare_periods(records(np.random.default_rng(seed), count=150), END)) for seed in range(60)]
     assert sum(bool(signals) for signals, _ in found) <= 3
     assert sum(together for _, together in found) <= 3
 
@@ -112,14 +112,14 @@ def test_requests_that_repeat_one_picture_tell_nothing():
 def test_signals_that_some_requests_lack():
     """Requests without a map count with the signals they have; a signal that few have is not tested."""
     random = np.random.default_rng(5)
-    rows = records(random, each=300)
+    rows = records(random, count=300)
     for at, row in enumerate(rows):
         if at % 2:
             del row.signals["area"]
         if at % 10:
             del row.signals["peak"]
     found = compare_periods([*rows, record(5.0, {}, "bad_image")], END)
-    requests = {each.signal: each.requests for each in found.changes}
+    requests = {change.signal: change.requests for change in found.changes}
     assert requests["area"] == (150, 150)
     assert "peak" not in requests
     assert requests["border"] == found.separation.requests == (300, 300)

@@ -36,8 +36,8 @@ START = 1_800_000_000
 
 
 def values(random, shifted=False):
-    told = {name: float(random.uniform()) for name in SIGNALS}
-    return {**told, "border": float(random.uniform(0.7, 1.0))} if shifted else told
+    signals = {name: float(random.uniform()) for name in SIGNALS}
+    return {**signals, "border": float(random.uniform(0.7, 1.0))} if shifted else signals
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def baseline():
     random = np.random.default_rng(0)
     drawn = [values(random) for _ in range(2000)]
     return Baseline(
-        signals={name: quantile_bins(np.array([each[name] for each in drawn]), 10) for name in SIGNALS},
+        signals={name: quantile_bins(np.array([signals[name] for signals in drawn]), 10) for name in SIGNALS},
         classes=ClassBins((2, 0), (1000, 600, 400)),
         unusual=Unusual(0.01, 0.01),
         shares={"ood": 0.01, "blank": 0.0, "atc": 0.8},
@@ -56,7 +56,7 @@ def baseline():
 
 
 def line(number, signals, reason="sampled", outcome="ok", picture=False):
-    told = {
+    record = {
         "schema": 1,
         "time": f"2027-01-15T{8 + number // 60:02d}:{number % 60:02d}:00.000+00:00",
         "request_id": f"r{number}",
@@ -65,7 +65,7 @@ def line(number, signals, reason="sampled", outcome="ok", picture=False):
         "outcome": outcome,
     }
     if outcome == "ok":
-        told |= {
+        record |= {
             "signals": signals,
             "flags": ["atc"] if signals["confidence"] > 0.2 else [],
             "predictions": [
@@ -78,13 +78,13 @@ def line(number, signals, reason="sampled", outcome="ok", picture=False):
     if picture:
         buffer = BytesIO()
         Image.new("RGB", (8, 8), "red").save(buffer, "JPEG")
-        told["thumbnail"] = base64.b64encode(buffer.getvalue()).decode()
-        told["map"] = {"shape": [2, 2], "levels": base64.b64encode(bytes([15, 0, 0, 5])).decode()}
-    return told
+        record["thumbnail"] = base64.b64encode(buffer.getvalue()).decode()
+        record["map"] = {"shape": [2, 2], "levels": base64.b64encode(bytes([15, 0, 0, 5])).decode()}
+    return record
 
 
 def write(path, lines):
-    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    path.write_text("".join(json.dumps(record) + "\n" for record in lines))
     return path
 
 
@@ -107,7 +107,7 @@ def test_records_are_read_in_order_and_the_blind_sample_is_told_apart(records):
 def test_a_cloud_event_is_its_record(tmp_path, records):
     plain = line(0, {"confidence": 0.5})
     event = {"specversion": "1.0", "id": "x", "data": plain}
-    one, other = (read_audit([write(tmp_path / name, [each])])[0] for name, each in (("a", plain), ("b", event)))
+    one, other = (read_audit([write(tmp_path / name, [block])])[0] for name, block in (("a", plain), ("b", event)))
     assert one == other
 
 
@@ -126,7 +126,7 @@ def test_a_line_cut_by_a_crash_is_left_out_and_another_fault_is_named(tmp_path):
 
 def test_bins_are_those_of_the_baseline(baseline, records):
     edge = baseline.signals["area"].edges[0]
-    (record,) = [each for each in records if each.request_id == "r5"][:1]
+    (record,) = [one for one in records if one.request_id == "r5"][:1]
     counts = count_bins([record], baseline)
     assert counts["area"]["b0"] == float(record.signals["area"] < edge)
     assert sum(counts["area"].values()) == 1
@@ -137,7 +137,7 @@ def test_bins_are_those_of_the_baseline(baseline, records):
 def test_the_feature_that_moved_leads_the_table(baseline, records):
     found = find_drifts(Traffic(sample_of(records), baseline))
     assert next(iter(found)) == "border"
-    assert [name for name, each in found.items() if each.alarms] == ["border"]
+    assert [name for name, change in found.items() if change.alarms] == ["border"]
 
 
 def test_the_examples_show_the_drift_and_the_worst(baseline, records):
@@ -161,8 +161,8 @@ def rows_of(chart):
 def test_the_report_shows_another_clients_format(baseline, tmp_path):
     random = np.random.default_rng(3)
     lines = [line(number // 4, values(random)) for number in range(800)]
-    for each in lines[400:]:
-        each["input"]["format"] = "WEBP"
+    for record in lines[400:]:
+        record["input"]["format"] = "WEBP"
     shown = Traffic(read_audit([write(tmp_path / "a.jsonl", lines)]), baseline)
     rows = rows_of(PANELS["Pictures by format"](shown))
     assert {row["series"] for row in rows} == {"JPEG", "PNG", "WEBP"}
@@ -175,11 +175,11 @@ def test_the_report_shows_another_clients_format(baseline, tmp_path):
 def test_the_report_shows_what_another_client_does_to_pictures(baseline, tmp_path):
     random = np.random.default_rng(3)
     lines = [line(number // 4, values(random)) for number in range(800)]
-    for number, each in enumerate(lines[400:]):
-        each["input"]["traits"] = ["grey", "rotated"] if number % 2 else ["grey"]
+    for number, record in enumerate(lines[400:]):
+        record["input"]["traits"] = ["grey", "rotated"] if number % 2 else ["grey"]
     changed = Traffic(read_audit([write(tmp_path / "changed.jsonl", lines)]), baseline)
-    for each in lines:
-        each["input"]["traits"] = []
+    for record in lines:
+        record["input"]["traits"] = []
     before = Traffic(read_audit([write(tmp_path / "before.jsonl", lines)]), baseline)
     flat, now = (rows_of(PANELS["Pictures that were converted, by trait"](traffic)) for traffic in (before, changed))
     assert {row["series"] for one, other in zip(flat, now) for row in [one] if one != other} == {"grey", "rotated"}

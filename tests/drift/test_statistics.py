@@ -38,8 +38,8 @@ def test_chi_square_by_hand():
 def test_chi_square_is_that_of_the_contingency_table():
     reference, live = np.array([50, 3, 0, 80, 7]), np.array([20, 9, 0, 11, 4])
     table = np.stack([reference, live])[:, [0, 1, 3, 4]]  # a bin that both leave empty does not count
-    told = stats.chi2_contingency(table, correction=False)
-    assert chi_square(reference, live) == (pytest.approx(told.statistic), told.dof)
+    expected = stats.chi2_contingency(table, correction=False)
+    assert chi_square(reference, live) == (pytest.approx(expected.statistic), expected.dof)
 
 
 @pytest.mark.parametrize("degrees", [3, 9, 19])
@@ -141,12 +141,12 @@ def test_clean_windows_alarm_as_rarely_as_the_tests_say(test):
     source = np.full(10, 0.1)
     drifts = [compare_counts(random.multinomial(1000, source), random.multinomial(200, source)) for _ in range(4000)]
     limit = stats.norm.isf(0.01)
-    told = {
-        "omnibus": [each.omnibus > limit for each in drifts],
-        "location": [each.location > limit for each in drifts],
-        "both": [each.p < 0.01 for each in drifts],
+    alarms = {
+        "omnibus": [drift.omnibus > limit for drift in drifts],
+        "location": [drift.location > limit for drift in drifts],
+        "both": [drift.p < 0.01 for drift in drifts],
     }
-    assert 16 <= sum(told[test]) <= 66  # 40 expected, of both together somewhat fewer; 6.3 a standard deviation
+    assert 16 <= sum(alarms[test]) <= 66  # 40 expected, of both together somewhat fewer; 6.3 a standard deviation
 
 
 def test_the_estimate_is_the_mean_of_share_above_and_difference_of_confidences():

@@ -28,15 +28,15 @@ def series(name, feature, bin_, **labels):
 
 def snapshot(live, reference=(500, 500), feature="area"):
     """Return what a port tells whose counters stand at ``live``."""
-    told = {series(REFERENCE, feature, f"b{at}"): float(count) for at, count in enumerate(reference)}
-    return {**told, **{series(LIVE, feature, f"b{at}"): float(count) for at, count in enumerate(live)}}
+    counts = {series(REFERENCE, feature, f"b{at}"): float(count) for at, count in enumerate(reference)}
+    return {**counts, **{series(LIVE, feature, f"b{at}"): float(count) for at, count in enumerate(live)}}
 
 
-def written(told):
+def written(counts):
     lines = ["# HELP cam_bin_total requests", "# TYPE cam_bin_total counter", "other_metric 3"]
-    for each, value in told.items():
-        labels = ",".join(f'{name}="{text}"' for name, text in each.labels)
-        lines.append(f"{each.name}{{{labels},}} {value}")
+    for one, value in counts.items():
+        labels = ",".join(f'{name}="{text}"' for name, text in one.labels)
+        lines.append(f"{one.name}{{{labels},}} {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -63,9 +63,9 @@ def port():
 
 
 def test_counts_are_read_from_a_metrics_port(port):
-    told = snapshot([7, 9])
-    port.text = written(told)
-    assert read_counts(port.url) == told
+    counts = snapshot([7, 9])
+    port.text = written(counts)
+    assert read_counts(port.url) == counts
 
 
 def test_a_port_without_a_baseline_says_what_is_missing(port):
@@ -88,8 +88,8 @@ def test_hosts_add_up_and_a_counter_that_fell_has_restarted():
 
 
 def test_every_worker_tells_the_same_reference():
-    told = {series(REFERENCE, "area", "b0"): 5.0, series(REFERENCE, "area", "b0", instance="b"): 5.0}
-    assert references(told) == {SPOTS: {"area": {"b0": 5.0}}}
+    counts = {series(REFERENCE, "area", "b0"): 5.0, series(REFERENCE, "area", "b0", instance="b"): 5.0}
+    assert references(counts) == {SPOTS: {"area": {"b0": 5.0}}}
 
 
 def test_a_watcher_that_was_restarted_says_what_one_that_ran_on_says(tmp_path):
@@ -119,8 +119,8 @@ def test_a_new_baseline_forgets_the_old_windows(tmp_path):
 
 
 def test_a_constant_feature_cannot_drift(tmp_path):
-    told = {**snapshot([5, 5]), series(REFERENCE, "aspect", "b0"): 500.0, series(LIVE, "aspect", "b0"): 10.0}
-    (found,) = Watcher(tmp_path / "state.json").observe(told, 0.0)
+    counts = {**snapshot([5, 5]), series(REFERENCE, "aspect", "b0"): 500.0, series(LIVE, "aspect", "b0"): 10.0}
+    (found,) = Watcher(tmp_path / "state.json").observe(counts, 0.0)
     assert list(found.features) == ["area"]
 
 
@@ -154,17 +154,17 @@ def test_prometheus_can_read_the_evidence(tmp_path):
     board = EvidencePage(8760.0)
     server = serve_page(board, 0)
     board.show(Watcher(tmp_path / "state.json").observe(snapshot([5, 5]), 0.0))
-    told = requests.get(f"http://127.0.0.1:{server.server_port}/metrics", timeout=5).text
+    metrics = requests.get(f"http://127.0.0.1:{server.server_port}/metrics", timeout=5).text
     server.shutdown()
     server.server_close()
-    assert 'cam_e_alarm{ModelName="m",ModelVersion="1"} 8760.0' in told
-    assert 'cam_e_feature{ModelName="m",ModelVersion="1",feature="area"}' in told
+    assert 'cam_e_alarm{ModelName="m",ModelVersion="1"} 8760.0' in metrics
+    assert 'cam_e_feature{ModelName="m",ModelVersion="1",feature="area"}' in metrics
 
 
 def windows(shares, count=60, requests_each=300, seed=0):
     random = np.random.default_rng(seed)
     drawn = [random.multinomial(requests_each, shares(random)).astype(float) for _ in range(count)]
-    return [{"area": dict(zip(("b0", "b1", "b2"), each))} for each in drawn]
+    return [{"area": dict(zip(("b0", "b1", "b2"), row))} for row in drawn]
 
 
 EVEN = {"area": {"b0": 700.0, "b1": 700.0, "b2": 700.0}}
@@ -181,15 +181,15 @@ def test_bursts_of_alike_pictures_are_calibrated_away():
     assert min(found.dispersions.values()) > 4
     assert found.alarms_before > 0
     assert found.alarms_after == 0
-    told = yaml.safe_load(yaml.safe_dump(dispersion_rules(SPOTS, [found])))
+    written_rules = yaml.safe_load(yaml.safe_dump(dispersion_rules(SPOTS, [found])))
     labels = {"ModelName": "m", "ModelVersion": "1", "feature": "area"}
-    rules = told["groups"][0]["rules"]
+    rules = written_rules["groups"][0]["rules"]
     assert [rule["labels"] for rule in rules] == [{**labels, "test": "omnibus"}, {**labels, "test": "location"}]
     assert all(rule["record"] == "cam:dispersion" for rule in rules)
 
 
 def test_classes_have_no_order_to_calibrate():
-    drawn = [{"class": each["area"]} for each in windows(lambda random: [1 / 3] * 3)]
+    drawn = [{"class": window["area"]} for window in windows(lambda random: [1 / 3] * 3)]
     (found,) = calibrate({"class": EVEN["area"]}, drawn)
     assert list(found.dispersions) == ["omnibus"]
     assert "omnibus location" in calibration_lines(SPOTS, [found])[1]

@@ -46,20 +46,20 @@ def objectives_of(count: int) -> Mapping[str, Objectives]:
     }
 
 
-class Ways(NamedTuple):
+class Forms(NamedTuple):
     """One network, as it is and as it is served."""
 
     plain: Callable[[Tensor], LayerOutput]
     fast: Callable[[Tensor], LayerOutput]
 
 
-def both_ways(small: Small) -> Ways:
+def both_forms(small: Small) -> Forms:
     network = ScoringNetwork(small.network).eval().requires_grad_(False)
     head = find_linear_head(network, small.layer, SHAPE)
     heads = {} if head is None else {small.layer.name: head}
     served = prepare(copy.deepcopy(network), (small.layer,), SHAPE, RuntimeSpec(), heads)
     tail = served.tails[small.layer.name]
-    return Ways(
+    return Forms(
         lambda pixels: watch(Small(network, small.layer), pixels, Tail(head), tape=True),
         lambda pixels: watch(
             Small(served.network, small.layer), pixels.to(memory_format=torch.channels_last), tail, tape=True
@@ -90,9 +90,9 @@ def test_every_method_draws_the_same_map_with_and_without_shortcuts(
     for passes in ("STEPS", "SAMPLES"):  # fewer of them are the same sums
         monkeypatch.setattr(import_module("camserve.attribution.methods.gradient"), passes, 2)
     for name, build in NETWORKS.items():
-        ways = both_ways(build())
+        forms = both_forms(build())
         for count in (1, 3):
-            plain, fast = ways.plain(pictures(count)), ways.fast(pictures(count))
+            plain, fast = forms.plain(pictures(count)), forms.fast(pictures(count))
             assert distance(fast.scores, plain.scores) < SAME
             for title, objectives in objectives_of(count).items():
                 with subtests.test(f"{name}, {count} pictures, {title}"):

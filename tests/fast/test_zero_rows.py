@@ -33,7 +33,7 @@ def test_the_gradients_are_those_of_plain_autograd(subtests):
         for count, rows in ((1, [0]), (3, [0, 1, 2]), (2, [1, 0, 1, 1])):
             with subtests.test(name, count=count, rows=rows):
                 objectives = Objectives.weighing(rows, torch.randn(len(rows), CLASSES))
-                plain, short = (outputs(network, layer, each, count).gradients(objectives) for each in (None, shortcut))
+                plain, short = (outputs(network, layer, form, count).gradients(objectives) for form in (None, shortcut))
                 assert float((short - plain).abs().max()) <= 1e-5 * float(plain.abs().max())
 
 

@@ -146,7 +146,7 @@ def read_schema(path, api_version):
     with gzip.open(path) as file:
         definition = yaml.load(file, yaml.CSafeLoader)["spec"]
     assert definition["group"] == group
-    (served,) = (each for each in definition["versions"] if each["name"] == version and each["served"])
+    (served,) = (block for block in definition["versions"] if block["name"] == version and block["served"])
     schema = strict(served["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}  # as Kubernetes itself checks it
     return jsonschema.Draft202012Validator(schema)

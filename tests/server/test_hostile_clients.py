@@ -195,7 +195,7 @@ def counted(server):
     return batches, [line for line in lines if "evil" in line]
 
 
-def ways(post, rpc, small, text):
+def calls_with(post, rpc, small, text):
     """Return every way that a client has to bring a text in, as calls that return the status."""
     encoded = base64.b64encode(small).decode()
     plain = "".join(char if " " <= char <= "~" else " " for char in text).strip()  # what HTTP lets into a header
@@ -235,7 +235,7 @@ def test_no_text_of_a_client_is_taken_for_a_metric_or_a_pid(server, post, small,
     sent = 0
     try:
         for number, text in enumerate(hostile.INJECTIONS):
-            for call in ways(post, rpc, small, text)[number % 3 :: 3]:
+            for call in calls_with(post, rpc, small, text)[number % 3 :: 3]:
                 status = call()
                 assert status == 200 or 400 <= status < 500, (text, status)
                 sent += 1

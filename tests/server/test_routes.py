@@ -147,13 +147,13 @@ def test_curl_in_three_ways(server, coffee, expected, tmp_path):
     url, token = f"{server.inference.url}{PREDICT}", f"Authorization: Bearer {server.inference.token}"
     options = ["-H", "X-Camserve-Target: cup", "-H", "X-Camserve-Top-K: 1"]
     form = ["-F", "target=cup", "-F", "top_k=1"]
-    ways = [
+    sendings = [
         [*options, "-T", "coffee.png"],
         [*form, "-F", "data=@coffee.png"],
         [*options, "-H", "Content-Type: application/octet-stream", "--data-binary", "@coffee.png"],
     ]
-    for way in ways:
-        command = ["curl", "-sS", "-H", token, *way, url]
+    for arguments in sendings:
+        command = ["curl", "-sS", "-H", token, *arguments, url]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
         assert comparable(json.loads(done.stdout)) == expected
 

@@ -93,10 +93,10 @@ def test_a_map_of_some_channels_is_their_sum_by_hand(small, photo):
         found, explanation = raw(pipeline, photo, channels=channels)
         expected = np.einsum("k,khw->hw", weights[chosen], activation[chosen])
         np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
-        told = explanation["of_channels"]
-        assert (told["count"], set(told["channels"])) == (len(chosen), set(chosen))
-        assert told["channels"] == [channel for channel in order if channel in chosen]
-        assert told["share"] == pytest.approx(sizes[chosen].sum() / sizes.sum(), abs=1e-3)
+        found = explanation["of_channels"]
+        assert (found["count"], set(found["channels"])) == (len(chosen), set(chosen))
+        assert found["channels"] == [channel for channel in order if channel in chosen]
+        assert found["share"] == pytest.approx(sizes[chosen].sum() / sizes.sum(), abs=1e-3)
     assert explanation["strength"] is None
 
 

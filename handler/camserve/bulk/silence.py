@@ -38,9 +38,11 @@ class Tasks(NamedTuple):
         return sum(self._count_on(node) for node in nodes)
 
     def _count_on(self, node: Mapping[str, float]) -> int:
-        asked = {"CPU": self.cores, "GPU": self.gpus}
+        needed = {"CPU": self.cores, "GPU": self.gpus}
         # In whole parts: 1.0 // 0.1 is 9.
-        return min(int(PARTS * node.get(kind, 0.0)) // round(PARTS * each) for kind, each in asked.items() if each)
+        return min(
+            int(PARTS * node.get(kind, 0.0)) // round(PARTS * amount) for kind, amount in needed.items() if amount
+        )
 
 
 def living_nodes() -> Nodes:

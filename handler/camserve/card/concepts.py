@@ -13,7 +13,7 @@ from torch import Tensor
 
 from camserve.errors import ConfigError
 
-EACH = 8  # drawn pictures of a concept
+PICTURES_EACH = 8  # drawn pictures of a concept
 MOST_PHOTOS = 1000  # of a person's folder: all their feature maps are held together
 MOST_MASKS = 50_000  # photos times concepts: their masks are held together too, 3 kB each
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
@@ -50,7 +50,7 @@ def draw_concepts(size: tuple[int, int], seed: int = 0) -> Iterator[ConceptPictu
     """Yield pictures (3, *size) with a patch of one colour or texture each, on grey noise."""
     generator = np.random.default_rng(seed)
     for name in (*COLORS, *TEXTURES):
-        for _ in range(EACH):
+        for _ in range(PICTURES_EACH):
             yield _draw(name, size, generator)
 
 

@@ -76,7 +76,7 @@ class AsyncClient:
         check_many(photos, concurrency)
         pending: deque[asyncio.Task[Outcome]] = deque()
         try:
-            async for photo in _each(photos):
+            async for photo in _iterate(photos):
                 pending.append(asyncio.ensure_future(self._attempt(photo, {"explain": True, **options})))
                 if len(pending) == concurrency:
                     yield await pending.popleft()
@@ -153,7 +153,7 @@ class AsyncClient:
             return self._known
 
 
-async def _each(photos: Iterable[Photo] | AsyncIterable[Photo]) -> AsyncIterator[Photo]:
+async def _iterate(photos: Iterable[Photo] | AsyncIterable[Photo]) -> AsyncIterator[Photo]:
     if isinstance(photos, AsyncIterable):
         async for photo in photos:
             yield photo

@@ -114,10 +114,10 @@ def on_device(config: Mapping[str, Any], resources: Mapping[str, float]) -> dict
 
 def describe_replicas(replicas: Replicas, have: Mapping[str, float]) -> str:
     """Return what replicas ask for and what a Ray has, in words."""
-    asked = {kind: replicas.resources[name] for kind, name in KINDS.items() if replicas.resources[name]}
-    each = " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items()) or "nothing"
-    there = " and ".join(f"{have.get(kind, 0.0):g} {kind}" for kind in asked or KINDS)
-    return f"{replicas.workers} x {each} is asked for, and Ray has {there}"
+    requested = {kind: replicas.resources[name] for kind, name in KINDS.items() if replicas.resources[name]}
+    amounts = " and ".join(f"{amount:g} {kind}" for kind, amount in requested.items()) or "nothing"
+    there = " and ".join(f"{have.get(kind, 0.0):g} {kind}" for kind in requested or KINDS)
+    return f"{replicas.workers} x {amounts} is asked for, and Ray has {there}"
 
 
 def lacks_room(message: str) -> bool:

@@ -66,7 +66,7 @@ def check_names(paths: Sequence[Path], report: Progress) -> list[Path]:
 
     ``report`` gets a line for an archive that its file does not name. ConfigError: one is no archive, or two are alike.
     """
-    each = _by_address(paths)
+    served = _by_address(paths)
     known: dict[Version, Path] = {}
     for path in dict.fromkeys(path.resolve() for path in paths):
         with open_mar(path) as archive:
@@ -80,7 +80,7 @@ def check_names(paths: Sequence[Path], report: Progress) -> list[Path]:
         known[version] = path
         if version.model != path.stem:
             report(f"{path.name}: its address is {path.stem}, and its answers and counters say {version.model}")
-    return each
+    return served
 
 
 def _by_address(paths: Sequence[Path]) -> list[Path]:

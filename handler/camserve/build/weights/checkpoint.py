@@ -46,11 +46,11 @@ def find_state_dict(
     fitting = [(state, fit) for state in found if (fit := _fit(state.tensors, expected))]
     if not fitting:
         largest = max(found, key=lambda state: len(state.tensors))
-        return _renamed(largest, Fit("", False)), _tell_place(largest.path)
+        return _renamed(largest, Fit("", False)), _describe_place(largest.path)
     shaped = [(state, fit) for state, fit in fitting if _shapes_agree(state.tensors, fit, expected)]
     state, fit = (shaped or fitting)[0]
     others = [other.path for other, _ in fitting if other is not state]
-    return _renamed(state, fit), _tell(state, fit, others)
+    return _renamed(state, fit), _describe(state, fit, others)
 
 
 def _candidates(loaded: object, file: str, key: str | None) -> list[StateDict]:
@@ -136,12 +136,12 @@ def _renamed(state: StateDict, fit: Fit) -> dict[str, Tensor]:
     return tensors
 
 
-def _tell_place(path: str) -> list[str]:
+def _describe_place(path: str) -> list[str]:
     return [f"took the state dict under '{path}'"] if path else []
 
 
-def _tell(state: StateDict, fit: Fit, others: Sequence[str]) -> list[str]:
-    lines = _tell_place(state.path)
+def _describe(state: StateDict, fit: Fit, others: Sequence[str]) -> list[str]:
+    lines = _describe_place(state.path)
     if fit.compiled:
         lines.append(f"'{COMPILED}' taken out of the names")
     if fit.prefix:
