@@ -51,15 +51,15 @@ class Labels:
         says that it is no other word of an option, ``index:`` that a number is no label.
         UnknownClass: nothing or more than one class fits; the message names the nearest.
         """
-        asked = text.strip()
-        if asked.startswith(BY_INDEX):
-            return self._at(asked[len(BY_INDEX) :].strip())
-        name = asked[len(BY_NAME) :] if asked.startswith(BY_NAME) else text
+        name_or_index = text.strip()
+        if name_or_index.startswith(BY_INDEX):
+            return self._at(name_or_index[len(BY_INDEX) :].strip())
+        name = name_or_index[len(BY_NAME) :] if name_or_index.startswith(BY_NAME) else text
         if (found := self._called(name)) is not None:
             return found
-        if INDEX.fullmatch(asked) and not self.numeric:
-            return self._at(asked)
-        hint = f"; {BY_INDEX}N asks for a class by its index" if INDEX.fullmatch(asked) else ""
+        if INDEX.fullmatch(name_or_index) and not self.numeric:
+            return self._at(name_or_index)
+        hint = f"; {BY_INDEX}N asks for a class by its index" if INDEX.fullmatch(name_or_index) else ""
         raise UnknownClass(f"no class is called {quote(name)}{hint or nearest(name.casefold(), self._lookups[2])}")
 
     def _at(self, digits: str) -> int:

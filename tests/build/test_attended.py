@@ -9,7 +9,8 @@ from camserve.attribution.methods import METHODS
 from camserve.attribution.objectives import Objectives
 from camserve.build.probe import attended, check_layer, find_layer
 from camserve.build.probe.attended import find_attended, name_attended
-from camserve.fast.split import Split, example, split
+from camserve.fast.export import example
+from camserve.fast.split import Split, split
 from library_networks import TIMM, TV
 
 

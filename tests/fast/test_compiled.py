@@ -24,8 +24,9 @@ from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.compiled import HINTS, TAIL, TRUNK, WEIGHTS, convert_trunk, import_openvino
+from camserve.fast.export import example
 from camserve.fast.prepare import check_compiled, prepare, write_compiled
-from camserve.fast.split import Absent, Split, check_halves, example, split
+from camserve.fast.split import Absent, Split, check_halves, split
 from camserve.files import sha256
 from camserve.input_spec import InputSpec
 from camserve.network.factory import MODEL_FILE

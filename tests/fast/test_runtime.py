@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from architectures import convnext, densenet, efficientnet, mobilenet, resnet, vgg
 from camserve.build.mar.unpack import read_contents
 from camserve.errors import ConfigError
+from camserve.fast.export import example
 from camserve.fast.fold import fold
 from camserve.fast.packing import PackedWeight, can_pack, pack, packable
 from camserve.fast.prepare import rewrite
-from camserve.fast.split import example
 from camserve.network.output import ScoringNetwork
 from camserve.serving.load import load_pipeline
 from camserve.settings import RuntimeSpec

@@ -7,7 +7,8 @@ import torch
 from torch import fx, nn
 
 from camserve.attribution.methods import METHODS
-from camserve.fast.split import Split, example, export_network, split
+from camserve.fast.export import example, export_network
+from camserve.fast.split import Split, split
 from camserve.fast.tail_file import read_tail_file, write_tail_file
 from camserve.fast.token_tail import LINEAR, read_one_token
 from camserve.network.output import ScoringNetwork

@@ -164,8 +164,8 @@ class App:
             return _ready(found["model"] in self._models and found["model"] not in stuck)
         return None
 
-    async def _ask(self, request: Request, request_id: str, asked: re.Match[str]) -> Response:
-        parts = asked.groupdict()
+    async def _ask(self, request: Request, request_id: str, matched: re.Match[str]) -> Response:
+        parts = matched.groupdict()
         if request.method not in ("POST", "PUT", "GET"):
             raise Refused("wrong_method", "send POST or PUT")
         if request.url.query:

@@ -12,8 +12,9 @@ from torch import Tensor
 from camserve.bench.networks import SIDE, BenchNetwork, photo_shape
 from camserve.bench.pairs import Work
 from camserve.fast.compiled import Trunk, convert_trunk
+from camserve.fast.export import example, export_network
 from camserve.fast.prepare import Prepared, rewrite, without_watched
-from camserve.fast.split import Split, example, export_network, split
+from camserve.fast.split import Split, split
 from camserve.network.output import ScoringNetwork
 from camserve.serving.cores import one_thread
 from camserve.settings import RuntimeSpec

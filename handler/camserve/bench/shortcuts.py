@@ -17,10 +17,10 @@ from camserve.bench.photos import load_pixels
 from camserve.bench.report import BenchReport, Table, format_spread
 from camserve.build.probe import find_layer
 from camserve.errors import CompilationUnavailable
+from camserve.fast.export import example
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
 from camserve.fast.prepare import Prepared
-from camserve.fast.split import example
 from camserve.network.output import ScoringNetwork
 from camserve.network.precision import full_precision
 from camserve.settings import RuntimeSpec

@@ -97,6 +97,6 @@ def _change_methods(folder: Path, contents: Contents, after: Settings, report: P
 
 def _renew_selftest(folder: Path, pipeline: Pipeline) -> None:
     """Record the self-test's answers anew where it asks for a method that is no longer served."""
-    asked = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))["options"]["method"]
-    if asked not in pipeline.settings.methods:
+    method = json.loads((folder / SELFTEST_FILE).read_text(encoding="utf-8"))["options"]["method"]
+    if method not in pipeline.settings.methods:
         record_selftest(folder, pipeline)

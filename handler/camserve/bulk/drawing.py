@@ -58,9 +58,9 @@ def load_photo(row: Row, side: int) -> Image.Image:
     NotDrawable: it cannot be read any more, or has another size than what was asked about.
     """
     assert row.answer is not None
-    picture, asked = load(row.photo, OWN_LIMITS.max_bytes), row.answer["input"]
+    picture, explained = load(row.photo, OWN_LIMITS.max_bytes), row.answer["input"]
     # No more is decoded than was asked about: another picture may lie there now.
-    limits = replace(OWN_LIMITS, max_pixels=max(1, asked["width"] * asked["height"]))
+    limits = replace(OWN_LIMITS, max_pixels=max(1, explained["width"] * explained["height"]))
     if picture.code:
         raise NotDrawable(f"{row.photo.path}: {picture.message}: its maps are not drawn")
     try:
@@ -69,7 +69,7 @@ def load_photo(row: Row, side: int) -> Image.Image:
         raise _other_picture(row) from None
     except RequestError as error:
         raise NotDrawable(f"{row.photo.path}: {error}: its maps are not drawn") from None
-    if (decoded.width, decoded.height) != (asked["width"], asked["height"]):
+    if (decoded.width, decoded.height) != (explained["width"], explained["height"]):
         raise _other_picture(row)
     return decoded.image
 

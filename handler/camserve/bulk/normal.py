@@ -44,11 +44,11 @@ def baseline_of_run(archive: Path, run: Path, labels: Path | None, date: str, re
 
 
 def _check_model(contents: Contents, run: Path) -> None:
-    asked = read_spec(run).model or {}
+    model = read_spec(run).model or {}
     weights = f"sha256:{contents.settings.model.source_sha256[:12]}"
-    if (asked.get("name"), asked.get("weights")) != (contents.name, weights):
+    if (model.get("name"), model.get("weights")) != (contents.name, weights):
         raise ConfigError(
-            f"{run} is a run of {asked.get('name')} with the weights {asked.get('weights')}, not {weights}"
+            f"{run} is a run of {model.get('name')} with the weights {model.get('weights')}, not {weights}"
         )
 
 

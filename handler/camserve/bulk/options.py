@@ -71,12 +71,12 @@ _NO_OFFER: Any = None  # these parsers look at the value alone
 
 def wire_options(options: Mapping[str, str], drawn_here: bool = True) -> dict[str, str]:
     """Return what the model is asked: maps too, unless a condition is given; grids, where they are drawn here."""
-    asked = {"explain": "true", **options}
+    chosen = {"explain": "true", **options}
     if not drawn_here:
-        return asked
+        return chosen
     formats = options.get("format", "").split(",")
     kept = [name for name in ("grid", "boxes") if name == "grid" or name in formats]
-    return {**{name: value for name, value in asked.items() if name not in LOOKS}, "format": ",".join(kept)}
+    return {**{name: value for name, value in chosen.items() if name not in LOOKS}, "format": ",".join(kept)}
 
 
 def look_of(options: Mapping[str, str], contents: Contents | None) -> Look:

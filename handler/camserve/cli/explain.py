@@ -26,9 +26,9 @@ EXAMPLE = """examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--archive", type=Path, help="a .mar; needs no server")
-    asked.add_argument("--url", help="a model's address: http://HOST:PORT/predictions/MODEL")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--archive", type=Path, help="a .mar; needs no server")
+    source.add_argument("--url", help="a model's address: http://HOST:PORT/predictions/MODEL")
     parser.add_argument("--token", help="the server's inference token (key_file.json)")
     parser.add_argument("--out", type=Path, help="a folder; or, for one photo, the picture to draw")
     parser.add_argument("--save", metavar="LIST", help=f"what is written into the folder (images): {', '.join(SAVES)}")
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if one and args.engine == RAY:
         args.parser.error("--engine ray needs --out FOLDER")
     saves = [] if one else read_saves(args.save or ("parquet" if args.engine == RAY else "images"))
-    asked = Job(args.sources, options, args.archive, None, args.url or "", args.token, args.workers, args.engine)
-    job = make_job(asked)
+    request = Job(args.sources, options, args.archive, None, args.url or "", args.token, args.workers, args.engine)
+    job = make_job(request)
     try:
         if one:
             outcome = show_answers(job, args.json, args.out, write, say)

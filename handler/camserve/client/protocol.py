@@ -34,14 +34,14 @@ class Retry:
     def __post_init__(self) -> None:
         require(self.attempts > 0, f"attempts must be 1 or more, not {self.attempts}")
 
-    def wait(self, attempt: int, asked: float = 0.0) -> float | None:
+    def wait(self, attempt: int, least: float = 0.0) -> float | None:
         """Return for how many seconds to wait after ``attempt``, from 1; None: give up.
 
-        ``asked`` is the server's Retry-After. The wait is drawn at random, so that clients do not return together.
+        ``least`` is the server's Retry-After. The wait is drawn at random, so that clients do not return together.
         """
-        if attempt >= self.attempts or asked > self.longest:
+        if attempt >= self.attempts or least > self.longest:
             return None
-        return min(self.longest, asked + random.uniform(0, min(self.longest, self.first * 2 ** (attempt - 1))))
+        return min(self.longest, least + random.uniform(0, min(self.longest, self.first * 2 ** (attempt - 1))))
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def exchange(retry: Retry, address: str) -> Exchange:
             return reply
         if not isinstance(reply, httpx.Response) and attempt >= retry.connects:
             break
-        asked = retry_after(reply) if isinstance(reply, httpx.Response) else 0.0
-        seconds = retry.wait(attempt, asked)
+        least = retry_after(reply) if isinstance(reply, httpx.Response) else 0.0
+        seconds = retry.wait(attempt, least)
         if seconds is None:
             break
         yield Wait(seconds)

@@ -66,8 +66,8 @@ class Evaluator:
         confidence = round(float(row.probabilities[row.best]), 6)
         target = photo.label if self._plan.target == "label" else row.best
         absent = _absent(row, photo.label, seed, self._places()) if "absent" in self._plan.groups else []
-        asked = [target, *absent]
-        answers = self._asker.ask(content, asked)
+        indices = [target, *absent]
+        answers = self._asker.ask(content, indices)
         frame = Frame(answers[0]["input"]["region"], self._size)
         mask = self._mask(photo, answers[0], frame) if target == photo.label else None
         judge = partial(self._judge, photo, pixels, target, answers[0], mask, seed)
@@ -75,7 +75,7 @@ class Evaluator:
         more = [
             *self._stability(content, target, answers, frame, seed),
             *self._randomised(pixels, row, target, answers),
-            *self._absence(answers, asked),
+            *self._absence(answers, indices),
             *self._attacked(content, target, row, seed, mask, answers),
         ]
         for number, values in more:
@@ -178,8 +178,8 @@ class Evaluator:
         means = np.mean(stages, axis=0)
         return [(number, {"random": float(mean)}) for number, mean in enumerate(means) if np.isfinite(mean)]
 
-    def _absence(self, answers: Sequence[Answer], asked: Sequence[int]) -> list[tuple[int, Values]]:
-        if len(asked) == 1:
+    def _absence(self, answers: Sequence[Answer], indices: Sequence[int]) -> list[tuple[int, Values]]:
+        if len(indices) == 1:
             return []
         return [(number, {"absent": _warned(answer)}) for number, answer in enumerate(answers)]
 

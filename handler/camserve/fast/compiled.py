@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from camserve.errors import CompilationUnavailable, ConfigError, first_line
-from camserve.fast.split import MOST_ROWS, Split
+from camserve.fast.export import MOST_ROWS
+from camserve.fast.split import Split
 from camserve.fast.tail_file import read_tail_file
 from camserve.values import Layer
 

@@ -16,9 +16,10 @@ from camserve.attribution.linear_head import LinearHead
 from camserve.errors import CompilationUnavailable, ConfigError
 from camserve.fast.closed_form import find_closed_form
 from camserve.fast.compiled import TAIL, TRUNK, WEIGHTS, convert_trunk, read_halves, write_trunk
+from camserve.fast.export import example
 from camserve.fast.fold import fold
 from camserve.fast.packing import can_pack, pack, packable
-from camserve.fast.split import Absent, Split, check_halves, example, split
+from camserve.fast.split import Absent, Split, check_halves, split
 from camserve.fast.tail_file import write_tail_file
 from camserve.fast.zero_rows import find_token_backward
 from camserve.files import inside, sha256

@@ -1,7 +1,7 @@
 """A network cut in two at its target layer: a trunk that can be compiled, and a tail that stays differentiable.
 
-The network is exported (torch.export) and the target tensor found in the program by its values. What
-depends on it is the tail; all the rest is the trunk.
+The target tensor is found in the exported program by its values. What depends on it is the tail; all the rest is the
+trunk.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from torch import Tensor, fx, nn
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.objectives import Objectives
-from camserve.errors import CompilationUnavailable, ConfigError, first_line
+from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.fast.export import export_network
 from camserve.fast.token_tail import read_one_token
 from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
 from camserve.network.precision import full_precision
-from camserve.values import InputShape, Layer
-
-MOST_ROWS = 64  # of a batch; more are answered group by group
+from camserve.values import Layer
 
 ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod)
 
@@ -77,12 +76,6 @@ class Split(nn.Module):
             yield (self._layer.name if module is self.cut else name), module
 
 
-def example(shape: InputShape, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return two random pictures (2, C, H, W), in the memory layout of those that are served."""
-    pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    return pixels.to(device, dtype).contiguous(memory_format=torch.channels_last)
-
-
 @full_precision()
 def split(
     network: ScoringNetwork, layer: Layer, pixels: Tensor, shortens: bool = True
@@ -112,7 +105,11 @@ def _gives(expected: tuple[Tensor, ...], halved: Split, layer: Layer, pixels: Te
         found = _observe(halved, layer, pixels)
     except (ConfigError, RuntimeError):
         return False
-    return _agree(expected, found, ROUNDING[pixels.dtype])
+    tolerance = ROUNDING[pixels.dtype]
+    return all(
+        truth.shape == now.shape and float((truth - now).abs().max()) <= tolerance * float(truth.abs().max())
+        for truth, now in zip(expected, found)
+    )
 
 
 @full_precision()
@@ -125,31 +122,6 @@ def check_halves(network: ScoringNetwork, halved: Split, layer: Layer, pixels: T
             raise CompilationUnavailable(f"the {name} of the converted network is {error:.2g} off that of torch")
 
 
-class _Exportable(ScoringNetwork):
-    """``ScoringNetwork`` under the names that torch.export expects: those of the modules as they lie in one another."""
-
-    named_modules = nn.Module.named_modules
-    get_submodule = nn.Module.get_submodule
-
-
-def export_network(network: ScoringNetwork, pixels: Tensor) -> fx.GraphModule:
-    """Return a frozen network in eval mode as a program for a batch of any length (CompilationUnavailable)."""
-    try:
-        rows = torch.export.Dim("rows", min=1, max=MOST_ROWS)
-        exportable = _Exportable(network.classifier, *network.outputs)
-        with torch.no_grad():
-            program = torch.export.export(exportable, (pixels,), dynamic_shapes=({0: rows},))
-        exported: Any = program.run_decompositions({}).module()  # without operators that work in place
-    except Exception as error:
-        first = first_line(error)
-        raise CompilationUnavailable(f"the network cannot be exported by torch {torch.__version__}: {first}") from None
-    module = fx.GraphModule(exported, exported.graph)
-    for node in reversed(module.graph.nodes):
-        if node.op.startswith("call_") and not node.users:  # checks; nothing in such a program has side effects
-            module.graph.erase_node(node)
-    return module
-
-
 def _observe(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return activation, scores, and the gradients of a fixed weighting of them."""
     with Capture(network, (layer,)) as capture:
@@ -158,13 +130,6 @@ def _observe(network: nn.Module, layer: Layer, pixels: Tensor) -> tuple[Tensor, 
         weights = torch.linspace(-1, 1, shape.numel(), device=output.scores.device).reshape(shape)
         objectives = Objectives.weighing(range(shape[0]), weights)
         return output.activations, output.scores, output.gradients(objectives)
-
-
-def _agree(one: tuple[Tensor, ...], other: tuple[Tensor, ...], tolerance: float) -> bool:
-    return all(
-        truth.shape == found.shape and float((truth - found).abs().max()) <= tolerance * float(truth.abs().max())
-        for truth, found in zip(one, other)
-    )
 
 
 def _places(module: fx.GraphModule, network: nn.Module, layer: Layer, pixels: Tensor) -> list[fx.Node]:

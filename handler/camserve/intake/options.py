@@ -101,8 +101,8 @@ def _check_plain(own: Mapping[str, object], options: Options, must_explain: bool
     """Refuse what the answer of TorchServe's image_classifier has no room for."""
     beside = sorted(set(own) - {"compat", "top_k"})
     if beside or options.picture or must_explain:
-        asked = ", ".join(quote(name) for name in beside) or "an explanation"
-        raise BadOption(f"option 'compat': {TORCHSERVE} answers label and probability alone: leave out {asked}")
+        others = ", ".join(quote(name) for name in beside) or "an explanation"
+        raise BadOption(f"option 'compat': {TORCHSERVE} answers label and probability alone: leave out {others}")
 
 
 def _check_comparable(options: Options) -> None:

@@ -63,8 +63,8 @@ def _load_eager(folder: Path, settings: Settings, device: torch.device, reason: 
 def _may_be_halves(settings: Settings) -> bool:
     """Whether the self-test can tell that a network of mode openvino is right, and no method asks the eager one."""
     compared = settings.selftest == "refuse" and bool(settings.samples)
-    asked = any(METHODS[method].asks_pixels for method in settings.methods)
-    return settings.runtime.mode == "openvino" and compared and not asked
+    needed = any(METHODS[method].asks_pixels for method in settings.methods)
+    return settings.runtime.mode == "openvino" and compared and not needed
 
 
 def _load_halves(folder: Path, settings: Settings, device: torch.device) -> Classifier:

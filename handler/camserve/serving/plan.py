@@ -30,8 +30,8 @@ class Plan:
     @property
     def maps(self) -> int:
         """How many maps may be computed."""
-        asked = count_targets(self.options.targets) * len(self.options.methods)
-        return 0 if self.options.explain is False else asked
+        maps = count_targets(self.options.targets) * len(self.options.methods)
+        return 0 if self.options.explain is False else maps
 
     def drawn(self, most: int) -> int:
         """Return how many pixels may be drawn; ``most`` is the limit of a side."""
@@ -56,18 +56,18 @@ def _admit(plan: Plan, spent: dict[int, Counter[str]], limits: Limits) -> Planne
     if plan.raw.body is None:
         return plan
     of_body = spent.setdefault(plan.raw.body, Counter())
-    asked = {
+    amounts = {
         "decoded pixels": (plan.picture.pixels, limits.max_body_pixels),
         "maps": (plan.maps, limits.max_body_maps),
         "drawn pixels": (plan.drawn(limits.max_picture_side), limits.max_body_drawn),
     }
-    for what, (amount, most) in asked.items():
+    for what, (amount, most) in amounts.items():
         if of_body[what] + amount > most:
             return TooMuchWork(
                 f"with this picture its body asks for {of_body[what] + amount} {what}; the limit of a body is {most}: "
                 "send fewer pictures in one, or ask for less"
             )
-    of_body.update({what: amount for what, (amount, _) in asked.items()})
+    of_body.update({what: amount for what, (amount, _) in amounts.items()})
     return plan
 
 

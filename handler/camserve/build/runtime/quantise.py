@@ -119,8 +119,8 @@ def observe(network: nn.Module, layer: Layer, pictures: Sequence[Tensor], classe
             pixels = torch.stack(list(pictures[start : start + BATCH]))
             (output,) = capture.forward(pixels.contiguous(memory_format=torch.channels_last))
             best.append(output.scores.argmax(dim=1))
-            asked = best[-1] if classes is None else classes[start : start + BATCH]
-            weights = torch.nn.functional.one_hot(asked, output.scores.shape[1]).float()
+            targets = best[-1] if classes is None else classes[start : start + BATCH]
+            weights = torch.nn.functional.one_hot(targets, output.scores.shape[1]).float()
             objectives = Objectives.weighing(range(len(pixels)), weights)
             maps.append(METHODS["gradcam"].run(output, objectives).flatten(1))
     return Observed(torch.cat(best), torch.cat(maps))
