@@ -179,7 +179,7 @@ def write_page(folder: Path, keep: Path, earlier: str) -> str:
     before = {text: split_page(earlier).get(heading_of(text), "") for text in SECTIONS}
     sections = []
     for text in SECTIONS:
-        new = keep_lines(by_network[text], before[text], list(shown)) if text in by_network else of_all[text]
+        new = keep_lines(by_network[text], before[text], list(shown.values())) if text in by_network else of_all[text]
         sections.append(new or _say_earlier(before[text]))
     return INTRODUCTION.format(photos=len(boxed.labelled)) + "".join(sections)
 

@@ -11,7 +11,7 @@ from attacked_photos import Attacked, Picture, read_attacks, separations
 from camserve.evaluate.measures import THRESHOLDS
 from camserve.evaluate.plan import PhotoMeasures
 from camserve.monitor.signals import NAMES
-from evidence_tables import attack_table, box_table, figure_table, warning_table
+from evidence_tables import attack_table, box_table, figure_table, warning_table, write_table
 from map_measures import AIRLINER, QUICK, SLOW, Part, Run, read_rows
 
 
@@ -68,16 +68,33 @@ def test_more_photos_of_a_run_are_those_of_fewer_and_others():
     assert len(part.chosen(Run(frozenset(), 40, SLOW, is_small=False))) == 40
 
 
-def test_a_section_that_was_not_measured_anew_stays_and_says_so(tmp_path):
-    folder = tmp_path / "imagenet-val-500"
-    (folder / "images").mkdir(parents=True)
-    (folder / "labels.csv").write_text(
+@pytest.fixture
+def folder(tmp_path):
+    photos = tmp_path / "imagenet-val-500"
+    (photos / "images").mkdir(parents=True)
+    (photos / "labels.csv").write_text(
         "file,class_index,boxes_x1y1x2y2,box_fraction_of_centre_224\na.jpg,0,1 1 9 9,0.2\n"
     )
-    once = evidence.write_page(tmp_path, tmp_path, "# Page\n\n## Boxes\n\nOld figures.\n\n## Other\n\nGone.\n")
+    return tmp_path
+
+
+def test_a_page_keeps_the_lines_of_networks_that_were_not_measured_anew(folder):
+    lines = [{"plan": {}}, [asdict(row(photo, "gradcam", 0.5)) for photo in range(2)]]
+    (folder / "dino.slow.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    head = ("network", "photos", "map", "pointing", "energy", "complexity", "random")
+    table = write_table(head, [])
+    kept = "| MobileNetV2 | 10 | `gradcam` | 0.60 | 0.40 | 0.91 | 0.07 |"
+    heading = evidence.heading_of(evidence_text.SLOW)
+    page = evidence.write_page(folder, folder, f"# Page\n\n{heading}\n\n{table}\n{kept}\n")
+    assert f"{table}\n{kept}\n| DINOv2 ViT-S | 2 | `gradcam` |  | 0.50" in page
+    assert evidence_text.EARLIER_LINES.format(networks="MobileNetV2") in page
+
+
+def test_a_section_that_was_not_measured_anew_stays_and_says_so(folder):
+    once = evidence.write_page(folder, folder, "# Page\n\n## Boxes\n\nOld figures.\n\n## Other\n\nGone.\n")
     assert once.endswith(f"\n## Boxes\n\n{evidence_text.EARLIER}\n\nOld figures.\n")
     assert "Other" not in once
-    assert evidence.write_page(tmp_path, tmp_path, once) == once
+    assert evidence.write_page(folder, folder, once) == once
 
 
 def test_lines_of_networks_that_were_not_measured_anew_stay_and_the_section_names_them():
