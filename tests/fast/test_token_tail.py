@@ -129,6 +129,17 @@ def test_a_tail_that_reads_all_tokens_stays_as_it_is():
     assert read_one_token(fx.GraphModule(nn.Module(), graph)) is None
 
 
+def test_what_has_no_shape_is_selected_as_before():
+    graph = fx.Graph()
+    tokens = graph.placeholder("value_0")
+    products = graph.call_function(torch.ops.aten.gelu.default, (tokens,))
+    graph.output(graph.call_function(torch.ops.aten.select.int, (products, 1, 0)))
+    tail = fx.GraphModule(nn.Module(), graph)
+    assert read_one_token(tail) is None
+    products.meta["val"] = torch.zeros(2, 17, WIDTH)
+    assert read_one_token(tail) is None
+
+
 @pytest.mark.parametrize("width", [CLASSES, 10**6])
 def test_a_shorter_tail_that_fails_or_gives_other_scores_is_not_taken(width, network, monkeypatch):
     def shortened(tail):

@@ -47,11 +47,12 @@ def _select_sooner(graph: fx.Graph, node: fx.Node) -> int:
     Where it cuts none the selection stays where it is.
     """
     source, axis, index = _arguments(node)[:3]
-    if not isinstance(index, int):
+    axes = len(_shape(source))
+    if not axes or not isinstance(index, int):
         return 0
     with graph.inserting_before(node):
         moved = _Moved(graph)
-        selected = moved.select(source, axis % len(_shape(source)), index)
+        selected = moved.select(source, axis % axes, index)
     if moved.products:
         selected.meta = dict(node.meta)
         node.replace_all_uses_with(selected)
@@ -76,8 +77,13 @@ class _Moved:
         return self._selected[place]
 
     def _computed(self, node: fx.Node, axis: int, index: int) -> fx.Node | None:
-        """Return the selection computed from selections of the operands; None: the operator mixes what it reads."""
+        """Return the selection computed from selections of the operands.
+
+        None: the operator mixes what it reads, or its shape is not known.
+        """
         target, args, last = node.target, _arguments(node), len(_shape(node)) - 1
+        if last < 0:
+            return None
         if target in EACH_NUMBER:
             operands = [self._operand(arg, axis - last - 1, index) for arg in args]
             return self._call(node, operands)
@@ -150,5 +156,6 @@ def _arguments(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _shape(node: fx.Node) -> tuple[Any, ...]:
+    """Return the sizes of a node's value; none: it is a number, or not known."""
     value = node.meta.get("val")
     return tuple(value.shape) if isinstance(value, Tensor) else ()
