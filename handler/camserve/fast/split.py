@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from camserve.attribution.capture import Capture
 from camserve.attribution.objectives import Objectives
-from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.errors import CamserveError, CompilationUnavailable, ConfigError
 from camserve.fast.export import export_network
 from camserve.fast.token_tail import read_one_token
 from camserve.network.hooks import calls_of
@@ -103,7 +103,7 @@ def _gives(expected: tuple[Tensor, ...], halved: Split, layer: Layer, pixels: Te
     """Whether the halves run, and what is observed of them is what is expected."""
     try:
         found = _observe(halved, layer, pixels)
-    except (ConfigError, RuntimeError):
+    except (CamserveError, RuntimeError):
         return False
     tolerance = ROUNDING[pixels.dtype]
     return all(
