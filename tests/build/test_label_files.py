@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from torchvision.models import ResNet50_Weights
 
 from camserve.build.label_files import label_names, read_class_names
 from camserve.errors import ConfigError
@@ -26,6 +27,10 @@ FORMS = {
 def test_json_of_every_known_form_is_read(tmp_path, name, mark):
     (tmp_path / "names.json").write_text(mark + json.dumps(FORMS[name]), encoding="utf-8")
     assert read_class_names(str(tmp_path / "names.json")) == CAT_DOG
+
+
+def test_the_names_of_imagenet_are_those_of_torchvision():
+    assert read_class_names("imagenet") == ResNet50_Weights.DEFAULT.meta["categories"]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):

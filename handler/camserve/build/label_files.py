@@ -11,7 +11,8 @@ from camserve.errors import ConfigError, quote
 from camserve.labels import BY_INDEX, BY_NAME, RESERVED, Labels
 from camserve.values import Progress
 
-IMAGENET = "imagenet"  # torchvision's names of the 1000 classes
+IMAGENET = "imagenet"
+IMAGENET_NAMES = "package://camserve/config/labels/imagenet.txt"  # torchvision's, which takes seconds to import
 INDICES = "index"  # classes are called as their indices, as by TorchServe without index_to_name.json
 WRAPPERS = (
     "id2label",
@@ -28,13 +29,9 @@ def read_class_names(labels: str | None) -> list[str] | None:
 
     ConfigError: the file is missing, or is not one name a line or JSON of a known form.
     """
-    if labels in (None, INDICES):
+    if labels is None or labels == INDICES:
         return None
-    if labels == IMAGENET:
-        from torchvision.models import ResNet50_Weights
-
-        return list(ResNet50_Weights.DEFAULT.meta["categories"])
-    path = find_file(labels)
+    path = find_file(IMAGENET_NAMES if labels == IMAGENET else labels)
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte-order mark
         names = _names_of(json.loads(text)) if path.suffix == ".json" else text.splitlines()
