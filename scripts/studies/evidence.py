@@ -28,6 +28,7 @@ from evidence_tables import (
     attack_table,
     box_table,
     figure_table,
+    halves_table,
     sanity_table,
     strength_table,
     warning_table,
@@ -48,9 +49,9 @@ from evidence_text import (
     TOKENS,
 )
 from labelled_photos import data_folder, read_boxed_photos, read_photos
-from map_measures import AIRLINER, RUNS, STEPS, Part, measure, read_rows
+from map_measures import AIRLINER, BOTH_HALVES, RUNS, STEPS, Part, measure, read_rows
 from strength_measure import measure_strengths, read_strengths, write_strengths
-from token_maps import TOKENS_NAME, fit_tokens
+from token_maps import HALVES, TOKENS_NAME, fit_tokens
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
 RECIPE = Path(__file__).parents[2] / "config" / "models" / "imagenet.yaml"
@@ -108,10 +109,15 @@ def measure_all(folder: Path, keep: Path, backbone: Path | None, networks: Seque
             with open_archive(parts[name].archive) as pipeline:
                 write_strengths(measure_strengths(pipeline, photos), kept)
     attacked = list(parts) if ATTACKS in runs else []
+    halves = {}
     if backbone is not None and TOKENS_NAME in networks:
         parts[TOKENS_NAME] = fit_tokens(folder / PHOTOS, backbone, keep, PHOTO, say)
+        if BOTH_HALVES in runs:
+            halves = {
+                name: fit_tokens(folder / PHOTOS, backbone, keep, PHOTO, say, at) for at, name in enumerate(HALVES)
+            }
     for run in [run for run in RUNS if run in runs]:
-        for name, part in parts.items():
+        for name, part in (halves if run == BOTH_HALVES else parts).items():
             say(f"{run} of {name}: {sum(1 for _ in measure(part, run, keep, say))} rows")
     for name in attacked:
         say(f"attacks on {name}: {sum(1 for _ in measure_attacks(parts[name], keep, say))} photos")
@@ -171,7 +177,7 @@ def write_page(folder: Path, keep: Path, earlier: str) -> str:
     of_all = {
         STRENGTH: STRENGTH.format(strength=strength_table(strengths, measures)) if _is_whole(strengths) else "",
         SANITY: SANITY.format(kept=KEPT, sanity=sanity_table(convolutional)) if _is_whole(convolutional) else "",
-        TOKENS: _tokens(measures),
+        TOKENS: _tokens(measures, [row for name in HALVES for row in read_rows(keep, name, BOTH_HALVES)]),
         ATTACK: ATTACK.format(places=attack_table(attacked), warnings=warning_table(attacked, AIRLINER))
         if _is_whole(attacked)
         else "",
@@ -228,9 +234,12 @@ def _say_below_heading(section: str, note: str) -> str:
     return section.replace(f"{heading}\n", f"{heading}\n\n{note}\n", 1)
 
 
-def _tokens(measures: Mapping[str, Measures]) -> str:
+def _tokens(measures: Mapping[str, Measures], halves: Sequence[PhotoMeasures]) -> str:
     found = measures.get(TRANSFORMER)
-    return "" if found is None else TOKENS.format(sanity=sanity_table({TRANSFORMER: found}))
+    if found is None or not halves:
+        return ""
+    photos = len({row.photo for row in halves})
+    return TOKENS.format(photos=photos, halves=halves_table(halves), sanity=sanity_table({TRANSFORMER: found}))
 
 
 def _without(measures: Mapping[str, Measures], name: str) -> dict[str, Measures]:

@@ -75,6 +75,25 @@ def _text(summary: Summary, measure: str, variant: str) -> str:
     return "" if figure is None else figure.text
 
 
+def halves_table(rows: Sequence[PhotoMeasures]) -> str:
+    """Return where LayerCAM, Grad-CAM and the centre point, and by how much LayerCAM leads, photo by photo."""
+    measures, maps = ("pointing", "energy"), ("layercam", "gradcam", "centre")
+    found = {
+        name: np.array([[row.values[measure] for measure in measures] for row in rows if row.variant == name])
+        for name in maps
+    }
+    lines = [
+        (
+            f"`{name}`",
+            *map(interval, found[name].T),
+            *([""] * len(measures) if name == maps[0] else map(interval, (found[maps[0]] - found[name]).T)),
+        )
+        for name in maps
+    ]
+    leads = [f"LayerCAM's lead in {measure}" for measure in measures]
+    return write_table(("map", *measures, *leads), lines)
+
+
 def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: set[str]) -> str:
     """Return for how many objects the first box of the default reaches an IoU of .5; ``small`` names photos."""
     head = ("network", "objects", "photos", "the whole crop", "at 15 %", "at 20 %", "calibrated, on the other half")

@@ -55,8 +55,10 @@ groups of classes (bird, reptile, dog, other mammal, fish, arthropod, thing), fi
 on others.
 
 Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike. On
-179 photos of both halves, with an earlier version of the code, Grad-CAM pointed at 0.35 [0.27 0.42], LayerCAM at 0.67
-[0.60 0.74], and the centre of the picture at 0.58 [0.51 0.65].
+both halves, each with a head fitted on the other, {photos} photos:
+
+{halves}
+
 `layercam`, `hirescam` and `attention` weigh each position by itself and cost the same one pass of the tail. So
 `layercam` is the default where the target layer is a grid of tokens and the gradient differs among them; where their
 mean is read, Grad-CAM stays. `attention` traces the attention of the tail alone, here the last block's. Single tokens

@@ -32,6 +32,7 @@ class Run:
 
 
 QUICK, SLOW = ("quick",), ("slow",)
+BOTH_HALVES = "halves"  # of the transformer alone, for a comparison on more photos
 RUNS: Mapping[str, Run] = {
     "place": Run(frozenset({"place"}), 120, QUICK),
     "steady": Run(frozenset({"shape", "stable", "random"}), 16, QUICK),
@@ -39,6 +40,7 @@ RUNS: Mapping[str, Run] = {
     "change": Run(frozenset({"change"}), 16, COMPARED),
     "slow": Run(frozenset({"place", "shape", "random"}), 10, SLOW),
     "road": Run(frozenset({"road"}), 16, COMPARED),
+    BOTH_HALVES: Run(frozenset({"place"}), 120, ("layercam", "gradcam")),
 }
 
 

@@ -25,6 +25,7 @@ from labelled_photos import read_boxed_photos
 from map_measures import Part
 
 TOKENS_NAME = "dino"
+HALVES = (TOKENS_NAME, "dino_1")  # archives, by the half of the photos that their head is fitted on
 METHODS: tuple[str, ...] = (
     *("layercam", "gradcam", "hirescam", "attention", "gradcam++", "xgradcam", "eigengradcam", "eigencam"),
     *("gradcam+", "gradcam-", "vit_reciprocam", "scorecam", "ablationcam", "gradient", "input_x_gradient"),
@@ -56,22 +57,23 @@ class Photo:
     is_small: bool
 
 
-def fit_tokens(folder: Path, backbone: Path, keep: Path, sample: str, report: Progress) -> Part:
-    """Fit a head on every second photo, and return its archive, kept in a folder, with the others."""
-    photos, archive = read_groups(folder), keep / f"{TOKENS_NAME}.mar"
+def fit_tokens(folder: Path, backbone: Path, keep: Path, sample: str, report: Progress, half: int = 0) -> Part:
+    """Fit a head on every second photo from number ``half`` on; return its archive, in ``keep``, and the others."""
+    name = HALVES[half]
+    photos, archive = read_groups(folder), keep / f"{name}.mar"
     if not archive.exists():
         features, groups = _features(backbone, photos), torch.tensor([photo.labelled.label for photo in photos])
-        weight, bias = _fit(features[::2], groups[::2])
-        file = keep / "dino.safetensors"
+        weight, bias = _fit(features[half::2], groups[half::2])
+        file = keep / f"{name}.safetensors"
         save_file({**load_file(backbone), "head.weight": weight.contiguous(), "head.bias": bias.contiguous()}, file)
         (keep / "groups.txt").write_text("\n".join(GROUPS))
         args = {"model_name": MODEL, "img_size": SIDE, "num_classes": len(GROUPS)}
         recipe = Recipe(
-            TOKENS_NAME, str(file), "timm:create_model", args=args, labels=str(keep / "groups.txt"), preprocess=INPUT,
+            name, str(file), "timm:create_model", args=args, labels=str(keep / "groups.txt"), preprocess=INPUT,
             methods=METHODS, samples=(sample,),
         )  # fmt: skip
         build_archive(recipe, keep, report, fresh_process=False)
-    others = photos[1::2]
+    others = photos[1 - half :: 2]
     return Part(archive, [photo.labelled for photo in others], [photo.is_small for photo in others], THING)
 
 

@@ -1,7 +1,7 @@
 """The page of evidence is made of the rows that are kept, and of nothing else."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from attacked_photos import Attacked, Picture, read_attacks, separations
 from camserve.evaluate.measures import THRESHOLDS
 from camserve.evaluate.plan import PhotoMeasures
 from camserve.monitor.signals import NAMES
-from evidence_tables import attack_table, box_table, figure_table, warning_table, write_table
+from evidence_tables import attack_table, box_table, figure_table, halves_table, warning_table, write_table
 from map_measures import AIRLINER, QUICK, SLOW, Part, Run, read_rows
 
 
@@ -44,6 +44,18 @@ def test_a_table_names_the_photos_and_leaves_out_what_was_not_measured():
     boxes = box_table(rows, {"0#0"}).splitlines()
     assert boxes[2].startswith("| Net | all | 4 |")
     assert "| 0.00 [0.00 0.00] | 1.00 [1.00 1.00] |" in boxes[2]
+
+
+def test_both_halves_are_compared_photo_by_photo():
+    values = {"layercam": (1.0, 0.6), "gradcam": (0.0, 0.5), "centre": (1.0, 0.2)}
+    rows = [
+        replace(row(photo, name, 0), values={"pointing": pointing, "energy": energy})
+        for photo in range(3)
+        for name, (pointing, energy) in values.items()
+    ]
+    lines = halves_table(rows).splitlines()
+    assert lines[3] == "| `gradcam` | 0.00 [0.00 0.00] | 0.50 [0.50 0.50] | 1.00 [1.00 1.00] | 0.10 [0.10 0.10] |"
+    assert lines[4].endswith("| 0.00 [0.00 0.00] | 0.40 [0.40 0.40] |")
 
 
 def test_attacks_are_compared_photo_by_photo(tmp_path):
