@@ -238,8 +238,7 @@ def _tokens(measures: Mapping[str, Measures], halves: Sequence[PhotoMeasures]) -
     found = measures.get(TRANSFORMER)
     if found is None or not halves:
         return ""
-    photos = len({row.photo for row in halves})
-    return TOKENS.format(photos=photos, halves=halves_table(halves), sanity=sanity_table({TRANSFORMER: found}))
+    return TOKENS.format(halves=halves_table(halves), sanity=sanity_table({TRANSFORMER: found}))
 
 
 def _without(measures: Mapping[str, Measures], name: str) -> dict[str, Measures]:

@@ -76,12 +76,16 @@ def _text(summary: Summary, measure: str, variant: str) -> str:
 
 
 def halves_table(rows: Sequence[PhotoMeasures]) -> str:
-    """Return where LayerCAM, Grad-CAM and the centre point, and by how much LayerCAM leads, photo by photo."""
+    """Return where LayerCAM, Grad-CAM and the centre point, and by how much LayerCAM leads, photo by photo.
+
+    Photos of which one of them has no figure, such as a blank map, are left out.
+    """
     measures, maps = ("pointing", "energy"), ("layercam", "gradcam", "centre")
-    found = {
-        name: np.array([[row.values[measure] for measure in measures] for row in rows if row.variant == name])
-        for name in maps
-    }
+    placed = {(row.photo, row.variant): [row.values.get(measure) for measure in measures] for row in rows}
+    photos = [
+        photo for photo in {row.photo: 0 for row in rows} if all(None not in placed[photo, name] for name in maps)
+    ]
+    found = {name: np.array([placed[photo, name] for photo in photos], float) for name in maps}
     lines = [
         (
             f"`{name}`",
@@ -91,7 +95,7 @@ def halves_table(rows: Sequence[PhotoMeasures]) -> str:
         for name in maps
     ]
     leads = [f"LayerCAM's lead in {measure}" for measure in measures]
-    return write_table(("map", *measures, *leads), lines)
+    return write_table((f"map, {len(photos)} photos", *measures, *leads), lines)
 
 
 def box_table(rows: Mapping[str, Sequence[PhotoMeasures]], small: set[str]) -> str:

@@ -55,7 +55,7 @@ groups of classes (bird, reptile, dog, other mammal, fish, arthropod, thing), fi
 on others.
 
 Where a transformer has a class token, a channel's mean gradient weighs positions that the score never reads alike. On
-both halves, each with a head fitted on the other, {photos} photos:
+both halves, each with a head fitted on the other, paired:
 
 {halves}
 

@@ -53,7 +53,9 @@ def test_both_halves_are_compared_photo_by_photo():
         for photo in range(3)
         for name, (pointing, energy) in values.items()
     ]
-    lines = halves_table(rows).splitlines()
+    blank = [replace(row(3, name, 0), values={"energy": 0.5}) for name in values]
+    lines = halves_table(rows + blank).splitlines()
+    assert lines[0].startswith("| map, 3 photos |")
     assert lines[3] == "| `gradcam` | 0.00 [0.00 0.00] | 0.50 [0.50 0.50] | 1.00 [1.00 1.00] | 0.10 [0.10 0.10] |"
     assert lines[4].endswith("| 0.00 [0.00 0.00] | 0.40 [0.40 0.40] |")
 
