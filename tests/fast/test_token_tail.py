@@ -140,6 +140,18 @@ def test_what_has_no_shape_is_selected_as_before():
     assert read_one_token(tail) is None
 
 
+def test_a_product_whose_rows_are_reordered_from_an_unknown_shape_stays_where_it_is():
+    graph = fx.Graph()
+    tokens, weight = graph.placeholder("value_0"), graph.placeholder("value_1")
+    turned = graph.call_function(torch.ops.aten.transpose.int, (tokens, 0, 1))
+    products = graph.call_function(LINEAR, (turned, weight))
+    products.meta["val"] = torch.zeros(17, 2, WIDTH)
+    graph.output(graph.call_function(torch.ops.aten.select.int, (products, 0, 0)))
+    shorter = read_one_token(fx.GraphModule(nn.Module(), graph))
+    values, matrix = torch.randn(2, 17, WIDTH), torch.randn(WIDTH, WIDTH)
+    assert torch.allclose(shorter(values, matrix), values[:, 0] @ matrix.T, atol=1e-5)
+
+
 @pytest.mark.parametrize("width", [CLASSES, 10**6])
 def test_a_shorter_tail_that_fails_or_gives_other_scores_is_not_taken(width, network, monkeypatch):
     def shortened(tail):

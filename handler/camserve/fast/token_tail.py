@@ -23,9 +23,10 @@ EACH_NUMBER = (  # operators of numbers at the same place, or of one number
 
 
 def read_one_token(tail: fx.GraphModule) -> fx.GraphModule | None:
-    """Return a tail with the same scores and fewer products. None: it reads no single token behind a product.
+    """Return a tail with the same scores, and fewer products where nothing else reads all tokens.
 
-    The nodes know their shapes, as torch.export leaves them. Nothing is verified here.
+    None: it reads no single token behind a product. Shapes are those that torch.export leaves at the nodes. Nothing is
+    verified here.
     """
     graph = copy.deepcopy(tail.graph)
     selections = [node for node in graph.nodes if node.target is SELECT]
@@ -130,10 +131,9 @@ class _Moved:
 def _reorder_later(graph: fx.Graph, node: fx.Node) -> None:
     """Put a product before the reordering of its rows: torch multiplies rows that lie apart far more slowly."""
     source, *weights = _arguments(node)
-    if source.target not in (TRANSPOSE, PERMUTE):
-        return
-    order = _order(source)
-    if order[-1] != len(order) - 1:
+    is_known = source.target is PERMUTE or (source.target is TRANSPOSE and _shape(source))
+    order = _order(source) if is_known else []
+    if not order or order[-1] != len(order) - 1:
         return
     with graph.inserting_before(node):
         product = graph.call_function(LINEAR, (_arguments(source)[0], *weights), dict(node.kwargs))
