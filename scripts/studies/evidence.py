@@ -182,11 +182,12 @@ def write_page(folder: Path, keep: Path, earlier: str) -> str:
         if _is_whole(attacked)
         else "",
     }
-    before = {text: split_page(earlier).get(heading_of(text), "") for text in SECTIONS}
+    written = split_page(earlier)
     sections = []
     for text in SECTIONS:
-        new = keep_lines(by_network[text], before[text], list(shown.values())) if text in by_network else of_all[text]
-        sections.append(new or _say_earlier(before[text]))
+        before = written.get(heading_of(text), "")
+        new = keep_lines(by_network[text], before, list(shown.values())) if text in by_network else of_all[text]
+        sections.append(new or _say_earlier(before))
     return INTRODUCTION.format(photos=len(boxed.labelled)) + "".join(sections)
 
 

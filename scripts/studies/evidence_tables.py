@@ -82,18 +82,12 @@ def halves_table(rows: Sequence[PhotoMeasures]) -> str:
     """
     measures, maps = ("pointing", "energy"), ("layercam", "gradcam", "centre")
     placed = {(row.photo, row.variant): [row.values.get(measure) for measure in measures] for row in rows}
-    photos = [
-        photo for photo in {row.photo: 0 for row in rows} if all(None not in placed[photo, name] for name in maps)
-    ]
-    found = {name: np.array([placed[photo, name] for photo in photos], float) for name in maps}
-    lines = [
-        (
-            f"`{name}`",
-            *map(interval, found[name].T),
-            *([""] * len(measures) if name == maps[0] else map(interval, (found[maps[0]] - found[name]).T)),
-        )
-        for name in maps
-    ]
+    everyone = dict.fromkeys(row.photo for row in rows)
+    photos = [photo for photo in everyone if all(None not in placed[photo, name] for name in maps)]
+    first, *others = (np.array([placed[photo, name] for photo in photos], float) for name in maps)
+    lines = [(f"`{maps[0]}`", *map(interval, first.T), *[""] * len(measures))]
+    for name, found in zip(maps[1:], others):
+        lines.append((f"`{name}`", *map(interval, found.T), *map(interval, (first - found).T)))
     leads = [f"LayerCAM's lead in {measure}" for measure in measures]
     return write_table((f"map, {len(photos)} photos", *measures, *leads), lines)
 

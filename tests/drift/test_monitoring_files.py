@@ -138,8 +138,12 @@ def test_the_report_draws_the_dashboards_panels():
     assert list(PANELS) == titles
 
 
-def test_the_dashboard_has_its_variables_and_a_query_in_every_panel():
-    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+@pytest.fixture(scope="module")
+def dashboard():
+    return json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+
+
+def test_the_dashboard_has_its_variables_and_a_query_in_every_panel(dashboard):
     assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "model", "version"]
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert all(target["expr"] for panel in panels for target in panel["targets"])
@@ -169,15 +173,13 @@ def test_metrics_that_cannot_be_joined_are_named(written, message, tmp_path, cap
     assert message in capsys.readouterr().err
 
 
-def test_an_xy_chart_says_which_grafana_its_options_are_for():
-    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+def test_an_xy_chart_says_which_grafana_its_options_are_for(dashboard):
     (chart,) = [panel for panel in dashboard["panels"] if panel["type"] == "xychart"]
     image = yaml.safe_load((FOLDER / "compose.yml").read_text())["services"]["grafana"]["image"]
     assert image.endswith(f":{chart['pluginVersion']}")
 
 
-def test_columns_of_a_table_are_called_what_they_are():
-    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+def test_columns_of_a_table_are_called_what_they_are(dashboard):
     tables = [panel for panel in dashboard["panels"] if panel["type"] == "table" and len(panel["targets"]) > 1]
     for panel in tables:
         names = panel["transformations"][-1]["options"]["renameByName"]
@@ -185,8 +187,7 @@ def test_columns_of_a_table_are_called_what_they_are():
     assert len(tables) == 2
 
 
-def test_panels_lie_side_by_side():
-    dashboard = json.loads((FOLDER / "grafana" / "dashboards" / "camserve.json").read_text())
+def test_panels_lie_side_by_side(dashboard):
     cells = [
         (x, y)
         for panel in dashboard["panels"]

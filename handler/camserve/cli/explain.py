@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
     if one and args.engine == RAY:
         args.parser.error("--engine ray needs --out FOLDER")
     saves = [] if one else read_saves(args.save or ("parquet" if args.engine == RAY else "images"))
-    request = Job(args.sources, options, args.archive, None, args.url or "", args.token, args.workers, args.engine)
-    job = make_job(request)
+    job = make_job(
+        Job(args.sources, options, args.archive, None, args.url or "", args.token, args.workers, args.engine)
+    )
     try:
         if one:
             outcome = show_answers(job, args.json, args.out, write, say)

@@ -131,8 +131,7 @@ class _Moved:
 def _reorder_later(graph: fx.Graph, node: fx.Node) -> None:
     """Put a product before the reordering of its rows: torch multiplies rows that lie apart far more slowly."""
     source, *weights = _arguments(node)
-    is_known = source.target is PERMUTE or (source.target is TRANSPOSE and _shape(source))
-    order = _order(source) if is_known else []
+    order = _order(source)
     if not order or order[-1] != len(order) - 1:
         return
     with graph.inserting_before(node):
@@ -141,13 +140,14 @@ def _reorder_later(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _order(node: fx.Node) -> list[int]:
-    """Return which axis of its operand each axis of a reordered tensor is."""
+    """Return which axis of its operand each axis of a reordered tensor is; none: it is no such tensor, or not known."""
     args = _arguments(node)
     if node.target is PERMUTE:
         return [axis % len(args[1]) for axis in args[1]]
-    order = list(range(len(_shape(node))))
-    one, other = (axis % len(order) for axis in args[1:3])
-    order[one], order[other] = order[other], order[one]
+    order = list(range(len(_shape(node)))) if node.target is TRANSPOSE else []
+    if order:
+        one, other = (axis % len(order) for axis in args[1:3])
+        order[one], order[other] = order[other], order[one]
     return order
 
 

@@ -130,7 +130,7 @@ class BatchRunner:
         refusals: Mapping[int, RequestError],
     ) -> list[list[Explanation]]:
         """Return the explanations of each row; those whose condition is not met are skipped."""
-        wanted = [request for request in self._map_requests(requests, rows) if request.row not in refusals]
+        wanted = [one for one in self._map_requests(requests, rows) if one.row not in refusals]
         due = [
             map_request
             for map_request in wanted
