@@ -49,6 +49,7 @@ def pytest_collection():
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000)  # a run of tests makes millions of objects, and few that refer to themselves
         gc.enable()
 
 

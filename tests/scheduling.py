@@ -2,7 +2,7 @@
 
 from xdist.scheduler import LoadScopeScheduling
 
-# Files that share what takes long to start, a live server or OpenVINO's exporter: one process runs them all.
+# Files that share what takes long to start: a live server, an exporter or the charts' JavaScript.
 SHARING = {
     "imagenet": (
         "test_torchserve.py",
@@ -12,7 +12,9 @@ SHARING = {
         "test_hostile_clients.py",
     ),
     "faulty": ("test_faults.py", "test_unsafe.py"),
-    "openvino": ("test_selftest.py", "test_compiled.py", "test_quantise.py", "test_engine.py", "test_attended.py"),
+    "openvino": ("test_compiled.py", "test_quantise.py", "test_engine.py"),
+    "exporter": ("test_sources.py", "test_program.py", "test_program_file.py", "test_choose_methods.py"),
+    "charts": ("test_report.py", "test_audit.py"),
 }
 # The longest, which begin first, so that no process waits for another at the end.
 FIRST = (
@@ -29,12 +31,12 @@ FIRST = (
     "test_frontend.py",
     "test_compiled_server.py",
     "openvino",
-    "test_sources.py",
+    "exporter",
     "test_shards.py",
     "test_archive_file.py",
     "test_configure.py",
     "test_archive.py",
-    "test_report.py",
+    "charts",
     "test_run.py",
     "test_probe.py",
     "test_windows.py",

@@ -4,8 +4,10 @@ import ast
 import re
 import sys
 from collections import defaultdict
+from configparser import ConfigParser
 from fnmatch import fnmatch
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from camserve.build.archive import SERVED
@@ -41,9 +43,14 @@ def room_of(path):
 
 
 @cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -80,6 +87,23 @@ def test_served_code_imports_what_a_stock_server_has_and_nothing_that_stays_at_h
     assert foreign == set()
 
 
+def as_pip(distribution):
+    """Write a distribution's name as pip compares it."""
+    return distribution.lower().replace("_", "-")
+
+
+def test_everything_that_is_imported_is_declared():
+    settings = ConfigParser()
+    settings.read(SOURCE.parent / "setup.cfg")
+    extras = settings["options.extras_require"]
+    declared = "\n".join([settings["options"]["install_requires"], *extras.values()]).splitlines()
+    packages = {as_pip(re.split(r"[=<>\[]", line.strip())[0]) for line in declared if line.strip()}
+    providers = packages_distributions()
+    names = {name.partition(".")[0] for path in FILES for name in imports(path)}
+    for name in sorted(names - {*sys.stdlib_module_names, "camserve"}):
+        assert set(map(as_pip, providers.get(name, [name]))) & packages, name
+
+
 def test_members_of_a_table_folder_do_not_import_the_table():
     circular = [
         f"{path.relative_to(SOURCE)}"
@@ -97,7 +121,7 @@ def test_no_file_is_too_long_to_be_read_at_once():
 def test_no_name_means_two_things():
     homes = defaultdict(list)
     for path in FILES:
-        for node in ast.parse(path.read_text()).body:
+        for node in tree(path).body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name[0] != "_":
                 homes[node.name].append(str(path.relative_to(SOURCE)))
     assert {name for name, paths in homes.items() if len(paths) > 1} == SHARED_NAMES

@@ -47,6 +47,7 @@ def test_the_sdist_builds_the_same_wheel(sources, names, tmp_path):
     assert {"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"} <= {path.name for path in unpacked.iterdir()}
 
 
+@pytest.mark.server
 def test_an_editable_installation_finds_the_configuration_of_its_clone(sources, tmp_path):
     environment = Environment(tmp_path / "venv")
     environment.share_packages()

@@ -46,8 +46,12 @@ def _json(body: object) -> HostileRequest:
     return HostileRequest(content=json.dumps(body).encode(), headers=JSON_HEADERS)
 
 
-def _one_color(mode: str, kind: str, size: tuple[int, int] = LARGEST, **options: Any) -> bytes:
-    return _encode(Image.new(mode, size, "olive" if mode != "L" else 90), kind, **options)
+def _one_color(mode: str, kind: str, size: tuple[int, int] | None = None, **options: Any) -> bytes:
+    return _encode(Image.new(mode, size or LARGEST, "olive" if mode != "L" else 90), kind, **options)
+
+
+def _flat_png(mode: str) -> bytes:
+    return _one_color(mode, "PNG", compress_level=1)
 
 
 def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -93,7 +97,7 @@ ATTACKS: Mapping[str, Callable[[], list[HostileRequest]]] = {
     "files that keep decoders busy, or name one block of tags 2,000 times": lambda: list(_bombs(hostile.TIME_BOMBS)),
     "option texts of 100 kB": lambda: list(_long_texts()),
     "forged log lines and metrics in options": lambda: list(_injections()),
-    "PNGs of 25 Mpx": lambda: [_picture(_one_color("RGB", "PNG")), _picture(_one_color("RGBA", "PNG"))],
+    "PNGs of 25 Mpx": lambda: [_picture(_flat_png("RGB")), _picture(_flat_png("RGBA"))],
     "interlaced and noisy PNGs of 4 Mpx": lambda: [_picture(_noisy_png())],
     "progressive JPEGs of 25 Mpx (294 kB)": lambda: [_picture(hostile.heavy_scans(*LARGEST))],
     "JPEGs of 25 Mpx, drawn": lambda: [_picture(_one_color("RGB", "JPEG"), format="overlay")],
@@ -105,7 +109,7 @@ ATTACKS: Mapping[str, Callable[[], list[HostileRequest]]] = {
     "slow methods for several classes": lambda: [
         _picture(_thumbnail(), target="top:3", method="ablationcam,guided_gradcam,input_x_gradient")
     ],
-    "KServe bodies of 16 PNGs of 25 Mpx": lambda: [_instances(_one_color("L", "PNG"))],
+    "KServe bodies of 16 PNGs of 25 Mpx": lambda: [_instances(_flat_png("L"))],
     "KServe bodies of 16 thumbnails, 9 maps in 3 drawn formats each": lambda: [_instances(_thumbnail(), **EVERY_MAP)],
     "KServe bodies of 16 thumbnails that share 3 MB of targets": lambda: [
         _instances(_thumbnail(), target=[str(number % 1000) for number in range(400_000)])

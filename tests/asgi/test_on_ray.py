@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from camserve.asgi.batches import BatchRules
 from camserve.asgi.on_ray.deployment import (
     ReplicaRequest,
@@ -19,6 +21,7 @@ from camserve.operate.ray_here import share
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from camserve.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.mark.server
 def test_without_ray_one_line_says_what_to_install(pets):
     command = [sys.executable, "-c", WITHOUT_RAY, "serve", str(pets), "--engine", "ray"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

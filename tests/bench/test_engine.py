@@ -101,6 +101,7 @@ def test_explain_gives_the_scores_of_predict_and_a_map_for_each_class(subject):
         assert any(heatmap.scale > 0 for heatmap in maps)
 
 
+@pytest.mark.server
 def test_every_cell_is_measured(subject):
     plan = EnginePlan(("small",), (1, 2), ONCE, (1, 2), ("small",), RuntimeSpec(), CPU)
     lines = []

@@ -116,6 +116,7 @@ def test_the_list_of_served_rooms_is_of_paths_and_not_of_names(tmp_path):
     assert copied == {"__init__.py", *served, *(f"{name}.py" for name in SERVED if name != "monitor")}
 
 
+@pytest.mark.server
 def test_the_archive_runs_with_its_own_copy_of_the_code_alone(unpacked):
     """And passes its self-test in the process in which every built archive is tried."""
     script = f"""{SCRIPT}
@@ -193,6 +194,7 @@ def test_a_method_that_does_not_suit_the_network_is_refused_in_one_line(recipe, 
     assert not list(tmp_path.glob("*.mar"))
 
 
+@pytest.mark.server
 def test_an_archive_that_only_the_builder_can_load_is_not_written(recipe, tmp_path):
     """The tests' own folders are on this process's path, as a project's are where PYTHONPATH says so."""
     here = tmp_path / "here"

@@ -37,6 +37,7 @@ def test_not_all_layers_of_a_deep_network_are_tried(monkeypatch):
     assert find_attended(kind.scoring(), (3, *kind.size)) is None
 
 
+@pytest.mark.server
 def test_the_layer_is_named_of_a_network_whose_trunk_is_compiled():
     kind = TIMM["mean of tokens"]
     network, shape = kind.scoring().requires_grad_(False), (3, *kind.size)

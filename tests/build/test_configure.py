@@ -10,7 +10,7 @@ from camserve.build.changes import CHANGEABLE, change_config
 from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.build.recipe import load_recipe
 from camserve.cli import main
-from camserve.errors import ConfigError
+from camserve.errors import CamserveError, ConfigError
 from camserve.serving.seal import FREE
 from camserve.serving.selftest import SELFTEST_FILE
 from camserve.settings import load_settings
@@ -30,6 +30,15 @@ def pets(built, tmp_path):
     return tmp_path / "pets.mar"
 
 
+def replay_here(path, _threads, advice):
+    """Load an archive and repeat its self-test as ``replay`` does, but in this process, which has torch already."""
+    try:
+        with open_archive(path):
+            pass
+    except CamserveError as error:
+        raise ConfigError(f"{error}{advice}") from None
+
+
 @pytest.fixture
 def not_replayed(monkeypatch):
     """Leave the changed archive's own process out, which takes 3 s: the tests without this hold what it is for."""
@@ -41,6 +50,7 @@ def answer(archive, photo, **options):
         return json.loads(pipeline.answer([RawRequest(photo, {"explain": True, **options})])[0].body)
 
 
+@pytest.mark.server
 def test_what_is_changed_is_printed_and_in_force(pets, capsys, chelsea):
     pairs = ["defaults.top_k=2", "limits.max_targets=2", "batchSize=4", "serving.maxBatchDelay=5"]
     pairs += ["monitoring.audit.directory=/var/log/camserve", "monitoring.low_confidence=0.5"]
@@ -104,7 +114,8 @@ def test_methods_are_added_measured_and_taken_away(pets, not_replayed, chelsea):
         (["defaults.top_k=many"], "option 'top_k' takes a number, not 'many'; nothing was written"),
     ],
 )
-def test_what_would_not_work_is_refused_and_nothing_written(pets, pairs, said, capsys):
+def test_what_would_not_work_is_refused_and_nothing_written(pets, pairs, said, capsys, monkeypatch):
+    monkeypatch.setattr("camserve.build.configure.replay", replay_here)
     before = pets.read_bytes()
     assert main(["configure", str(pets), *pairs]) == 1
     error = capsys.readouterr().err
@@ -118,15 +129,6 @@ def test_a_limit_below_its_own_photos_is_refused(pets, monkeypatch, capsys):
     monkeypatch.setattr("camserve.build.configure.replay", replay_here)
     assert main(["configure", str(pets), "limits.max_bytes=10"]) == 1
     assert "the limit is 10; nothing was written" in capsys.readouterr().err
-
-
-def replay_here(path, _threads, advice):
-    """Load an archive and repeat its self-test as ``replay`` does, but in this process, which has torch already."""
-    try:
-        with open_archive(path):
-            pass
-    except ConfigError as error:
-        raise ConfigError(f"{error}{advice}") from None
 
 
 def test_a_changed_archive_goes_where_it_is_told_and_the_old_one_stays(pets, not_replayed, built, tmp_path, capsys):

@@ -38,6 +38,8 @@ from camserve.values import Layer, RawRequest
 from model_file import quiet, write_pets
 from small_networks import SHAPE, Network, Small, pooled, settle
 
+pytestmark = pytest.mark.server  # OpenVINO's compiler takes as long as a server to start
+
 INT8 = RuntimeSpec(mode="openvino", precision="int8")
 LAX = QuantiseChoice(top1_agreement=0.5, map_correlation=0.5)
 

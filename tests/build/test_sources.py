@@ -108,6 +108,7 @@ def test_a_folder_of_transformers_is_served_as_transformers_runs_it(here, chelse
         assert (here / "again/pets.mar").read_bytes() == (here / "model_store/pets.mar").read_bytes()
 
 
+@pytest.mark.server
 def test_an_exported_network_is_served_without_its_packages(here, chelsea, capsys, monkeypatch):
     network, processor = save_pretrained(here / "pets")
     assert main(["archive", "hf:pets", "--export"]) == 0

@@ -95,6 +95,7 @@ def test_a_map_of_channels_is_called_one_in_the_gallery_and_in_the_terminal(rows
 
 
 @needs_chromium
+@pytest.mark.server
 def test_a_browser_sorts_filters_and_enlarges_and_runs_nothing_of_a_label(page):
     with chromium() as browser:
         shown = browser.new_page()

@@ -18,12 +18,10 @@ from pyarrow import parquet
 from camserve.build.mar.unpack import read_contents
 from camserve.bulk.columns import as_utf8, from_columns, make_schema, to_columns
 from camserve.bulk.outputs import OUTPUTS
-from camserve.bulk.reading import read_ahead
 from camserve.bulk.rows import Row
 from camserve.bulk.run import Job, read_run
-from camserve.bulk.shards import divide_into_shards, write_shard
+from camserve.bulk.shards import divide_into_shards
 from camserve.bulk.sources import Photo, list_photos
-from camserve.bulk.workers import load_asker
 from camserve.cli import main
 from camserve.drift.audit_log import read_audit
 from camserve.drift.run_records import read_shard
@@ -34,18 +32,6 @@ GREATEST = {"uint8": 0.5 / 127, "float16": 2**-11}  # errors of a map's value
 
 def by_path(out):
     return {row.photo.path: row for row in read_run(Path(out))}
-
-
-@pytest.fixture
-def workers_here(monkeypatch):
-    """Write shards in this process, which has torch already: other tests hold what the workers' own are for."""
-
-    def run_workers(shards, work, _workers, _report):
-        ask = load_asker(work.folder, work.contents, work.options, work.threads)
-        for shard in shards:
-            yield write_shard(shard, ask(read_ahead(shard.photos, work.most_bytes)), work.grid)
-
-    monkeypatch.setattr("camserve.bulk.workers.run_workers", run_workers)
 
 
 @pytest.mark.usefixtures("workers_here")
@@ -247,6 +233,7 @@ with unpacked(archive) as (contents, folder):
 """
 
 
+@pytest.mark.server
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no Linux")
 def test_a_worker_of_a_run_gives_back_what_a_batch_took(pets, photos):
     done = subprocess.run(
@@ -287,6 +274,7 @@ def test_ctrl_c_loses_the_shards_in_flight_alone(pets, photos):
     assert all(len(list(read_shard(path))) == 20 for path in shards.glob("*.parquet"))
 
 
+@pytest.mark.server
 def test_an_archive_that_does_not_load_is_said_in_one_line(pets, photos, tmp_path, capsys):
     import zipfile
 
@@ -302,6 +290,7 @@ def test_a_name_that_is_no_utf8_is_kept():
     assert as_utf8("b\udcff\x00") == "b\\udcff\x00"
 
 
+@pytest.mark.server
 def test_without_pyarrow_one_line_says_what_to_install(photos, pets):
     run = ["--archive", str(pets), "--out", "run"]
     commands = [

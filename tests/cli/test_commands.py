@@ -2,11 +2,9 @@
 
 import ast
 import json
-import re
 import subprocess
 import sys
 from configparser import ConfigParser
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -101,28 +99,6 @@ def test_a_missing_module_of_our_own_is_a_fault_and_no_advice():
 
 def test_the_extras_of_the_commands_exist(settings):
     assert {command.extra for command in COMMANDS.values()} - {""} <= set(settings["options.extras_require"])
-
-
-def outside_names():
-    """Return the modules that the package imports, beyond itself and the standard library."""
-    nodes = [node for path in (ROOT / "handler").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"camserve"}
-
-
-def test_everything_that_is_imported_is_declared(settings):
-    extras = settings["options.extras_require"]
-    declared = "\n".join([settings["options"]["install_requires"], *extras.values()]).splitlines()
-    names = {as_pip(re.split(r"[=<>\[]", line.strip())[0]) for line in declared if line.strip()}
-    providers = packages_distributions()
-    for name in sorted(outside_names()):
-        assert set(map(as_pip, providers.get(name, [name]))) & names, name
-
-
-def as_pip(distribution):
-    """Write a distribution's name as pip compares it."""
-    return distribution.lower().replace("_", "-")
 
 
 def test_every_command_has_a_help(capsys):

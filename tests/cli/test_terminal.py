@@ -89,7 +89,7 @@ class Baseline(BaseHTTPRequestHandler):
 def metrics():
     with ThreadingHTTPServer(("127.0.0.1", 0), Baseline) as server:
         server.asked = threading.Event()
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
         server.shutdown()

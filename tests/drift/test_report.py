@@ -286,6 +286,7 @@ def test_every_panel_can_be_drawn_and_names_its_axes(page):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+@pytest.mark.server
 def test_a_browser_without_network_draws_every_chart(page, tmp_path):
     (tmp_path / "report.html").write_text(page)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

@@ -135,8 +135,7 @@ def test_an_alarm_needs_evidence_size_and_requests():
     assert not drift.alarms  # PSI .01: certain, and too small to matter
 
 
-@pytest.mark.parametrize("test", ["omnibus", "location", "both"])
-def test_clean_windows_alarm_as_rarely_as_the_tests_say(test):
+def test_clean_windows_alarm_as_rarely_as_the_tests_say():
     random = np.random.default_rng(1)
     source = np.full(10, 0.1)
     drifts = [compare_counts(random.multinomial(1000, source), random.multinomial(200, source)) for _ in range(4000)]
@@ -146,7 +145,8 @@ def test_clean_windows_alarm_as_rarely_as_the_tests_say(test):
         "location": [drift.location > limit for drift in drifts],
         "both": [drift.p < 0.01 for drift in drifts],
     }
-    assert 16 <= sum(alarms[test]) <= 66  # 40 expected, of both together somewhat fewer; 6.3 a standard deviation
+    for test, raised in alarms.items():
+        assert 16 <= sum(raised) <= 66, test  # 40 expected, of both together somewhat fewer; 6.3 a standard deviation
 
 
 def test_the_estimate_is_the_mean_of_share_above_and_difference_of_confidences():
@@ -253,7 +253,7 @@ def peak(references, windows, hours):
 
 
 def test_ten_clean_days_raise_no_alarm():
-    references, windows = simulate(np.full(10, 0.1), 240, 40, seed=2)
+    references, windows = simulate(np.full(10, 0.1), 240, 40, seed=2, features=2)
     highest, hour, _ = peak(references, windows, 240)
     assert hour is None
     assert highest < math.log(ALARM_WINDOWS) / 2
@@ -263,7 +263,7 @@ def test_a_planted_shift_is_found_within_its_published_delay_and_named():
     shifted = np.array([0.16, 0.14, 0.12, 0.11, 0.1, 0.1, 0.09, 0.08, 0.06, 0.04])
     assert 0.12 < ((shifted - 0.1) * np.log(shifted / 0.1)).sum() < 0.2
     delays = []
-    for seed in range(5):
+    for seed in range(3):
         _, hour, name = peak(*simulate(shifted, 80, 25, seed), 80)
         assert name == "0"
         delays.append(hour * 25)

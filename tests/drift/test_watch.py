@@ -56,7 +56,7 @@ def port():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
     server.text = ""
     server.url = f"http://127.0.0.1:{server.server_port}/metrics"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()

@@ -52,6 +52,8 @@ from small_networks import (
     watch,
 )
 
+pytestmark = pytest.mark.server  # OpenVINO's compiler takes as long as a server to start
+
 CPU = torch.device("cpu")
 
 

@@ -15,6 +15,8 @@ from camserve.network.output import ScoringNetwork
 from camserve.values import Layer
 from small_networks import CLASSES, SIDE, Small, distance, objectives_for, pictures, settle, watch
 
+pytestmark = pytest.mark.server  # torch's exporter takes seconds
+
 PIXELS = example((3, SIDE, SIDE), torch.float32, torch.device("cpu"))
 WIDTH = 8
 

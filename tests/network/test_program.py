@@ -87,6 +87,7 @@ def test_the_weights_of_a_program_are_packed(files):
     assert torch.allclose(program(pixels), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("file", ["any.pt2", "traced.pt"])
 def test_an_archive_of_a_program_needs_no_model_code(files, tmp_path, chelsea, file):
     recipe = Recipe("program", str(files / file), preprocess=GEOMETRY, methods=("gradcam", "eigencam"))

@@ -86,7 +86,7 @@ def test_a_signal_is_told_from_a_status(adopt):
 
 def test_what_ignores_sigterm_is_killed(adopt):
     daemon, child = adopt(WAIT, before="signal.signal(signal.SIGTERM, signal.SIG_IGN)")
-    daemon.stop(1)
+    daemon.stop(0.3)
     assert ended(daemon) == -signal.SIGKILL
     assert not child.is_running()
 
@@ -132,4 +132,4 @@ def test_a_daemon_that_is_left_goes_on(command):
     process, below = command
     process.stdin.close()
     assert process.wait(30) == 0
-    assert psutil.wait_procs(below, timeout=1)[0] == []
+    assert psutil.wait_procs(below, timeout=0.3)[0] == []

@@ -14,7 +14,7 @@ MANY_TARGETS = Options(targets=(TargetRequest("top", 3),), methods=("gradcam", "
 
 @pytest.fixture
 def plan(encoded):
-    opened = {side: open_picture(encoded(side, side), Limits()) for side in (16, 100, 3_000)}
+    opened = {side: open_picture(encoded(side, side, "1"), Limits()) for side in (16, 100, 3_000)}
     return lambda body=None, side=16, options=USUAL: Plan(RawRequest(body=body), options, opened[side])
 
 

@@ -12,7 +12,7 @@ TENTH = measured_service([Batch(0, 1, 0.1)])
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_one_replica_without_batches_is_the_queue_m_d_1(load):
     """Pollaczek and Khinchine: a mean wait of load / (2 (1 - load)) services."""
-    scenario = Scenario(rate=10 * load, seconds=20_000, replicas=1, batch_size=1, delay=0, waiting=10**6)
+    scenario = Scenario(rate=10 * load, seconds=8_000, replicas=1, batch_size=1, delay=0, waiting=10**6)
     found = simulate(scenario, TENTH)
     mean = sum(found.latencies) / len(found.latencies)
     assert mean == pytest.approx(0.1 * (1 + load / (2 * (1 - load))), rel=0.05)

@@ -28,6 +28,7 @@ SMALL = 1_000_000_000  # bytes, up to which that does not matter
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # A file outside the archive, or a second name of one inside.
 OUTSIDE = re.compile(r"(?:.*/)?\.{1,2}(?:/.*)?|.*//.*|[/\\].*|[A-Za-z]:.*|.*[\\\0].*", re.DOTALL)
+OWN = ("camserve/", "gradcam_handler.py")  # our code in an archive, which needs nothing else
 ENCRYPTED = 0x1  # of an entry's flags
 
 
@@ -96,10 +97,10 @@ def check_sizes(path: Path) -> None:
             _require(found == entry.file_size, f"{quote(entry.filename)} has two sizes")
 
 
-def extract_all(path: Path, folder: Path) -> None:
-    """Unpack an archive. ConfigError: it is broken, or one of its files would lie outside."""
+def extract_all(path: Path, folder: Path, leave: tuple[str, ...] = ()) -> None:
+    """Unpack an archive, but for the files whose names begin so. ConfigError: it is broken, or a file lies outside."""
     with open_mar(path) as archive:
-        archive.extractall(folder)
+        archive.extractall(folder, [name for name in archive.namelist() if not (leave and name.startswith(leave))])
 
 
 def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from camserve.build.mar.file import open_mar, read_member
+from camserve.build.mar.file import OWN, open_mar, read_member
 from camserve.errors import ConfigError
 from camserve.settings import Settings
 
@@ -21,7 +21,6 @@ STOCK = {
 }
 STOCK_TORCH = "TorchServe's stock image has 2.4.0"
 MOST_CODE = 64_000_000  # bytes, of all files
-OWN = ("camserve/", "gradcam_handler.py")  # our code in an archive, which needs nothing else
 
 
 def _standard_library() -> frozenset[str]:

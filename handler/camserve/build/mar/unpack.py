@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from camserve.build.mar.file import extract_all, open_mar, read_config, read_manifest, read_member
+from camserve.build.mar.file import OWN, extract_all, open_mar, read_config, read_manifest, read_member
 from camserve.drift.version import Version
 from camserve.errors import ConfigError, quote
 from camserve.labels import Labels
@@ -93,11 +93,14 @@ def _by_address(paths: Sequence[Path]) -> list[Path]:
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[tuple[Contents, Path]]:
-    """Yield what a .mar holds and the folder of its files, which is deleted afterwards. ConfigError: it is broken."""
+def unpacked(path: Path, leave: tuple[str, ...] = ()) -> Iterator[tuple[Contents, Path]]:
+    """Yield what a .mar holds and the folder of its files, which is deleted afterwards. ConfigError: it is broken.
+
+    Files whose names begin with one of ``leave`` are not unpacked.
+    """
     contents = read_contents(path)
     with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
-        extract_all(path, Path(folder))
+        extract_all(path, Path(folder), leave)
         yield contents, Path(folder)
 
 
@@ -107,7 +110,7 @@ def open_archive(path: Path, baseline: bool = True) -> Iterator[Pipeline]:
 
     Without ``baseline`` its own baseline is not read, so that another can be made. ConfigError: it does not load.
     """
-    with unpacked(path) as (contents, folder):
+    with unpacked(path, leave=OWN) as (contents, folder):  # this process runs the code that is installed
         settings = contents.settings
         if not baseline:
             settings = replace(settings, monitoring=replace(settings.monitoring, baseline=None))
