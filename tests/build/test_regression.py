@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from camserve.build.baseline.measure import make_baseline
+from camserve.build.baseline.measure import summarise_reference
+from camserve.build.baseline.reference import reference_of
 from camserve.build.mar.unpack import open_archive
 from camserve.build.recipe import Expected, load_recipe
 from camserve.bulk.words import answer_lines
@@ -142,7 +143,7 @@ def test_people_see_values_and_a_client_the_units(pipeline, tmp_path):
 
 def test_everything_but_probabilities_is_counted_and_recorded(pipeline, tmp_path):
     rows = collect(pipeline, PHOTOS)
-    made = make_baseline(rows * 63, {}, Provenance("", "", "", "", "", "2026-01-01", 504), None)
+    made = summarise_reference(reference_of(rows * 63), {}, Provenance("", "", "", "", "", "2026-01-01", 504), None)
     baseline = read_baseline(made.write())
     assert set(baseline.signals) == set(OF_QUANTITIES)
     assert {SIGNALS[name].family for name in SIGNALS if name not in OF_QUANTITIES} == {"predictions"}

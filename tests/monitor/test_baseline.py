@@ -11,13 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camserve.build.baseline.measure import (
-    LEAST_IMAGES,
-    TOP_CLASSES,
-    class_bins,
-    make_baseline,
-    quantile_bins,
-)
+from camserve.build.baseline.measure import LEAST_IMAGES, TOP_CLASSES, class_bins, quantile_bins, summarise_reference
+from camserve.build.baseline.reference import reference_of
 from camserve.build.mar.unpack import open_archive, read_contents
 from camserve.cli import main
 from camserve.errors import ConfigError
@@ -190,15 +185,15 @@ def test_a_value_of_the_audit_log_falls_into_the_bin_that_the_server_counted_it_
 
 def test_a_reference_needs_pictures():
     with pytest.raises(ConfigError, match="500 pictures"):
-        make_baseline([], {}, Provenance("", "", "", "", "", "", 0), None)
+        summarise_reference(reference_of([]), {}, Provenance("", "", "", "", "", "", 0), None)
     empty = random_rows(np.zeros(0, bool))
     with pytest.raises(ConfigError, match="0 could be read"):
-        make_baseline([empty], {}, Provenance("", "", "", "", "", "", 0), None)
+        summarise_reference(reference_of([empty]), {}, Provenance("", "", "", "", "", "", 0), None)
 
 
 def test_a_blank_map_costs_the_least_baseline_no_signal():
     rows = random_rows(np.arange(LEAST_IMAGES) == 7)
-    made = make_baseline([rows], {}, Provenance("", "", "", "", "", "", LEAST_IMAGES), None)
+    made = summarise_reference(reference_of([rows]), {}, Provenance("", "", "", "", "", "", LEAST_IMAGES), None)
     assert set(made.signals) == set(SIGNALS)
     assert sum(made.signals["area"].counts) == LEAST_IMAGES - 1
     assert made.shares["blank"] == 1 / LEAST_IMAGES

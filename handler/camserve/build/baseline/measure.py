@@ -1,4 +1,4 @@
-"""Measuring what is normal: every signal over reference photos, summarise_referenced for the archive."""
+"""Measuring what is normal: every signal over reference photos, summarised for the archive."""
 
 from __future__ import annotations
 
@@ -114,16 +114,6 @@ def judge(reference: Reference, truth: Mapping[str, int]) -> dict[str, bool]:
 def provenance_of(settings: Settings, layer: str, method: str, images: int, date: str) -> Provenance:
     """Return what a baseline of so many ``images`` is made of, and with."""
     return Provenance(settings.model.sha256, layer, method, camserve.__version__, torch.__version__, date, images)
-
-
-def make_baseline(
-    batches: Sequence[MeasuredRows],
-    correct: Mapping[str, bool],
-    provenance: Provenance,
-    low_confidence: float | None,
-) -> Baseline:
-    """Return the summary of measured batches; see ``summarise_reference``."""
-    return summarise_reference(reference_of(batches), correct, provenance, low_confidence)
 
 
 def summarise_reference(
