@@ -79,6 +79,8 @@ def make_peers(classifier: nn.Module, layer: Layer, pixels: Tensor) -> tuple[dic
         try:
             explain = make(network, layer)
             explain(pixels)
+        except ConfigError as error:
+            reasons[name] = str(error)
         except Exception as error:
             reasons[name] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         else:
