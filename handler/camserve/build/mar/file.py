@@ -100,7 +100,7 @@ def check_sizes(path: Path) -> None:
 def extract_all(path: Path, folder: Path, leave: tuple[str, ...] = ()) -> None:
     """Unpack an archive, but for the files whose names begin so. ConfigError: it is broken, or a file lies outside."""
     with open_mar(path) as archive:
-        archive.extractall(folder, [name for name in archive.namelist() if not (leave and name.startswith(leave))])
+        archive.extractall(folder, [name for name in archive.namelist() if not name.startswith(leave)])
 
 
 def read_manifest(archive: zipfile.ZipFile) -> Mapping[str, Any]:
