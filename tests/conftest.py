@@ -6,6 +6,7 @@ What needs torch is imported where it is used: the process that only hands out t
 import gc
 import os
 import signal
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: every process of a run has one core
 
@@ -21,11 +22,13 @@ from scheduling import FilesBySharing, by_length
 
 RECIPE = Path(__file__).parents[1] / "config" / "models" / "imagenet.yaml"
 SERVERS = Path(__file__).parent / "server"
+HANDLER = str(Path(__file__).parents[1] / "handler")
 
 
 def pytest_configure():
     """Take the usual signals: a background job starts with them ignored, and so would every command in the tests."""
-    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    quits = dict.fromkeys((signal.SIGHUP, signal.SIGQUIT), signal.SIG_DFL)
+    for number, usual in {signal.SIGINT: signal.default_int_handler, **quits}.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
 
@@ -69,6 +72,9 @@ def same_start():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # which changes more than rounding: maps are compared to 1e-5
+    yield
+    # A process that is started later would take the copy of camserve in an unpacked archive for the installed one.
+    sys.path[:] = [entry for entry in sys.path if entry == HANDLER or not Path(entry, "camserve").is_dir()]
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,12 @@ from camserve.build.mar.replay import SCRIPT, replay
 from camserve.build.mar.unpack import read_contents
 from camserve.build.recipe import load_recipe
 from camserve.errors import CompilationUnavailable, ConfigError
+from camserve.fast.closed_form import ClosedForm
 from camserve.fast.compiled import HINTS, TAIL, TRUNK, WEIGHTS, convert_trunk, import_openvino
 from camserve.fast.export import example
-from camserve.fast.prepare import check_compiled, prepare, write_compiled
+from camserve.fast.prepare import check_compiled, find_tails, prepare, write_compiled
 from camserve.fast.split import Absent, Split, check_halves, split
+from camserve.fast.tail_file import read_tail_file, write_tail_file
 from camserve.files import sha256
 from camserve.input_spec import InputSpec
 from camserve.network.factory import MODEL_FILE
@@ -98,6 +100,22 @@ def test_the_two_halves_are_the_network(name, subtests):
             for method in DRAWN:
                 maps = (METHODS[method].run(output, objectives) for output in (halved, whole))
                 assert distance(*maps) <= 1e-4, method  # reciprocam subtracts scores
+
+
+def test_two_linear_layers_keep_their_closed_form_behind_a_trunk_that_is_compiled(tmp_path):
+    """What the layer between them makes is watched in a tail that was written and read."""
+    small, count = two_linear(), 3
+    network = ScoringNetwork(small.network).eval().requires_grad_(False)
+    trunk, tail = split(network, small.layer, example(SHAPE, torch.float32, CPU))
+    write_tail_file(tail, tmp_path / TAIL)
+    halved = Split(Absent(), trunk, read_tail_file(tmp_path / TAIL), small.layer)
+    found = find_tails(halved, (small.layer,), SHAPE, {})[small.layer.name]
+    assert isinstance(found.backward, ClosedForm)
+    short = watch(Small(halved, small.layer), pictures(count), found)
+    whole = watch(Small(network, small.layer), pictures(count))
+    objectives = objectives_for(*((row, row) for row in range(count)))
+    assert not short.scores.requires_grad
+    assert distance(short.gradients(objectives), whole.gradients(objectives)) <= 1e-5
 
 
 def test_only_the_tail_is_in_the_tail():

@@ -13,7 +13,7 @@ from camserve.bench.networks import SIDE, BenchNetwork, photo_shape
 from camserve.bench.pairs import Work
 from camserve.fast.compiled import Trunk, convert_trunk
 from camserve.fast.export import example, export_network
-from camserve.fast.prepare import Prepared, rewrite, without_watched
+from camserve.fast.prepare import Prepared, find_tails, rewrite
 from camserve.fast.split import Split, split
 from camserve.network.output import ScoringNetwork
 from camserve.serving.cores import one_thread
@@ -34,7 +34,8 @@ def in_openvino(
     sample = example(photo_shape(side), torch.float32, device)
     trunk, tail = split(network, subject.layer, sample, shortens)
     halved = Split(network, Trunk(convert_trunk(trunk, sample), runtime.precision), tail, subject.layer)
-    prepared = Prepared(halved, without_watched(subject.prepared.tails))
+    heads = {name: tail.head for name, tail in subject.prepared.tails.items() if tail.head is not None}
+    prepared = Prepared(halved, find_tails(halved, (subject.layer,), photo_shape(side), heads))
     return replace(subject, network=network, prepared=prepared, runtime=runtime)
 
 

@@ -56,15 +56,16 @@ def prepare(
     """
     # What follows a layer may depend on a context: a shortcut would hold for one alone.
     plain = layers if network.score is None else ()
-    tails = {layer.name: _find_tail(network, layer, shape, heads.get(layer.name)) for layer in plain}
-    rewrite(network, layers, shape, runtime)
     if compiled is None:
+        tails = find_tails(network, plain, shape, heads)
+        rewrite(network, layers, shape, runtime)
         return Prepared(network, tails)
+    rewrite(network, layers, shape, runtime)
     halved = read_halves(network, layers[0], runtime.precision, compiled)
     check_halves(
         network, halved, layers[0], example(shape, torch.float32, device_of_network(network)), runtime.precision
     )
-    return Prepared(halved, without_watched(tails))
+    return Prepared(halved, find_tails(halved, plain, shape, heads))
 
 
 def prepare_halves(layer: Layer, shape: InputShape, precision: str, compiled: Path) -> Prepared:
@@ -74,20 +75,19 @@ def prepare_halves(layer: Layer, shape: InputShape, precision: str, compiled: Pa
     """
     halved = read_halves(Absent(), layer, precision, compiled)
     head = find_linear_head(halved, layer, shape)
-    return Prepared(halved, without_watched({layer.name: _find_tail(halved, layer, shape, head)}))
+    return Prepared(halved, find_tails(halved, (layer,), shape, {} if head is None else {layer.name: head}))
 
 
-def _find_tail(network: nn.Module, layer: Layer, shape: InputShape, head: LinearHead | None) -> Tail:
-    shortcut = find_closed_form(network, layer, shape, head) or find_token_backward(network, layer, shape)
-    return Tail(head, shortcut)
-
-
-def without_watched(tails: Mapping[str, Tail]) -> dict[str, Tail]:
-    """Return the tails for a network whose exported tail has no modules, so that no hidden layer can be watched."""
-    return {
-        name: Tail(tail.head) if tail.backward is not None and tail.backward.watched else tail
-        for name, tail in tails.items()
-    }
+def find_tails(
+    network: nn.Module, layers: Sequence[Layer], shape: InputShape, heads: Mapping[str, LinearHead]
+) -> dict[str, Tail]:
+    """Return by name what is known of a network after each layer; ``heads`` as for ``prepare``."""
+    tails = {}
+    for layer in layers:
+        head = heads.get(layer.name)
+        shortcut = find_closed_form(network, layer, shape, head) or find_token_backward(network, layer, shape)
+        tails[layer.name] = Tail(head, shortcut)
+    return tails
 
 
 @full_precision()

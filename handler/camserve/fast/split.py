@@ -17,6 +17,7 @@ from camserve.attribution.capture import Capture
 from camserve.attribution.objectives import Objectives
 from camserve.errors import CamserveError, CompilationUnavailable, ConfigError
 from camserve.fast.export import export_network
+from camserve.fast.tail_layers import with_layers
 from camserve.fast.token_tail import read_one_token
 from camserve.network.hooks import calls_of
 from camserve.network.output import ROUNDING, ScoringNetwork
@@ -46,7 +47,7 @@ class Split(nn.Module):
     Between them lies a module that bears the target layer's name and gives what that layer gave.
     """
 
-    def __init__(self, whole: nn.Module, trunk: Trunk, tail: nn.Module, layer: Layer) -> None:
+    def __init__(self, whole: nn.Module, trunk: Trunk, tail: fx.GraphModule, layer: Layer) -> None:
         """Join ``trunk``, pixels to (activation, what else the tail needs), and ``tail``, these to scores.
 
         ``whole`` is the network itself: it runs where gradients with respect to the pixels are asked for.
@@ -54,7 +55,7 @@ class Split(nn.Module):
         super().__init__()
         self.whole = whole
         self.trunk = trunk
-        self.tail = tail
+        self.tail = with_layers(tail)
         self.cut = nn.Identity()
         self._layer = layer
 
