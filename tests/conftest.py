@@ -27,10 +27,9 @@ HANDLER = str(Path(__file__).parents[1] / "handler")
 
 def pytest_configure():
     """Take the usual signals: a background job starts with them ignored, and so would every command in the tests."""
-    quits = dict.fromkeys((signal.SIGHUP, signal.SIGQUIT), signal.SIG_DFL)
-    for number, usual in {signal.SIGINT: signal.default_int_handler, **quits}.items():
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, usual)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,8 +71,12 @@ def same_start():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # which changes more than rounding: maps are compared to 1e-5
+
+
+@pytest.fixture(autouse=True)
+def installed_code():
+    """Take unpacked archives off the path: a process that is started later would run the copy of camserve in them."""
     yield
-    # A process that is started later would take the copy of camserve in an unpacked archive for the installed one.
     sys.path[:] = [entry for entry in sys.path if entry == HANDLER or not Path(entry, "camserve").is_dir()]
 
 

@@ -25,6 +25,7 @@ def test_the_last_layer_with_positions_and_gradient_is_found_and_its_map_is_righ
     shape = (3, *kind.size)
     layer = find_layer(network, shape)
     assert layer == kind.layer
+    assert check_layer(network, layer.name, shape) == layer
     pixels = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
     classes = torch.tensor([1, 3])
     with Capture(network, (layer,)) as capture:

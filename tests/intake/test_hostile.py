@@ -211,7 +211,7 @@ words = st.sampled_from([*hostile.OPTION_NAMES, "describe", "body", "data"]) | s
 
 
 @settings(
-    max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     fields=st.dictionaries(words, json_values, max_size=4),

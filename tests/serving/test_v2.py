@@ -336,7 +336,7 @@ bodies = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(body=bodies, tail=st.binary(max_size=20))
 def test_fuzzed_bodies_are_refused_in_the_protocols_form(ask, body, tail):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 from operator import attrgetter
-from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-LINEAR: Any = torch.ops.aten.linear.default
+from camserve.fast.token_tail import LINEAR
 
 
 def with_layers(tail: fx.GraphModule) -> fx.GraphModule:
@@ -27,7 +25,7 @@ def with_layers(tail: fx.GraphModule) -> fx.GraphModule:
     return tail
 
 
-def _layer(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
+def _layer(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
